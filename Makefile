@@ -1,0 +1,39 @@
+# Set up everything in .venv at the root; `.venv/bin/boxlink` is then the command.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: all demo test test-s3 check bench clean
+all: .venv/ready
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+.venv/ready: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/ready-dev: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --editable . --group dev
+	touch .venv/ready $@
+
+demo: .venv/ready
+	$(BIN)/python -m tools.demo $(ARGS)
+
+test: .venv/ready-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+test-s3: .venv/ready-dev
+	$(BIN)/python -m tools.test_s3 $(ARGS)
+
+check: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/ready
+	$(BIN)/python -m tools.bench $(ARGS)
+
+clean:
+	rm -rf .venv .cache build dist

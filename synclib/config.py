@@ -1,0 +1,27 @@
+"""Settings: plain data, never a component. Read from flags, ``BOXLINK_*`` and ``boxlink.toml`` by ``tools``."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class S3Settings(BaseModel):
+    """How an S3 store is reached; credentials come from boto3's chain."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+
+
+class Settings(BaseModel):
+    """``boxlink.toml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: str | None = None
+    node: str | None = None
+    poll_s: float = Field(default=10, gt=0, le=3600)
+    allow: list[str] = []
+    s3: S3Settings = S3Settings()

@@ -1,0 +1,146 @@
+"""Manifest (the live runs of one seq) and head (the one mutable object). Normative table: docs/format/manifest.md."""
+
+from __future__ import annotations
+
+import msgspec
+from blake3 import blake3
+
+from synclib.clock import ulid_text
+from synclib.core.entry import HASH_BYTES, ULID_BYTES
+from synclib.core.frame import pack_frame, unpack_frame
+from synclib.core.names import LEVELS, run_key
+from synclib.core.treehash import STATE_BYTES, TreeHash
+from synclib.errors import Corrupt
+
+MANIFEST_MAGIC = b"BXLM"
+HEAD_MAGIC = b"BXLH"
+MANIFEST_BYTES_MAX = 1 << 20
+HEAD_BYTES_MAX = 2 << 20
+RUNS_MAX = 4096
+# How many commits a head remembers, so that a publisher whose answer was lost recognises its own.
+RECENT_COMMITS = 64
+
+
+class RunRef(msgspec.Struct, array_like=True, frozen=True):
+    """A live run: where it is and what it must be."""
+
+    level: str
+    seq_first: int
+    seq_last: int
+    ulid: bytes
+    object_bytes: int
+    tail_bytes: int  # the last bytes of the object that open it
+    tail_digest: bytes  # BLAKE3-256 of those bytes
+    entry_count: int
+    tombstone_count: int
+    created_at_ns: int
+
+    def key(self, root: str) -> str:
+        return run_key(root, self.level, self.seq_first, self.seq_last, ulid_text(self.ulid))
+
+
+class Attachment(msgspec.Struct, array_like=True, frozen=True):
+    """A further immutable object that belongs to a seq: image, map, trace, wall index, signature."""
+
+    kind: str
+    key: str
+    object_bytes: int
+    digest: bytes  # BLAKE3-256
+
+
+class Manifest(msgspec.Struct, array_like=True, frozen=True):
+    """What one seq consists of. ``runs`` is the chain: contiguous, oldest first."""
+
+    seq: int
+    tree_state: bytes
+    entry_count: int  # files, directories and symlinks
+    file_count: int
+    plain_bytes: int  # sum of the files' sizes
+    runs: list[RunRef]
+    attachments: list[Attachment]
+    published_at_ns: int
+    publisher: str  # name of the node
+    parent: bytes = b""  # BLAKE3-256 of the manifest before it; empty for the first
+
+    @property
+    def digest(self) -> str:
+        """The digest of the tree (I4), as shown to people."""
+        return TreeHash(self.tree_state, self.entry_count).hexdigest()
+
+
+EMPTY = Manifest(0, bytes(STATE_BYTES), 0, 0, 0, [], [], 0, "")
+
+
+class Head(msgspec.Struct, array_like=True, frozen=True):
+    """The commit point of a dataset: it holds the newest manifest whole."""
+
+    root: str  # the key prefix it belongs to: a head copied elsewhere is refused
+    epoch: int
+    manifest: bytes  # an encoded manifest
+    commits: list[str]  # the newest last: ULIDs of those who wrote this head
+    condemned: list[bytes]  # packs and runs that a collector will sweep
+    condemned_at_seq: int = 0
+
+
+_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
+_head_decoder = msgspec.msgpack.Decoder(Head)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    return pack_frame(MANIFEST_MAGIC, msgspec.msgpack.encode(manifest))
+
+
+def manifest_digest(encoded: bytes) -> str:
+    """64 hex digits that name a manifest object."""
+    return blake3(encoded).hexdigest()
+
+
+def decode_manifest(data: bytes, digest: str | None = None) -> Manifest:
+    """A checked manifest; ``digest`` is what its key or its parent says of its bytes."""
+    if digest is not None and manifest_digest(data) != digest:
+        raise Corrupt("a manifest does not have the digest that names it")
+    try:
+        manifest = _manifest_decoder.decode(unpack_frame(MANIFEST_MAGIC, data))
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"a manifest does not decode: {error}") from error
+    return _check_manifest(manifest)
+
+
+def _check_manifest(manifest: Manifest) -> Manifest:
+    seq_next = 1
+    for run in manifest.runs:
+        if (
+            run.level not in LEVELS
+            or run.seq_first != seq_next
+            or run.seq_last < run.seq_first
+            or len(run.ulid) != ULID_BYTES
+            or len(run.tail_digest) != HASH_BYTES
+            or not 0 < run.tail_bytes <= run.object_bytes
+        ):
+            raise Corrupt("a manifest's chain is not contiguous")
+        seq_next = run.seq_last + 1
+    if (
+        not manifest.runs
+        or len(manifest.runs) > RUNS_MAX
+        or manifest.seq != seq_next - 1
+        or len(manifest.tree_state) != STATE_BYTES
+        or min(manifest.entry_count, manifest.file_count, manifest.plain_bytes) < 0
+        or len(manifest.parent) not in (0, HASH_BYTES)
+    ):
+        raise Corrupt("a manifest is impossible")
+    return manifest
+
+
+def encode_head(head: Head) -> bytes:
+    return pack_frame(HEAD_MAGIC, msgspec.msgpack.encode(head))
+
+
+def decode_head(data: bytes, root: str) -> tuple[Head, Manifest]:
+    """A checked head of the dataset at ``root``, and the manifest in it."""
+    try:
+        head = _head_decoder.decode(unpack_frame(HEAD_MAGIC, data))
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"the head does not decode: {error}") from error
+    if head.root != root:
+        raise Corrupt(f"the head says that it belongs to {head.root!r}")
+    return head, decode_manifest(head.manifest)

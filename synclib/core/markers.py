@@ -1,0 +1,75 @@
+"""The text of the markers: local files that programs which know nothing of boxlink read and write."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from synclib.errors import BoxlinkError, Corrupt, Invalid
+
+Mode = Literal["eager", "lazy"]
+MARKER_BYTES_MAX = 64 << 10
+
+
+class Active(BaseModel):
+    """What ``synch.active`` asks for: empty text is all defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Mode | None = None
+    seq: int | None = Field(default=None, ge=1)
+    source: Literal["store", "snapshot"] = "store"
+
+
+class Down(BaseModel):
+    """What ``synch.down`` answers: the seq that stands here, whole and verified."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dataset: str
+    seq: int = Field(ge=0)
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    mode: Mode | Literal["publish"] = "eager"
+    reason: str = ""  # why this mode, or that following has stopped
+    at: str  # RFC 3339, UTC
+
+
+class Error(BaseModel):
+    """What ``synch.error`` says: why a request is not fulfilled."""
+
+    dataset: str
+    kind: str
+    message: str
+    hint: str
+    at: str
+
+
+def parse_active(text: str) -> Active:
+    """``lazy``, ``eager``, ``seq=N``, ``from=snapshot``, in any order, with white space between."""
+    fields: dict[str, object] = {}
+    for word in text.split():
+        name, equals, value = word.partition("=")
+        if word in ("lazy", "eager"):
+            fields["mode"] = word
+        elif name == "seq" and equals and value.isascii() and value.isdigit():
+            fields["seq"] = int(value)
+        elif name == "from" and value in ("snapshot", "store"):
+            fields["source"] = value
+        else:
+            raise Invalid(f"synch.active holds {word[:80]!r}", hint="words may be: lazy, eager, seq=N, from=snapshot")
+    try:
+        return Active.model_validate(fields)
+    except ValidationError as error:
+        raise Invalid(f"synch.active: {error.errors()[0]['msg']}", hint="seq=N needs N of 1 or more") from error
+
+
+def parse_down(text: str | bytes) -> Down:
+    try:
+        return Down.model_validate_json(text)
+    except ValidationError as error:
+        raise Corrupt(f"synch.down does not parse: {error.errors()[0]['msg']}") from error
+
+
+def error_marker(dataset: str, error: BoxlinkError, at: str) -> Error:
+    return Error(dataset=dataset, kind=error.kind, message=error.message, hint=error.hint, at=at)

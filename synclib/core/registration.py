@@ -1,0 +1,103 @@
+"""The objects that servers put into the store for others to find: ``proxy/…``, ``node/…``, ``channel/…``."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from synclib.core.names import proxy_key
+from synclib.errors import Corrupt
+
+REGISTRATION_BYTES_MAX = 16 << 10
+CACHE_SECONDS_MAX = 10 * 365 * 86400
+
+Pattern = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*\*?$", max_length=256)]
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SLIDE = re.compile(r"\s*I handle ['\u2018\u2019]([^'\u2018\u2019]+)['\u2018\u2019]\.(?:\s*Cache for (\w+)\.?)?\s*")
+_KEY = re.compile(r"proxy/([0-9a-f.:]+)\.p([0-9]{1,5})")
+
+
+class Registration(BaseModel):
+    """``proxy/<ip>.p<port>``: what a backend handles and how long its answers keep."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    v: Literal[1] = 1
+    handles: list[Pattern] = Field(min_length=1, max_length=64)
+    cache: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}[smhd]$")] | None = None
+    state: Literal["active", "draining"] = "active"
+    lease_s: float = Field(default=30, ge=1, le=3600)
+    node: str = Field(default="", max_length=128)
+    release: str = Field(default="", max_length=128)
+    seq: int = Field(default=0, ge=0)
+
+    @property
+    def cache_seconds(self) -> int | None:
+        """How long an answer may be kept that says nothing itself; None where nothing was registered."""
+        if self.cache is None:
+            return None
+        return min(int(self.cache[:-1]) * _UNITS[self.cache[-1]], CACHE_SECONDS_MAX)
+
+
+class NodeStatus(BaseModel):
+    """``node/<node>``: what a node says of itself."""
+
+    v: Literal[1] = 1
+    role: str = ""
+    release: str = ""
+    seq: dict[str, int] = {}
+    mode: dict[str, str] = {}
+    hydrated: dict[str, float] = {}
+    errors: dict[str, str] = {}
+    at: str
+
+
+class Channel(BaseModel):
+    """``channel/<name>``: what its followers should stand at; moved by compare-and-swap."""
+
+    v: Literal[1] = 1
+    dataset: str | None = None
+    release: str | None = None
+    seq: int = Field(ge=1)
+    frozen: bool = False
+    at: str
+
+
+def parse_registration(data: bytes) -> Registration:
+    """A registration from its object: JSON, or the plain line ``I handle '/tiles/*'. Cache for 365d``."""
+    if len(data) > REGISTRATION_BYTES_MAX:
+        raise Corrupt(f"a registration of {len(data)} bytes is too large")
+    try:
+        if not data.lstrip().startswith(b"{"):
+            return Registration.model_validate(_slide_line(data.decode()))
+        return Registration.model_validate_json(data)
+    except UnicodeDecodeError as error:
+        raise Corrupt("a registration is not UTF-8") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Corrupt(f"a registration's {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _slide_line(text: str) -> dict[str, object]:
+    match = _SLIDE.fullmatch(text)
+    if match is None:
+        raise Corrupt("a registration is neither JSON nor \"I handle '/…'. Cache for …\"")
+    return {"handles": [match[1]], "cache": match[2]}
+
+
+def parse_proxy_key(key: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    """(address, port) that a registration's key names; only the spelling that builds back is accepted."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise Corrupt("no registration has such a name", key=key)
+    try:
+        address = ipaddress.ip_address(match[1])
+    except ValueError as error:
+        raise Corrupt("a registration's name holds no IP address", key=key) from error
+    port = int(match[2])
+    if not 0 < port < 65536 or proxy_key(str(address), port) != key:
+        raise Corrupt("a registration's name holds no port, or is not in its plain spelling", key=key)
+    return address, port

@@ -1,0 +1,19 @@
+"""Which keys a store accepts."""
+
+from __future__ import annotations
+
+from synclib.errors import Invalid
+
+KEY_BYTES_MAX = 1024  # S3's limit
+
+
+def check_key(key: str) -> str:
+    """``key`` if every store can hold it: relative, no empty, ``.`` or ``..`` component, no control character."""
+    components = key.split("/")
+    if (
+        any(component in ("", ".", "..") for component in components)
+        or any(ord(character) < 32 or ord(character) == 127 for character in key)
+        or len(key.encode()) > KEY_BYTES_MAX
+    ):
+        raise Invalid(f"{key[:200]!r} is no key")
+    return key

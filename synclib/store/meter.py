@@ -1,0 +1,98 @@
+"""A store that counts: requests by verb, bytes up and down, dollars."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from synclib.store.base import Body, Fetched, ObjectInfo, Store
+
+# Amazon S3 Standard, us-east-1, per request (aws.amazon.com/s3/pricing, 2026): reads $0.40, writes and listings $5 a
+# million; DELETE is free. Transfer inside a region is free, so bytes cost nothing here.
+_USD = {"get": 0.4e-6, "put": 5e-6, "list": 5e-6, "delete": 0.0}
+
+
+class Meter:
+    """Counts of one process; workers' counts are added to their parent's."""
+
+    def __init__(self) -> None:
+        self.requests = dict.fromkeys(_USD, 0)
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self._lock = threading.Lock()
+
+    def count(self, verb: str, *, requests: int = 1, up: int = 0, down: int = 0) -> None:
+        with self._lock:
+            self.requests[verb] += requests
+            self.bytes_up += up
+            self.bytes_down += down
+
+    def add(self, other: Meter) -> None:
+        for verb, number in other.requests.items():
+            self.count(verb, requests=number)
+        self.count("get", requests=0, up=other.bytes_up, down=other.bytes_down)
+
+    @property
+    def usd(self) -> float:
+        return sum(_USD[verb] * number for verb, number in self.requests.items())
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "requests": dict(self.requests),
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "usd": round(self.usd, 9),
+        }
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"requests": dict(self.requests), "bytes_up": self.bytes_up, "bytes_down": self.bytes_down}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+class MeteredStore:
+    """Wraps a store; every request that reaches it is counted, also those that fail."""
+
+    def __init__(self, store: Store, meter: Meter) -> None:
+        self.url = store.url
+        self.store = store
+        self.meter = meter
+
+    def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
+        self.meter.count("get")
+        fetched = self.store.get(key, size_max=size_max, if_none_match=if_none_match)
+        self.meter.count("get", requests=0, down=len(fetched.data) if fetched else 0)
+        return fetched
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        self.meter.count("get", requests=len(ranges))
+        found = self.store.get_ranges(key, ranges)
+        self.meter.count("get", requests=0, down=sum(map(len, found)))
+        return found
+
+    def get_suffix(self, key: str, length: int) -> Fetched:
+        self.meter.count("get")
+        fetched = self.store.get_suffix(key, length)
+        self.meter.count("get", requests=0, down=len(fetched.data))
+        return fetched
+
+    def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        size = os.stat(body).st_size if isinstance(body, Path) else len(body)
+        self.meter.count("put", up=size)
+        return self.store.put(key, body, if_absent=if_absent, if_match=if_match)
+
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        self.meter.count("delete")
+        self.store.delete(key, if_match=if_match)
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """A listing is counted a request per 1,000 keys, as S3 pages them."""
+        self.meter.count("list")
+        for number, info in enumerate(self.store.list(prefix, after=after), 1):
+            if number % 1000 == 0:
+                self.meter.count("list")
+            yield info

@@ -1,0 +1,174 @@
+"""One suite for every store: what synclib/store/base.py says in prose."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from synclib.errors import Conflict, Corrupt, Invalid, Missing
+from synclib.store.base import Store
+from synclib.store.memory import MemoryStore
+
+
+@pytest.fixture(params=["memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    return MemoryStore()
+
+
+def get(store: Store, key: str) -> bytes:
+    fetched = store.get(key, size_max=1 << 20)
+    assert fetched is not None
+    return fetched.data
+
+
+def test_put_then_get(store: Store) -> None:
+    etag = store.put("a/b", b"hello")
+    fetched = store.get("a/b", size_max=5)
+    assert fetched is not None
+    assert (fetched.data, fetched.etag, fetched.size) == (b"hello", etag, 5)
+
+
+def test_replaced_objects_have_another_etag(store: Store) -> None:
+    etags = {store.put("a", b"%d" % number) for number in range(20)}
+    assert len(etags) == 20
+    assert get(store, "a") == b"19"
+
+
+def test_missing(store: Store) -> None:
+    for call in (
+        lambda: store.get("no", size_max=1),
+        lambda: store.get_ranges("no", [(0, 1)]),
+        lambda: store.get_suffix("no", 1),
+    ):
+        with pytest.raises(Missing):
+            call()
+    store.delete("no")
+
+
+def test_not_modified(store: Store) -> None:
+    etag = store.put("a", b"1")
+    assert store.get("a", size_max=9, if_none_match=etag) is None
+    store.put("a", b"2")
+    fetched = store.get("a", size_max=9, if_none_match=etag)
+    assert fetched is not None
+    assert fetched.data == b"2"
+
+
+def test_larger_than_expected_is_corrupt(store: Store) -> None:
+    store.put("a", bytes(1000))
+    with pytest.raises(Corrupt):
+        store.get("a", size_max=999)
+
+
+def test_ranges(store: Store) -> None:
+    store.put("a", bytes(range(200)))
+    assert store.get_ranges("a", [(0, 1), (199, 200), (10, 20)]) == [b"\0", b"\xc7", bytes(range(10, 20))]
+    for bad in [(199, 201), (200, 201), (500, 600)]:
+        with pytest.raises(Corrupt):
+            store.get_ranges("a", [(0, 5), bad])
+
+
+def test_suffix(store: Store) -> None:
+    store.put("a", bytes(range(100)))
+    assert store.get_suffix("a", 3).data == bytes([97, 98, 99])
+    assert store.get_suffix("a", 3).size == 100
+    assert store.get_suffix("a", 1000).data == bytes(range(100))
+
+
+def test_create_if_absent(store: Store) -> None:
+    store.put("a", b"1", if_absent=True)
+    with pytest.raises(Conflict):
+        store.put("a", b"2", if_absent=True)
+    assert get(store, "a") == b"1"
+
+
+def test_compare_and_swap(store: Store) -> None:
+    first = store.put("a", b"1")
+    second = store.put("a", b"2", if_match=first)
+    with pytest.raises(Conflict):
+        store.put("a", b"3", if_match=first)
+    with pytest.raises(Conflict):
+        store.put("b", b"3", if_match=second)
+    assert get(store, "a") == b"2"
+    with pytest.raises(Conflict):
+        store.delete("a", if_match=first)
+    store.delete("a", if_match=second)
+    with pytest.raises(Missing):
+        get(store, "a")
+
+
+def test_put_from_a_file(store: Store, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 20_000
+    path = tmp_path / "body"
+    path.write_bytes(data)
+    store.put("a", path)
+    assert store.get("a", size_max=len(data)).data == data  # type: ignore[union-attr]
+
+
+def test_listing_is_sorted_by_bytes_and_resumes(store: Store) -> None:
+    keys = ["p/a", "p/a-b", "p/a/b", "p/b", "p/é", "q"]
+    for key in reversed(keys):
+        store.put(key, b"xy")
+    assert [info.key for info in store.list("p/")] == keys[:5]
+    assert [info.key for info in store.list("p/a")] == keys[:3]
+    assert [info.key for info in store.list("p/", after="p/a-b")] == keys[2:5]
+    assert [info.size for info in store.list("q")] == [2]
+    assert list(store.list("zzz")) == []
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a\n", "a\0", "x" * 1025])
+def test_bad_keys(store: Store, key: str) -> None:
+    with pytest.raises(Invalid):
+        store.put(key, b"")
+
+
+def test_one_winner_in_a_race_to_create(store: Store) -> None:
+    for round_ in range(5):
+        winners = race(8, lambda number, key=f"race/{round_}": store.put(key, b"%d" % number, if_absent=True))
+        assert len(winners) == 1
+
+
+def test_increments_by_compare_and_swap_lose_nothing(store: Store) -> None:
+    store.put("count", b"0")
+
+    def increment(_: int) -> None:
+        for _ in range(10):
+            while True:
+                fetched = store.get("count", size_max=99)
+                assert fetched is not None
+                try:
+                    store.put("count", b"%d" % (int(fetched.data) + 1), if_match=fetched.etag)
+                    break
+                except Conflict:
+                    continue
+
+    race(4, increment)
+    assert get(store, "count") == b"40"
+
+
+def race(number: int, work: object) -> list[int]:
+    """Run ``work(i)`` in threads at once; the numbers of those that met no Conflict."""
+    barrier = threading.Barrier(number)
+    winners: list[int] = []
+    others: list[BaseException] = []
+
+    def one(index: int) -> None:
+        barrier.wait()
+        try:
+            work(index)  # type: ignore[operator]
+            winners.append(index)
+        except Conflict:
+            pass
+        except BaseException as error:
+            others.append(error)
+
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not others, others
+    return winners

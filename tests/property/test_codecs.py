@@ -1,0 +1,166 @@
+"""Every codec: what is written is read back; anything else raises Corrupt or Unsupported, never another error."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synclib.core import pack, run
+from synclib.core.entry import ChunkRef, Codec, Entry
+from synclib.core.manifest import decode_head, decode_manifest
+from synclib.core.pack import PackBuilder, PackInfo, decode_chunk, encode_chunk
+from synclib.core.run import PackTable, Tail, decode_block, decode_tail
+from synclib.core.runfile import RunBuilder
+from synclib.core.treehash import TreeHash
+from synclib.errors import Corrupt, Unsupported
+from tests.samples import all_samples, sample_head, sample_manifest, sample_pack, sample_run
+from tests.strategies import PACKS, sorted_entries
+
+
+def table_of_all_packs() -> PackTable:
+    table = PackTable()
+    for ulid in PACKS:
+        table.add(PackInfo(ulid, 1000, 10, bytes(32)))
+    return table
+
+
+def read_run(data: bytes, tail: Tail) -> list[Entry]:
+    found: list[Entry] = []
+    for info in tail.blocks:
+        hashes_at = tail.hashes_offset + info.hash_first * 32
+        stored = data[info.offset : info.offset + info.stored_bytes]
+        found += decode_block(info, tail, stored, data[hashes_at : hashes_at + info.hash_count * 32])
+    return found
+
+
+@given(sorted_entries(max_size=80), st.booleans())
+def test_run_round_trip(entries: list[Entry], small_blocks: bool) -> None:
+    target, run_target = run.BLOCK_PLAIN_TARGET, 300
+    import synclib.core.runfile as runfile
+
+    runfile.BLOCK_PLAIN_TARGET = run_target if small_blocks else target
+    try:
+        builder = RunBuilder("diff2", 3, 9, 17, table_of_all_packs())
+        for entry in entries:
+            builder.add(entry)
+        parts = builder.finish()
+    finally:
+        runfile.BLOCK_PLAIN_TARGET = target
+    data = b"".join(parts.read())
+    ref = parts.ref(bytes(16), 1)
+    assert len(data) == ref.object_bytes
+    tail = decode_tail(data[-ref.tail_bytes :], len(data), ref.tail_digest)
+    run.check_header(data, tail)
+    assert (tail.seq_first, tail.seq_last, tail.scanned_at_ns) == (3, 9, 17)
+    assert read_run(data, tail) == entries
+    parts.close()
+
+
+@given(st.binary(max_size=5000), st.booleans())
+def test_chunk_round_trip(plain: bytes, repeat: bool) -> None:
+    plain = plain * 50 if repeat else plain
+    if not plain:
+        return
+    stored, codec = encode_chunk(plain)
+    chunk = ChunkRef(blake3(plain).digest(), bytes(16), 32, len(stored), len(plain), codec)
+    assert decode_chunk(chunk, stored) == plain
+
+
+@given(st.lists(st.binary(min_size=1, max_size=100), max_size=20))
+def test_pack_round_trip(pieces: list[bytes]) -> None:
+    builder = PackBuilder(PACKS[1])
+    refs = [builder.add(blake3(piece).digest(), piece, piece, Codec.RAW) for piece in pieces]
+    data, info = builder.finish()
+    assert pack.parse_header(bytes(data)) == PACKS[1]
+    tail = bytes(data[-info.tail_bytes :])
+    assert list(pack.parse_tail(PACKS[1], tail, len(data), info.slots_digest)) == refs
+
+
+def parse(kind: str, data: bytes) -> None:
+    """Read an object of a kind whole, without help from a digest above it."""
+    if kind == "head":
+        decode_head(data, "data/covers")
+    elif kind == "manifest":
+        decode_manifest(data)
+    elif kind == "pack":
+        ulid = pack.parse_header(data)
+        list(pack.parse_tail(ulid, data, len(data)))
+    else:
+        _, ref, _ = sample_run()
+        read_run(data, decode_tail(data[-ref.tail_bytes :], len(data)))
+
+
+@pytest.mark.parametrize("kind", ["head", "manifest", "pack", "run"])
+@given(st.data())
+def test_damaged_objects_raise_the_right_kind(kind: str, data: st.DataObject) -> None:
+    good = all_samples()[kind]
+    parse(kind, good)
+    how = data.draw(st.sampled_from(["flip", "cut", "garbage", "insert"]))
+    position = data.draw(st.integers(0, len(good) - 1))
+    if how == "flip":
+        bad = good[:position] + bytes([good[position] ^ 1 << data.draw(st.integers(0, 7))]) + good[position + 1 :]
+    elif how == "cut":
+        bad = good[:position]
+    elif how == "insert":
+        bad = good[:position] + data.draw(st.binary(min_size=1, max_size=9)) + good[position:]
+    else:
+        bad = data.draw(st.binary(max_size=300))
+    with contextlib.suppress(Corrupt, Unsupported):
+        parse(kind, bad)
+
+
+def test_every_flipped_bit_of_head_and_manifest_is_seen() -> None:
+    for kind in ("head", "manifest"):
+        good = all_samples()[kind]
+        for position in range(len(good)):
+            with pytest.raises((Corrupt, Unsupported)):
+                parse(kind, good[:position] + bytes([good[position] ^ 16]) + good[position + 1 :])
+
+
+def test_chunk_with_another_hash_is_corrupt() -> None:
+    data, _, entries = sample_pack()
+    chunk = entries[4].chunks[0]
+    stored = data[chunk.offset : chunk.offset + chunk.stored_bytes]
+    assert decode_chunk(chunk, stored) == b"boxlink " * 20
+    for bad in (stored[:-1], stored + b"x", bytes([stored[0] ^ 1]) + stored[1:], b""):
+        with pytest.raises(Corrupt):
+            decode_chunk(chunk, bad)
+
+
+def test_zstd_bomb_is_refused_before_it_is_unpacked() -> None:
+    from synclib.core import zstd
+
+    bomb = zstd.compress(bytes(200 << 20))
+    with pytest.raises(Corrupt, match="claims"):
+        zstd.decompress(bomb, 1000)
+
+
+def test_a_head_copied_from_another_dataset_is_refused() -> None:
+    with pytest.raises(Corrupt, match="belongs to"):
+        decode_head(sample_head()[0], "data/other")
+
+
+@given(sorted_entries(max_size=12), st.randoms(use_true_random=False))
+def test_digest_does_not_depend_on_order_and_is_incremental(entries: list[Entry], random: object) -> None:
+    forward, backward = TreeHash(), TreeHash()
+    for entry in entries:
+        forward.add(entry)
+    for entry in reversed(entries):
+        backward.add(entry)
+    assert forward.hexdigest() == backward.hexdigest()
+    again = TreeHash(forward.state_bytes(), forward.count)
+    again.remove(entries[0])
+    again.add(entries[0])
+    assert again.hexdigest() == forward.hexdigest()
+    again.remove(entries[0])
+    assert again.hexdigest() != forward.hexdigest()
+
+
+def test_manifest_round_trip() -> None:
+    encoded, manifest = sample_manifest()
+    assert decode_manifest(encoded) == manifest
+    assert decode_head(*[sample_head()[0], "data/covers"])[1] == manifest

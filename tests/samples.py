@@ -1,0 +1,74 @@
+"""Small, fixed objects of every kind: the sources of the golden files."""
+
+from __future__ import annotations
+
+from blake3 import blake3
+
+from synclib.core.entry import Codec, Entry, Kind
+from synclib.core.manifest import Head, Manifest, RunRef, encode_head, encode_manifest, manifest_digest
+from synclib.core.pack import PackBuilder, PackInfo
+from synclib.core.run import PackTable
+from synclib.core.runfile import RunBuilder
+from synclib.core.treehash import TreeHash
+
+ULID = bytes.fromhex("0199b0a0c0de00112233445566778899")
+TIME_NS = 1_790_000_000_123_456_789
+
+
+def sample_pack() -> tuple[bytes, PackInfo, list[Entry]]:
+    """A pack with two chunks, and the entries that use them."""
+    builder = PackBuilder(ULID)
+    text, noise = b"boxlink " * 20, bytes(range(256))
+    from synclib.core import zstd
+
+    first = builder.add(blake3(text).digest(), text, zstd.compress(text), Codec.ZSTD)
+    second = builder.add(blake3(noise).digest(), noise, noise, Codec.RAW)
+    data, info = builder.finish()
+    entries = [
+        Entry(b"", b"a", Kind.DIRECTORY, 0o755),
+        Entry(b"", b"empty", Kind.FILE, 0o644, -1),
+        Entry(b"", b"link", Kind.SYMLINK, 0o777, TIME_NS, target=b"a/two"),
+        Entry(b"a", b"gone", Kind.TOMBSTONE),
+        Entry(b"a", b"one\xff", Kind.FILE, 0o600, TIME_NS, first.plain_bytes, (first,)),
+        Entry(b"a", b"two", Kind.FILE, 0o644, TIME_NS, 416, (second, first)),
+    ]
+    return bytes(data), info, entries
+
+
+def sample_run() -> tuple[bytes, RunRef, list[Entry]]:
+    _, info, entries = sample_pack()
+    table = PackTable()
+    table.add(info)
+    builder = RunBuilder("diff1", 1, 1, TIME_NS, table)
+    for entry in entries:
+        builder.add(entry)
+    parts = builder.finish()
+    return b"".join(parts.read()), parts.ref(ULID, TIME_NS), entries
+
+
+def sample_manifest() -> tuple[bytes, Manifest]:
+    _, ref, entries = sample_run()
+    tree = TreeHash()
+    for entry in entries:
+        if entry.kind != Kind.TOMBSTONE:
+            tree.add(entry)
+    manifest = Manifest(1, tree.state_bytes(), tree.count, 3, 576, [ref], [], TIME_NS, "node-1")
+    return encode_manifest(manifest), manifest
+
+
+def sample_head() -> tuple[bytes, Head]:
+    encoded, _ = sample_manifest()
+    head = Head("data/covers", 1, encoded, ["01J0000000000000000000000A"], [])
+    return encode_head(head), head
+
+
+def all_samples() -> dict[str, bytes]:
+    return {
+        "pack": sample_pack()[0],
+        "run": sample_run()[0],
+        "manifest": sample_manifest()[0],
+        "head": sample_head()[0],
+    }
+
+
+__all__ = ["all_samples", "manifest_digest"]

@@ -1,0 +1,94 @@
+"""The ``boxlink`` command. Verbs are found by file name in this folder and imported when they are run.
+
+A verb's module ``tools/cli/<verb>.py`` has a click command named ``command``. An underscore at the end of a file
+name is left out of the verb (``diff_.py`` is ``diff``), a verb's help line is the first line of its module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+
+import click
+
+from synclib import __version__
+from synclib.errors import BoxlinkError, Interrupted
+from tools.cli_context import report_error
+
+_GROUPS = (
+    ("Data", ("init", "publish", "restore", "ls", "cat", "log", "diff", "verify")),
+    ("Node", ("sync", "logs", "status", "doctor")),
+    ("Servers", ("render", "proxy")),
+)
+
+
+def verbs() -> list[str]:
+    return sorted(module.name.rstrip("_") for module in pkgutil.iter_modules(__path__))
+
+
+class _Verbs(click.Group):
+    """Imports a verb when it is asked for: a short command pays only for what it uses."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return verbs()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for module in pkgutil.iter_modules(__path__):
+            if module.name.rstrip("_") == cmd_name:
+                found: click.Command = importlib.import_module(f"{__name__}.{module.name}").command
+                found.name = cmd_name
+                return found
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        known = verbs()
+        named = [verb for _, group in _GROUPS for verb in group]
+        groups = (*_GROUPS, ("Other", tuple(verb for verb in known if verb not in named)))
+        for title, group in groups:
+            rows = []
+            for verb in group:
+                command = self.get_command(ctx, verb) if verb in known else None
+                if command is not None:
+                    rows.append((verb, command.get_short_help_str(80)))
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="boxlink")
+def boxlink() -> None:
+    """Publish a large directory once, serve it from a whole fleet at once.
+
+    \b
+    boxlink --store file:///srv/store init
+    boxlink --store file:///srv/store publish covers ./covers
+    boxlink sync --data ./data          then: touch data/covers/synch.active
+    """
+
+
+def main() -> None:
+    """Run the command; the exit code is the error's kind (docs/operations.md)."""
+    try:
+        code = boxlink.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        code = report_error(_from_click(error))
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        code = report_error(Interrupted("interrupted", hint="run the same command again: it continues"))
+    except BoxlinkError as error:
+        code = report_error(error)
+    except BrokenPipeError:
+        # The reader of our output went away (`boxlink ls … | head`): no error of ours.
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _from_click(error: click.ClickException) -> BoxlinkError:
+    from synclib.errors import Invalid
+
+    usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else ""
+    return Invalid(error.format_message(), hint=usage)

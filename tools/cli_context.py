@@ -1,0 +1,152 @@
+"""What every verb shares: its common flags, its settings, its one JSON object, its errors."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from synclib.errors import BoxlinkError, Invalid
+
+if TYPE_CHECKING:
+    from synclib.config import Settings
+    from synclib.store.base import Store
+    from synclib.store.meter import Meter
+
+F = TypeVar("F", bound=Callable[..., Any])
+CONFIG_FILE = "boxlink.toml"
+
+
+@dataclass
+class Context:
+    """One run of a verb."""
+
+    store_url: str | None = None
+    node_name: str | None = None
+    is_json: bool = False
+    is_quiet: bool = False
+    is_verbose: bool = False
+    started: float = field(default_factory=time.monotonic)
+    meter: Meter | None = None
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        return _read_settings()
+
+    @property
+    def node(self) -> str:
+        """This node's name: ``--node``, else ``BOXLINK_NODE``, else the configured one, else the host name."""
+        from synclib.core.names import check_node
+
+        name = self.node_name or os.environ.get("BOXLINK_NODE") or self.settings.node or socket.gethostname()
+        return check_node(name)
+
+    @property
+    def url(self) -> str:
+        """The store's URL: ``--store``, else ``BOXLINK_STORE``, else ``store =`` in ``boxlink.toml``."""
+        url = self.store_url or os.environ.get("BOXLINK_STORE") or self.settings.store
+        if not url:
+            raise Invalid(
+                "no store is named",
+                hint="use --store file:///DIR or s3://BUCKET/PREFIX, or set BOXLINK_STORE, or store = in boxlink.toml",
+            )
+        return url
+
+    def open_store(self) -> Store:
+        """The store with retry and metering; the meter's figures go into the verb's result."""
+        from synclib.store.open import open_store
+
+        store, self.meter = open_store(self.url, self.s3_settings())
+        return store
+
+    def s3_settings(self) -> dict[str, str | None]:
+        """Endpoint, region and profile: the usual AWS variables, else ``[s3]`` in ``boxlink.toml``."""
+        s3 = self.settings.s3
+        environ = os.environ
+        return {
+            "endpoint": environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or s3.endpoint,
+            "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or s3.region,
+            "profile": environ.get("AWS_PROFILE") or s3.profile,
+        }
+
+    def emit(self, result: dict[str, object], text: str = "") -> None:
+        """The verb's answer: one JSON object with ``--json``, else ``text`` for a person (unless quiet)."""
+        if self.is_json:
+            click.echo(json.dumps(self.with_costs(result)))
+        elif text and not self.is_quiet:
+            click.echo(text)
+
+    def with_costs(self, result: dict[str, object]) -> dict[str, object]:
+        costs: dict[str, object] = {} if self.meter is None else dict(self.meter.as_dict())
+        return {**result, **costs, "seconds": round(time.monotonic() - self.started, 3)}
+
+    def note(self, text: str) -> None:
+        """A line for a person on stderr."""
+        if not self.is_quiet:
+            click.echo(text, err=True)
+
+
+_running = Context()
+
+
+def verb(function: F) -> Callable[..., Any]:
+    """Give a click command the flags that every verb has; its first argument is the Context."""
+
+    @click.option(
+        "--store", metavar="URL", help="file:///DIR or s3://BUCKET/PREFIX (else BOXLINK_STORE, boxlink.toml)."
+    )
+    @click.option("--json", "is_json", is_flag=True, help="One JSON object on stdout.")
+    @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+    @functools.wraps(function)
+    def run(*args: Any, store: str | None, is_json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
+        context = _running
+        context.store_url, context.is_json, context.is_quiet, context.is_verbose = store, is_json, quiet, verbose
+        context.node_name = kwargs.pop("node", None)
+        return function(context, *args, **kwargs)
+
+    return run
+
+
+def node_option(function: F) -> F:
+    """``--node NAME`` for verbs that act as a node."""
+    return click.option("--node", metavar="NAME", help="This node's name (else BOXLINK_NODE, else the host name).")(
+        function
+    )
+
+
+def report_error(error: BoxlinkError) -> int:
+    """Say an error on stderr, or as the one JSON object on stdout; returns its exit code."""
+    if _running.is_json or "--json" in sys.argv:
+        click.echo(json.dumps({"error": error.as_dict()}))
+    else:
+        where = error.key or error.path
+        click.echo(f"boxlink: {error.kind}: {where + ': ' if where else ''}{error.message}", err=True)
+        if error.hint:
+            click.echo(f"  hint: {error.hint}", err=True)
+    return error.exit_code
+
+
+def _read_settings() -> Settings:
+    import tomllib
+
+    from pydantic import ValidationError
+
+    from synclib.config import Settings
+
+    path = os.environ.get("BOXLINK_CONFIG", CONFIG_FILE)
+    try:
+        with open(path, "rb") as file:
+            return Settings.model_validate(tomllib.load(file))
+    except FileNotFoundError:
+        return Settings()
+    except (tomllib.TOMLDecodeError, ValidationError, OSError) as error:
+        raise Invalid(f"{path} does not read: {error}", hint=f"correct {path}, or set BOXLINK_CONFIG") from error
