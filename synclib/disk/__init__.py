@@ -1,0 +1,1 @@
+"""Local files: scanning, writing safely, state, markers."""

@@ -34,6 +34,14 @@ class Meter:
             self.count(verb, requests=number)
         self.count("get", requests=0, up=other.bytes_up, down=other.bytes_down)
 
+    def take(self) -> Meter:
+        """The counts so far; counting begins again at nothing."""
+        taken = Meter()
+        with self._lock:
+            taken.requests, self.requests = self.requests, dict.fromkeys(_USD, 0)
+            taken.bytes_up, taken.bytes_down, self.bytes_up, self.bytes_down = self.bytes_up, self.bytes_down, 0, 0
+        return taken
+
     @property
     def usd(self) -> float:
         return sum(_USD[verb] * number for verb, number in self.requests.items())

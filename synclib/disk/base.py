@@ -1,0 +1,49 @@
+"""What a directory was last published as or restored to, by real path and dataset: its base.
+
+The base is a list of runs. When others published in between, it is not the chain of one seq, but the older base with
+this directory's own runs upon it: exactly what the directory holds, so that the next publish sees only its changes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from synclib.core.manifest import RunRef
+from synclib.disk.atomic import write_atomic
+
+
+class Base(msgspec.Struct, frozen=True):
+    store: str
+    root: str
+    directory: str
+    prefix: str
+    seq: int
+    digest: str
+    runs: list[RunRef]
+
+
+class BaseFile:
+    """The base record of one directory in the state directory."""
+
+    def __init__(self, state: Path, store_url: str, root: str, directory: bytes, prefix: bytes = b"") -> None:
+        self._identity = (store_url, root, os.path.realpath(directory), prefix)
+        parts = (store_url.encode(), root.encode(), self._identity[2], prefix)
+        name = blake3(b"\0".join(parts)).hexdigest(16)
+        self._path = state / "base" / f"{name}.json"
+
+    def read(self) -> Base | None:
+        """The base, or None where there is none that can be read: then the head is taken instead."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Base)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+
+    def write(self, seq: int, digest: str, runs: list[RunRef]) -> None:
+        url, root, directory, prefix = self._identity
+        base = Base(url, root, repr(directory), repr(prefix), seq, digest, runs)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._path, msgspec.json.encode(base))

@@ -1,0 +1,86 @@
+"""Runs on the local disk, in front of a store: an unchanged chain costs no request.
+
+Runs are immutable and verified by whoever decodes them, so a copy needs no record of its own; one that turns out to be
+damaged is dropped, and the reader tries again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from synclib.core.manifest import RunRef
+from synclib.store.base import Store
+
+_PIECE_BYTES = 8 << 20
+
+
+class RunCache:
+    """Whole copies of runs in a directory, by the last component of their key."""
+
+    def __init__(self, directory: Path, store: Store) -> None:
+        self._directory = directory
+        self._store = store
+
+    def path(self, key: str) -> Path:
+        return self._directory / key.rpartition("/")[2]
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """From the local copy if there is one, else from the store."""
+        try:
+            with open(self.path(key), "rb", buffering=0) as file:
+                found = [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
+        except FileNotFoundError:
+            return self._store.get_ranges(key, ranges)
+        if any(len(data) != stop - start for data, (start, stop) in zip(found, ranges, strict=True)):
+            self.drop(key)
+            return self._store.get_ranges(key, ranges)
+        return found
+
+    def fill(self, root: str, runs: Iterable[RunRef]) -> None:
+        """Make sure that whole copies of these runs are here."""
+        for ref in runs:
+            key = ref.key(root)
+            try:
+                if os.stat(self.path(key)).st_size == ref.object_bytes:
+                    continue
+            except FileNotFoundError:
+                pass
+            self.keep(key, self._pieces(key, ref.object_bytes))
+
+    def _pieces(self, key: str, object_bytes: int) -> Iterator[bytes]:
+        for start in range(0, object_bytes, _PIECE_BYTES):
+            yield from self._store.get_ranges(key, [(start, min(start + _PIECE_BYTES, object_bytes))])
+
+    def keep(self, key: str, pieces: Iterable[bytes]) -> Path:
+        """Keep a run's bytes; returns the file that holds them."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=".run.", dir=self._directory)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.writelines(pieces)
+            os.rename(temporary, self.path(key))
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return self.path(key)
+
+    def drop(self, key: str) -> bool:
+        """Forget a copy; False when there was none."""
+        try:
+            os.unlink(self.path(key))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def prune(self, root: str, runs: Iterable[RunRef]) -> None:
+        """Remove copies of runs that are no longer wanted, and what a killed writer left."""
+        wanted = {self.path(ref.key(root)).name for ref in runs}
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._directory) as listing:
+            for item in listing:
+                if item.name not in wanted and item.is_file(follow_symlinks=False):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(item.path)

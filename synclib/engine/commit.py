@@ -1,0 +1,245 @@
+"""Laying a delta on a head, and committing it: the compare-and-swap and what happens when it is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blake3 import blake3
+
+from synclib.clock import ulid_bytes, ulid_text
+from synclib.core import names
+from synclib.core.entry import Entry, Kind, is_same_content
+from synclib.core.manifest import (
+    RECENT_COMMITS,
+    Head,
+    Manifest,
+    RunRef,
+    encode_head,
+    encode_manifest,
+    manifest_digest,
+)
+from synclib.core.pack import PackInfo
+from synclib.core.run import PackTable
+from synclib.core.runfile import RunBuilder
+from synclib.core.treehash import TreeHash
+from synclib.disk.run_cache import RunCache
+from synclib.engine.host import Host
+from synclib.errors import Ambiguous, Conflict
+from synclib.lazy.chain import Chain, RunReader
+from synclib.lazy.dataset import Dataset, HeadState
+
+_ATTEMPTS = 30
+
+
+class Laid:
+    """A delta on top of one head: the run that is being built, and what the new manifest will say."""
+
+    def __init__(self, root: str, head: HeadState, scanned_at_ns: int, packs: dict[bytes, PackInfo]) -> None:
+        manifest = head.manifest
+        self.seq = manifest.seq + 1
+        self.scanned_at_ns = scanned_at_ns
+        self._packs = packs
+        self._table = PackTable()
+        # A snap is simply a run that starts at seq 1; the first publish makes one.
+        level = "snap" if self.seq == 1 else "diff1"
+        self.builder = RunBuilder(level, self.seq, self.seq, scanned_at_ns, self._table)
+        self.tree = TreeHash(manifest.tree_state, manifest.entry_count)
+        self.file_count, self.plain_bytes = manifest.file_count, manifest.plain_bytes
+        self.added = self.changed = self.deleted = 0
+        self.overridden: list[bytes] = []
+
+    @property
+    def is_new(self) -> bool:
+        return self.builder.entry_count > 0
+
+    def lay(self, entry: Entry, head_chain: Chain, base_chain: Chain) -> None:
+        """Add one change, unless the head says the same already."""
+        old = head_chain.lookup(entry.key)
+        if entry.kind == Kind.TOMBSTONE:
+            if old is None:
+                return
+            self.deleted += 1
+        elif old is None:
+            self.added += 1
+        elif is_same_content(old, entry):
+            return
+        else:
+            self.changed += 1
+        if base_chain is not head_chain and _differs(old, base_chain.lookup(entry.key)):
+            self.overridden.append(entry.path)
+        if old is not None:
+            self._account(old, -1)
+        if entry.kind != Kind.TOMBSTONE:
+            self._account(entry, 1)
+        for chunk in entry.chunks:
+            if chunk.pack not in self._table:
+                self._table.add(self._packs[chunk.pack])
+        self.builder.add(entry)
+
+    def _account(self, entry: Entry, sign: int) -> None:
+        if sign > 0:
+            self.tree.add(entry)
+        else:
+            self.tree.remove(entry)
+        self.file_count += sign * (entry.kind == Kind.FILE)
+        self.plain_bytes += sign * entry.size
+
+
+def _differs(first: Entry | None, second: Entry | None) -> bool:
+    if first is None or second is None:
+        return first is not second
+    return not is_same_content(first, second)
+
+
+class Commit:
+    """Commits a laid delta; on a lost race lays it on the new head and tries again."""
+
+    def __init__(self, dataset: Dataset, host: Host, cache: RunCache, packs: dict[bytes, PackInfo]) -> None:
+        self._dataset, self._host, self._cache, self._packs = dataset, host, cache, packs
+
+    def commit(self, head: HeadState, laid: Laid, base_chain: Chain) -> tuple[HeadState, Laid]:
+        """The head that holds the delta, and the delta as it was laid; unchanged when it came to nothing."""
+        for attempt in range(_ATTEMPTS):
+            if not laid.is_new:
+                return head, laid
+            ref, path = self._keep_run(laid)
+            self._dataset.store.put(ref.key(self._dataset.root), path)
+            self._archive(head)
+            state = self._swap(head, laid, ref)
+            if state is not None:
+                self._archive(state)
+                return state, laid
+            self._host.clock.sleep(self._host.entropy.uniform() * min(2.0, 0.05 * 2**attempt))
+            head = self._dataset.read_head()
+            laid = self._lay_kept(ref, head, laid, base_chain)
+            self._dataset.store.delete(ref.key(self._dataset.root))
+        raise Conflict(
+            f"{self._dataset.name} changes faster than this can be committed", hint="publish again when others are done"
+        )
+
+    def lay_again(self, laid: Laid, head: HeadState, base_chain: Chain) -> Laid:
+        """A delta that was laid on its base, laid on a head that others have moved."""
+        if not laid.is_new:
+            return laid
+        ref, _ = self._keep_run(laid)
+        return self._lay_kept(ref, head, laid, base_chain)
+
+    def _keep_run(self, laid: Laid) -> tuple[RunRef, Path]:
+        clock = self._host.clock
+        parts = laid.builder.finish()
+        ref = parts.ref(ulid_bytes(clock, self._host.entropy), clock.wall_ns())
+        path = self._cache.keep(ref.key(self._dataset.root), parts.read())
+        parts.close()
+        return ref, path
+
+    def _archive(self, head: HeadState) -> None:
+        """Make the manifest in a committed head an object of its own (decision 0002)."""
+        if head.etag is None:
+            return
+        data = head.head.manifest
+        key = names.manifest_key(self._dataset.root, head.manifest.seq, manifest_digest(data))
+        try:
+            self._dataset.store.put(key, data, if_absent=True)
+        except (Conflict, Ambiguous):
+            # It is there already, or will be put by whoever replaces this head.
+            return
+
+    def _swap(self, head: HeadState, laid: Laid, ref: RunRef) -> HeadState | None:
+        """The new head, or None when another was there first."""
+        dataset, clock = self._dataset, self._host.clock
+        manifest = Manifest(
+            laid.seq,
+            laid.tree.state_bytes(),
+            laid.tree.count,
+            laid.file_count,
+            laid.plain_bytes,
+            [*head.manifest.runs, ref],
+            [],
+            max(clock.wall_ns(), head.manifest.published_at_ns + 1),
+            self._host.node,
+            blake3(head.head.manifest).digest() if head.etag else b"",
+        )
+        commit = ulid_text(ulid_bytes(clock, self._host.entropy))
+        commits = [*head.head.commits, commit][-RECENT_COMMITS:]
+        new = Head(
+            dataset.root,
+            head.head.epoch,
+            encode_manifest(manifest),
+            commits,
+            head.head.condemned,
+            head.head.condemned_at_seq,
+        )
+        key = names.head_key(dataset.root)
+        try:
+            etag = dataset.store.put(key, encode_head(new), if_absent=head.etag is None, if_match=head.etag)
+        except (Conflict, Ambiguous):
+            return self._own_commit(commit)
+        return HeadState(new, manifest, etag)
+
+    def _own_commit(self, commit: str) -> HeadState | None:
+        """A lost answer may have been a success (I5): look for our own commit in the head that is there now."""
+        state = self._dataset.read_head_or_empty()
+        if commit not in state.head.commits:
+            return None
+        return state
+
+    def _lay_kept(self, ref: RunRef, head: HeadState, laid: Laid, base_chain: Chain) -> Laid:
+        own = RunReader(self._cache, self._dataset.root, ref)
+        chain = Chain(self._cache, self._dataset.root, head.manifest.runs)
+        for run in chain.runs:
+            self._packs.update((row[0], PackInfo(*row)) for row in run.tail.packs)
+        again = Laid(self._dataset.root, head, laid.scanned_at_ns, self._packs)
+        lay_run(own, again, chain, base_chain)
+        self._cache.drop(own.key)
+        return again
+
+
+def lay_run(own: RunReader, laid: Laid, head_chain: Chain, base_chain: Chain) -> None:
+    """Lay the entries of a run on a head that others have moved, so that the tree stays a tree.
+
+    Later wins on the same path. A directory that the head no longer has comes back when something of ours lies in it;
+    one of ours that is gone stays when others have put something into it; what others put below a path that is no
+    directory now, goes.
+    """
+    repairs: dict[bytes, Entry | None] = {}
+    for entry in own.entries():
+        _repair_ancestors(entry, own, head_chain, repairs)
+        if entry.kind == Kind.TOMBSTONE:
+            if _keeps_others(entry, own, head_chain):
+                repairs[entry.key] = None
+        elif entry.kind != Kind.DIRECTORY:
+            for below in head_chain.below(entry.path, with_hashes=False):
+                repairs[below.key] = Entry(below.directory, below.name, Kind.TOMBSTONE)
+    pending = sorted((entry for entry in repairs.values() if entry is not None), key=lambda entry: entry.key)
+    extra = iter(pending)
+    following = next(extra, None)
+    for entry in own.entries():
+        while following is not None and following.key < entry.key:
+            laid.lay(following, head_chain, base_chain)
+            following = next(extra, None)
+        if following is not None and following.key == entry.key:
+            following = next(extra, None)
+        if not (entry.key in repairs and repairs[entry.key] is None):
+            laid.lay(entry, head_chain, base_chain)
+    while following is not None:
+        laid.lay(following, head_chain, base_chain)
+        following = next(extra, None)
+
+
+def _repair_ancestors(entry: Entry, own: RunReader, head_chain: Chain, repairs: dict[bytes, Entry | None]) -> None:
+    """A path that we put needs its directories; the head may have lost them."""
+    directory = entry.directory
+    while directory and entry.kind != Kind.TOMBSTONE:
+        parent, name = names.split_path(directory)
+        key = names.sort_key(parent, name)
+        ours = own.lookup(key)
+        if ours is None:
+            theirs = head_chain.lookup(key)
+            if theirs is None or theirs.kind != Kind.DIRECTORY:
+                repairs[key] = Entry(parent, name, Kind.DIRECTORY, 0o755)
+        directory = parent
+
+
+def _keeps_others(entry: Entry, own: RunReader, head_chain: Chain) -> bool:
+    """Whether a directory that we delete holds, at the head, something that we do not delete."""
+    return any(own.lookup(below.key) is None for below in head_chain.below(entry.path, with_hashes=False))

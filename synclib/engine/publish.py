@@ -1,0 +1,307 @@
+"""Publish: a directory's difference from its base, laid on the head, committed by one compare-and-swap.
+
+The order of writes is what makes it safe to be killed anywhere: intent, packs, run, the old head's manifest, head,
+the new manifest. Before the head nothing refers to what was written; after it nothing is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from synclib.clock import ulid_bytes, ulid_text
+from synclib.core import names
+from synclib.core.delta import is_unchanged, join
+from synclib.core.entry import Entry, Kind
+from synclib.core.manifest import RunRef
+from synclib.core.pack import PACK_BYTES_TARGET, PackInfo
+from synclib.disk.base import BaseFile
+from synclib.disk.chunk_index import ChunkIndex
+from synclib.disk.run_cache import RunCache
+from synclib.disk.scan import Found, scan
+from synclib.engine.commit import Commit, Laid
+from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.pack_job import PackJob, PackResult, pack_files, run_pack_job
+from synclib.engine.workers import run_in_order, start_processes, worker_count
+from synclib.errors import Invalid, Missing
+from synclib.lazy.chain import Chain, below_bounds
+from synclib.lazy.dataset import Dataset, HeadState
+from synclib.store.meter import Meter
+
+_JOB_FILES = 2000
+_JOB_ITEMS = 20_000
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    prefix: bytes = b""  # folder of the dataset that the directory becomes
+    is_mirror: bool = False  # make the dataset exactly the directory, whatever its base
+    allow_delete: bool = False
+    is_dry_run: bool = False
+
+
+@dataclass
+class PublishResult:
+    """What became of it; ``seq`` is the head's, new or not."""
+
+    seq: int = 0
+    digest: str = ""
+    files: int = 0
+    plain_bytes: int = 0
+    added: int = 0
+    changed: int = 0
+    deleted: int = 0
+    skipped: list[tuple[bytes, str]] = field(default_factory=list)
+    overridden: list[bytes] = field(default_factory=list)
+    is_new: bool = False
+    read_bytes: int = 0  # of files that were, or in a dry run would be, read
+    meter: Meter = field(default_factory=Meter)  # what worker processes asked of the store
+
+
+def publish(
+    dataset: Dataset,
+    connect: Connect | None,
+    directory: bytes,
+    host: Host,
+    options: PublishOptions,
+    progress: Progress,
+) -> PublishResult:
+    """Make a new seq of ``dataset`` from ``directory``, or none when nothing changed.
+
+    ``connect`` lets worker processes open the store; None keeps all work here. Invalid for a directory that is
+    missing, or whose publication would empty the dataset without leave.
+    """
+    return _Publication(dataset, connect, directory, host, options, progress).run()
+
+
+class _Publication:
+    def __init__(
+        self,
+        dataset: Dataset,
+        connect: Connect | None,
+        directory: bytes,
+        host: Host,
+        options: PublishOptions,
+        progress: Progress,
+    ) -> None:
+        self._dataset, self._connect, self._directory = dataset, connect, directory
+        self._host, self._options, self._progress = host, options, progress
+        self._result = PublishResult()
+        self._scanned_at_ns = host.clock.wall_ns()
+        self._session = ulid_text(ulid_bytes(host.clock, host.entropy))
+        self._has_intent = False
+
+    def run(self) -> PublishResult:
+        dataset, host, options = self._dataset, self._host, self._options
+        head = dataset.read_head_or_empty()
+        self._check_source(head)
+        base_file = BaseFile(host.state, dataset.store.url, dataset.root, self._directory, options.prefix)
+        base = None if options.is_mirror else base_file.read()
+        self._head_entries = 0 if base else head.manifest.entry_count
+        base_runs = base.runs if base else head.manifest.runs
+        cache_directory = host.dataset_cache(dataset.store.url, dataset.root)
+        cache = RunCache(cache_directory / "run", dataset.store)
+        base_runs = self._fill(cache, base_runs, head)
+        head_chain = Chain(cache, dataset.root, head.manifest.runs)
+        base_chain = head_chain if base_runs == head.manifest.runs else Chain(cache, dataset.root, base_runs)
+        if options.is_dry_run:
+            return self._count_only(head, head_chain, base_chain)
+        index = ChunkIndex(cache_directory / "chunks.sqlite", self._session)
+        try:
+            own = self._write(head, head_chain, base_chain, cache, index)
+        finally:
+            index.end_session()
+            index.close()
+            self._end_intent()
+        base_file.write(self._result.seq, self._result.digest, [*base_runs, *own])
+        cache.prune(dataset.root, {*base_runs, *head.manifest.runs, *own})
+        return self._result
+
+    def _fill(self, cache: RunCache, base_runs: list[RunRef], head: HeadState) -> list[RunRef]:
+        """Bring the runs here; a base whose runs the store no longer has is as good as none."""
+        cache.fill(self._dataset.root, head.manifest.runs)
+        try:
+            cache.fill(self._dataset.root, base_runs)
+        except Missing:
+            return head.manifest.runs
+        return base_runs
+
+    def _check_source(self, head: HeadState) -> None:
+        shown = os.fsdecode(self._directory)
+        try:
+            with os.scandir(self._directory) as listing:
+                is_empty = all(names.is_reserved(b"", item.name) for item in listing)
+        except OSError as error:
+            raise Invalid(f"{shown} cannot be read: {error.strerror}", hint="is it mounted?", path=shown) from error
+        if is_empty and head.manifest.entry_count and not self._options.allow_delete:
+            raise Invalid(
+                f"{shown} is empty, but {self._dataset.name} is not: this would delete all of it",
+                hint="is it mounted? --allow-delete publishes it all the same",
+                path=shown,
+            )
+
+    def _write(
+        self, head: HeadState, head_chain: Chain, base_chain: Chain, cache: RunCache, index: ChunkIndex
+    ) -> list[RunRef]:
+        """Upload what changed and commit it; the runs that this directory's base gains."""
+        packs = self._index_chain(head_chain, index)
+        packs.update(_packs_of(base_chain))
+        laid = Laid(self._dataset.root, head, self._scanned_at_ns, packs)
+        for result in self._pack(self._changes(head_chain, base_chain), index):
+            self._result.skipped += result.skipped
+            for info in result.packs:
+                packs[info.ulid] = info
+            self._result.meter.add(result.meter)
+            for entry in result.entries:
+                laid.lay(entry, base_chain, base_chain)
+            self._guard(laid)
+            self._result.read_bytes += result.read_bytes
+            self._progress("published", self._result.read_bytes, 0)
+        commit = Commit(self._dataset, self._host, cache, packs)
+        if base_chain is not head_chain:
+            laid = commit.lay_again(laid, head, base_chain)
+        own: list[RunRef] = []
+        state, laid = commit.commit(head, laid, base_chain)
+        if laid.is_new:
+            own = [state.manifest.runs[-1]]
+            index.add_run(own[0].ulid, [])
+        manifest, result_ = state.manifest, self._result
+        result_.seq, result_.digest, result_.is_new = manifest.seq, manifest.digest if manifest.seq else "", laid.is_new
+        result_.files, result_.plain_bytes = manifest.file_count, manifest.plain_bytes
+        result_.added, result_.changed, result_.deleted = laid.added, laid.changed, laid.deleted
+        result_.overridden = laid.overridden
+        return own
+
+    def _index_chain(self, chain: Chain, index: ChunkIndex) -> dict[bytes, PackInfo]:
+        """Every pack that the chain uses; their chunks become findable."""
+        packs = _packs_of(chain)
+        for run in chain.runs:
+            if not index.is_indexed(run.ref.ulid):
+                index.add_run(run.ref.ulid, (chunk for entry in run.entries() for chunk in entry.chunks))
+        index.add_live(packs)
+        return packs
+
+    def _guard(self, laid: Laid) -> None:
+        if self._options.allow_delete or self._head_entries < 100 or laid.deleted * 2 <= self._head_entries:
+            return
+        raise Invalid(
+            f"this would delete more than half of the {self._head_entries} entries of {self._dataset.name}",
+            hint="is all of it mounted? --allow-delete publishes it all the same",
+            path=os.fsdecode(self._directory),
+        )
+
+    def _changes(self, head_chain: Chain, base_chain: Chain) -> Iterator[Found | Entry]:
+        """What differs between base and directory, in order: files to read, all else as entries."""
+        prefix = self._options.prefix
+        yield from self._missing_ancestors(head_chain)
+        bounds = below_bounds(prefix) if prefix else (b"", None)
+        based = (
+            (entry, run) for entry, run in base_chain.merged(*bounds, with_hashes=False) if entry.kind != Kind.TOMBSTONE
+        )
+        unreadable: bytes | None = None
+        found_count = 0
+        for old, found in join(based, scan(self._directory, prefix), lambda item: item[0].key, lambda item: item.key):
+            if found is None:
+                assert old is not None
+                if unreadable is None or not old[0].key.startswith(unreadable):
+                    yield Entry(old[0].directory, old[0].name, Kind.TOMBSTONE)
+                continue
+            found_count += 1
+            if found_count % 1000 == 0:
+                self._progress("scanned", found_count, 0)
+            if found.problem:
+                self._result.skipped.append((found.path.rstrip(b"/"), found.problem))
+                if not found.name:
+                    unreadable = found.directory.replace(b"/", b"\0") + b"\0"
+            elif old is None or not _is_as_before(old[0], found, old[1].tail.scanned_at_ns):
+                yield found if found.kind == Kind.FILE else _plain_entry(found)
+
+    def _missing_ancestors(self, head_chain: Chain) -> Iterator[Entry]:
+        parts = self._options.prefix.split(b"/") if self._options.prefix else []
+        for depth in range(len(parts)):
+            directory, name = b"/".join(parts[:depth]), parts[depth]
+            entry = head_chain.lookup(names.sort_key(directory, name))
+            if entry is None or entry.kind != Kind.DIRECTORY:
+                yield Entry(directory, name, Kind.DIRECTORY, 0o755)
+
+    def _pack(self, changes: Iterator[Found | Entry], index: ChunkIndex) -> Iterator[PackResult]:
+        """Read and upload what changed, in bounded jobs, several at a time."""
+        count = worker_count() * (2 if self._dataset.store.url.startswith("s3:") else 1)
+        start = None if self._connect is None else lambda: start_processes("synclib.engine.pack_job", count)
+        store = self._dataset.store
+        jobs = self._jobs(changes, index)
+        return run_in_order(jobs, lambda job: pack_files(job, store), self._run_there, start, count + 2)
+
+    _run_there = staticmethod(run_pack_job)
+
+    def _jobs(self, changes: Iterator[Found | Entry], index: ChunkIndex) -> Iterator[PackJob]:
+        items: list[Found | Entry] = []
+        size = files = 0
+        for item in changes:
+            items.append(item)
+            if isinstance(item, Found):
+                size += item.size
+                files += 1
+            if size >= PACK_BYTES_TARGET or files >= _JOB_FILES or len(items) >= _JOB_ITEMS:
+                yield self._job(items, index)
+                items, size, files = [], 0, 0
+        if items:
+            yield self._job(items, index)
+
+    def _job(self, items: list[Found | Entry], index: ChunkIndex) -> PackJob:
+        self._begin_intent()
+        return PackJob(
+            self._connect or Connect(self._dataset.store.url),
+            self._dataset.root,
+            self._directory,
+            self._options.prefix,
+            index.path,
+            self._session,
+            ulid_bytes(self._host.clock, self._host.entropy),
+            items,
+        )
+
+    def _begin_intent(self) -> None:
+        """Say in the store that a publisher is at work, before its first object."""
+        if not self._has_intent:
+            self._has_intent = True
+            self._dataset.store.put(names.intent_key(self._dataset.root, self._session), self._intent())
+
+    def _intent(self) -> bytes:
+        return msgspec.json.encode({"v": 1, "node": self._host.node, "at_ns": self._scanned_at_ns})
+
+    def _end_intent(self) -> None:
+        if self._has_intent:
+            self._dataset.store.delete(names.intent_key(self._dataset.root, self._session))
+
+    def _count_only(self, head: HeadState, head_chain: Chain, base_chain: Chain) -> PublishResult:
+        """What a publish would do, by what stat says: no file is read, nothing is written."""
+        result = self._result
+        for item in self._changes(head_chain, base_chain):
+            old = base_chain.lookup(item.key)
+            if item.kind == Kind.TOMBSTONE:
+                result.deleted += 1
+            elif old is None:
+                result.added += 1
+            else:
+                result.changed += 1
+            result.read_bytes += item.size
+        result.seq, result.files = head.manifest.seq, head.manifest.file_count
+        result.plain_bytes = head.manifest.plain_bytes
+        result.digest = head.manifest.digest if head.manifest.seq else ""
+        return result
+
+
+def _packs_of(chain: Chain) -> dict[bytes, PackInfo]:
+    return {row[0]: PackInfo(*row) for run in chain.runs for row in run.tail.packs}
+
+
+def _is_as_before(entry: Entry, found: Found, scanned_at_ns: int) -> bool:
+    return is_unchanged(entry, found.kind, found.mode, found.mtime_ns, found.size, found.target, scanned_at_ns)
+
+
+def _plain_entry(found: Found) -> Entry:
+    return Entry(found.directory, found.name, found.kind, found.mode, found.mtime_ns, target=found.target)

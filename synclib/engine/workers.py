@@ -1,0 +1,89 @@
+"""Jobs in worker processes, in order and bounded: what CPython's lock forbids threads to do side by side.
+
+One job alone runs in this process: starting others would cost more than it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from typing import TypeVar
+
+from synclib.errors import Unavailable
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+def worker_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def start_processes(preload: str, count: int) -> ProcessPoolExecutor:
+    """Worker processes that fork from a clean server: the parent's threads and store connections stay out of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker)
+
+
+def _prepare_worker() -> None:
+    """Ctrl-C is the parent's to handle; and a parent that was killed must not leave workers waiting for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def run_in_order(
+    jobs: Iterable[J],
+    here: Callable[[J], R],
+    there: Callable[[J], R],
+    start: Callable[[], Executor] | None,
+    in_flight: int,
+) -> Iterator[R]:
+    """The results of jobs, in their order, with at most ``in_flight`` of them begun and not yet taken.
+
+    A single job, or all of them when ``start`` is None, runs in this process by ``here``; else in the executor that
+    ``start`` makes, by ``there``.
+    """
+    iterator = iter(jobs)
+    first, second = next(iterator, None), None
+    if first is not None and start is not None:
+        second = next(iterator, None)
+    if first is None:
+        return
+    if start is None or second is None:
+        yield here(first)
+        for job in iterator:
+            yield here(job)
+        return
+    executor = start()
+    pending: deque[Future[R]] = deque()
+    try:
+        pending.extend(executor.submit(there, job) for job in (first, second))
+        for job in iterator:
+            if len(pending) >= in_flight:
+                yield pending.popleft().result()
+            pending.append(executor.submit(there, job))
+        while pending:
+            yield pending.popleft().result()
+    except BrokenExecutor as error:
+        raise Unavailable("a worker process was killed", hint="is there enough memory? run it again") from error
+    finally:
+        for future in pending:
+            future.cancel()
+        with contextlib.suppress(BrokenExecutor):
+            executor.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,142 @@
+"""A dataset in a store: its head, and the manifest of any seq."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synclib.core import names
+from synclib.core.manifest import (
+    EMPTY,
+    HEAD_BYTES_MAX,
+    MANIFEST_BYTES_MAX,
+    Head,
+    Manifest,
+    decode_head,
+    decode_manifest,
+)
+from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
+from synclib.store.base import Store
+
+STORE_KEY = "boxlink.json"  # what `boxlink init` leaves in a store
+
+
+@dataclass(frozen=True, slots=True)
+class HeadState:
+    """A head as it was read: ``etag`` is what the next compare-and-swap names. No etag: there was none yet."""
+
+    head: Head
+    manifest: Manifest
+    etag: str | None
+
+
+class Dataset:
+    """One dataset (or release) of a store; safe between threads."""
+
+    def __init__(self, store: Store, root: str) -> None:
+        self.store = store
+        self.root = root
+        self.name = root.partition("/")[2]
+
+    def read_head(self) -> HeadState:
+        """The head now; Missing when nothing was ever published."""
+        found = self.read_head_since(None)
+        assert found is not None
+        return found
+
+    def read_head_since(self, etag: str | None) -> HeadState | None:
+        """The head now, or None when it still has ``etag`` (a conditional GET: no body)."""
+        key = names.head_key(self.root)
+        try:
+            fetched = self.store.get(key, size_max=HEAD_BYTES_MAX, if_none_match=etag)
+        except Missing as error:
+            self._check_store(error)
+            raise Missing(
+                f"{self.name} has never been published here",
+                hint=f"boxlink publish {self.name} DIR",
+                dataset=self.name,
+                key=key,
+            ) from error
+        if fetched is None:
+            return None
+        try:
+            head, manifest = decode_head(fetched.data, self.root)
+        except BoxlinkError as error:
+            error.key, error.dataset = key, self.name
+            error.hint = error.hint or "the head is damaged: put an older copy of it back, or publish anew elsewhere"
+            raise
+        return HeadState(head, manifest, fetched.etag)
+
+    def read_head_or_empty(self) -> HeadState:
+        """The head now; before the first publish an empty one of seq 0, whose store must have been initialised."""
+        try:
+            return self.read_head()
+        except Missing as error:
+            if error.dataset != self.name:
+                raise
+            return HeadState(Head(self.root, 0, b"", [], []), EMPTY, None)
+
+    def _check_store(self, cause: Missing) -> None:
+        try:
+            self.store.get(STORE_KEY, size_max=1 << 16)
+        except Missing:
+            raise Missing(
+                f"{self.store.url} is no boxlink store yet",
+                hint=f"boxlink init --store {self.store.url}",
+                key=STORE_KEY,
+            ) from cause
+
+    def manifest_at(self, seq: int | None) -> Manifest:
+        """The manifest of a seq (None: the newest): from the head, else by one listing."""
+        state = self.read_head()
+        if seq is None or seq == state.manifest.seq:
+            return state.manifest
+        if not 0 < seq < state.manifest.seq:
+            raise Missing(f"{self.name} has no seq {seq}; its head is at {state.manifest.seq}", dataset=self.name)
+        for info in self.store.list(names.manifest_prefix(self.root, seq)):
+            return self._read_manifest(info.key, seq)
+        raise Missing(f"{self.name} no longer has seq {seq}", hint="boxlink log lists what is kept", dataset=self.name)
+
+    def _read_manifest(self, key: str, seq: int) -> Manifest:
+        try:
+            found_seq, digest = names.parse_manifest_key(self.root, key)
+            fetched = self.store.get(key, size_max=MANIFEST_BYTES_MAX)
+            assert fetched is not None
+            manifest = decode_manifest(fetched.data, digest)
+            if found_seq != seq or manifest.seq != seq:
+                raise Corrupt(f"a manifest named {seq} says that it is of seq {manifest.seq}")
+        except BoxlinkError as error:
+            error.key, error.dataset = key, self.name
+            raise
+        return manifest
+
+    def manifest_at_time(self, at_ns: int) -> Manifest:
+        """The newest manifest that was published at or before a wall time."""
+        newest = self.read_head().manifest
+        if newest.published_at_ns <= at_ns:
+            return newest
+        first, last = 1, newest.seq - 1
+        found: Manifest | None = None
+        while first <= last:
+            middle = (first + last) // 2
+            manifest = self.manifest_at(middle)
+            if manifest.published_at_ns <= at_ns:
+                found, first = manifest, middle + 1
+            else:
+                last = middle - 1
+        if found is None:
+            raise Missing(f"{self.name} had not been published at that time", dataset=self.name)
+        return found
+
+    def manifests(self) -> list[tuple[int, str]]:
+        """(seq, key) of all manifest objects, oldest first. The newest seq may stand in the head only."""
+        prefix = names.manifest_prefix(self.root)
+        return [(names.parse_manifest_key(self.root, info.key)[0], info.key) for info in self.store.list(prefix)]
+
+
+def check_prefix(text: str) -> bytes:
+    """A folder inside a dataset as people write it, as its clean bytes; empty for the root."""
+    path = text.strip("/").encode("utf-8", "surrogateescape")
+    try:
+        return names.check_directory(path)
+    except Corrupt as error:
+        raise Invalid(f"{text!r} is no path inside a dataset: {error.message}") from error
