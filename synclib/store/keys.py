@@ -8,11 +8,13 @@ KEY_BYTES_MAX = 1024  # S3's limit
 
 
 def check_key(key: str) -> str:
-    """``key`` if every store can hold it: relative, no empty, ``.`` or ``..`` component, no control character."""
+    """``key`` if every store can hold it: relative, no empty, ``.`` or ``..`` component, no control
+    character, no surrogate; at most KEY_BYTES_MAX bytes.
+    """
     components = key.split("/")
     if (
         any(component in ("", ".", "..") for component in components)
-        or any(ord(character) < 32 or ord(character) == 127 for character in key)
+        or any(ord(character) < 32 or ord(character) == 127 or "\ud800" <= character <= "\udfff" for character in key)
         or len(key.encode()) > KEY_BYTES_MAX
     ):
         raise Invalid(f"{key[:200]!r} is no key")

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from synclib.clock import SystemClock, SystemEntropy
 from synclib.errors import Conflict, Corrupt, Invalid, Missing
 from synclib.store.base import Store
+from synclib.store.file import FileStore
 from synclib.store.memory import MemoryStore
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", "file"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    return MemoryStore()
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    root = tmp_path / "store"
+    root.mkdir()
+    yield FileStore(str(root), SystemClock(), SystemEntropy())
 
 
 def get(store: Store, key: str) -> bytes:
