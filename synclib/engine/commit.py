@@ -185,7 +185,7 @@ class Commit:
 
     def _lay_kept(self, ref: RunRef, head: HeadState, laid: Laid, base_chain: Chain) -> Laid:
         own = RunReader(self._cache, self._dataset.root, ref)
-        chain = Chain(self._cache, self._dataset.root, head.manifest.runs)
+        chain = Chain.of(self._cache, self._dataset.root, head.manifest.runs)
         for run in chain.runs:
             self._packs.update((row[0], PackInfo(*row)) for row in run.tail.packs)
         again = Laid(self._dataset.root, head, laid.scanned_at_ns, self._packs)

@@ -105,8 +105,8 @@ class _Publication:
         cache_directory = host.dataset_cache(dataset.store.url, dataset.root)
         cache = RunCache(cache_directory / "run", dataset.store)
         base_runs = self._fill(cache, base_runs, head)
-        head_chain = Chain(cache, dataset.root, head.manifest.runs)
-        base_chain = head_chain if base_runs == head.manifest.runs else Chain(cache, dataset.root, base_runs)
+        head_chain = Chain.of(cache, dataset.root, head.manifest.runs)
+        base_chain = head_chain if base_runs == head.manifest.runs else Chain.of(cache, dataset.root, base_runs)
         if options.is_dry_run:
             return self._count_only(head, head_chain, base_chain)
         index = ChunkIndex(cache_directory / "chunks.sqlite", self._session)

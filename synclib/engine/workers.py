@@ -10,10 +10,15 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.popen_forkserver import Popen
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from synclib.errors import Unavailable
@@ -29,9 +34,26 @@ def worker_count() -> int:
 
 def start_processes(preload: str, count: int) -> ProcessPoolExecutor:
     """Worker processes that fork from a clean server: the parent's threads and store connections stay out of them."""
-    context = multiprocessing.get_context("forkserver")
+    context = _WorkerContext()
     context.set_forkserver_preload([preload])
     return ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker)
+
+
+class _WorkerProcess(ForkServerProcess):
+    """A process that does not run the caller's main module again: our jobs never live there."""
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Popen:  # noqa: N802 - the name that multiprocessing calls
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            return ForkServerProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _WorkerContext(ForkServerContext):
+    Process = _WorkerProcess
 
 
 def _prepare_worker() -> None:

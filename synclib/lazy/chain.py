@@ -166,8 +166,13 @@ def block_ranges(info: BlockInfo, tail: Tail, *, with_hashes: bool) -> list[tupl
 class Chain:
     """Runs, oldest first, as one table. Any list of runs of one dataset will do: a base may skip others' runs."""
 
-    def __init__(self, source: RangeSource, root: str, runs: Iterable[RunRef]) -> None:
-        self.runs = [RunReader(source, root, ref) for ref in runs]
+    def __init__(self, runs: Iterable[RunReader]) -> None:
+        self.runs = list(runs)
+
+    @classmethod
+    def of(cls, source: RangeSource, root: str, refs: Iterable[RunRef]) -> Chain:
+        """The chain of the runs that a manifest (or a base) names."""
+        return cls(RunReader(source, root, ref) for ref in refs)
 
     def lookup(self, key: bytes) -> Entry | None:
         """The entry of a path, with hashes; None when there is none."""

@@ -1,0 +1,111 @@
+"""From the files that a restore lacks to the ranges it asks for: never one request a small file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from synclib.core.entry import ChunkRef, Entry
+
+# AWS recommends ranges of 8-16 MB; a smaller gap is cheaper to read than another request.
+RANGE_BYTES_MAX = 16 << 20
+GAP_BYTES_MAX = 256 << 10
+# What is planned together: enough that neighbours in a pack meet, little enough to hold in memory.
+WINDOW_BYTES = 256 << 20
+WINDOW_FILES = 20_000
+
+
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """Chunks of one file that go to ``file_offset`` and on. ``is_whole``: they are all of it."""
+
+    entry: Entry
+    chunks: tuple[ChunkRef, ...]
+    file_offset: int
+    is_whole: bool
+
+
+class FetchPlan(msgspec.Struct, frozen=True):
+    """One job: ranges of packs, and the pieces that they hold all bytes of."""
+
+    ranges: dict[bytes, list[tuple[int, int]]]
+    pieces: list[Piece]
+
+    @property
+    def range_count(self) -> int:
+        return sum(map(len, self.ranges.values()))
+
+    @property
+    def range_bytes(self) -> int:
+        return sum(stop - start for ranges in self.ranges.values() for start, stop in ranges)
+
+
+def split_file(entry: Entry, wanted: tuple[ChunkRef, ...]) -> Iterator[Piece]:
+    """Pieces of at most one range's bytes that hold the wanted chunks of a file, whole if that is possible."""
+    if sum(chunk.stored_bytes for chunk in entry.chunks) <= RANGE_BYTES_MAX and len(wanted) == len(entry.chunks):
+        yield Piece(entry, entry.chunks, 0, is_whole=True)
+        return
+    missing = {chunk.hash for chunk in wanted}
+    offset = start = size = 0
+    run: list[ChunkRef] = []
+    for chunk in entry.chunks:
+        is_missing = chunk.hash in missing
+        if run and (not is_missing or size + chunk.stored_bytes > RANGE_BYTES_MAX or chunk.pack != run[-1].pack):
+            yield Piece(entry, tuple(run), start, is_whole=False)
+            run, size = [], 0
+        if is_missing:
+            start = start if run else offset
+            run.append(chunk)
+            size += chunk.stored_bytes
+        offset += chunk.plain_bytes
+    if run:
+        yield Piece(entry, tuple(run), start, is_whole=False)
+
+
+def plan_window(pieces: list[Piece]) -> Iterator[FetchPlan]:
+    """Group pieces by pack, in the order of offsets, into jobs of about one range's bytes."""
+    by_pack: dict[bytes, list[Piece]] = {}
+    scattered: list[Piece] = []
+    for piece in pieces:
+        packs = {chunk.pack for chunk in piece.chunks}
+        if len(packs) == 1:
+            by_pack.setdefault(piece.chunks[0].pack, []).append(piece)
+        else:
+            scattered.append(piece)
+    for group in by_pack.values():
+        group.sort(key=lambda piece: piece.chunks[0].offset)
+        yield from _cut(group)
+    yield from _cut(scattered)
+
+
+def _cut(group: list[Piece]) -> Iterator[FetchPlan]:
+    job: list[Piece] = []
+    size = 0
+    for piece in group:
+        piece_bytes = sum(chunk.stored_bytes for chunk in piece.chunks)
+        if job and size + piece_bytes > RANGE_BYTES_MAX:
+            yield FetchPlan(coalesce(job), job)
+            job, size = [], 0
+        job.append(piece)
+        size += piece_bytes
+    if job:
+        yield FetchPlan(coalesce(job), job)
+
+
+def coalesce(pieces: list[Piece]) -> dict[bytes, list[tuple[int, int]]]:
+    """The fewest ranges, by pack, that hold all chunks: neighbours are joined over small gaps."""
+    spans: dict[bytes, list[tuple[int, int]]] = {}
+    for piece in pieces:
+        for chunk in piece.chunks:
+            spans.setdefault(chunk.pack, []).append((chunk.offset, chunk.offset + chunk.stored_bytes))
+    joined: dict[bytes, list[tuple[int, int]]] = {}
+    for pack, found in spans.items():
+        found.sort()
+        ranges = joined[pack] = [found[0]]
+        for start, stop in found[1:]:
+            first, last = ranges[-1]
+            if start - last <= GAP_BYTES_MAX and max(stop, last) - first <= RANGE_BYTES_MAX:
+                ranges[-1] = (first, max(last, stop))
+            else:
+                ranges.append((start, stop))
+    return joined

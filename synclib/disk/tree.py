@@ -1,0 +1,232 @@
+"""A dataset's directory on disk, written so that no name leads outside it (I9) and no file is ever torn.
+
+Every directory is opened component by component without following symlinks; every file is written beside its final
+place (in ``.boxlink/tmp``), verified by the caller, given its times and modes, and then renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from synclib.core.entry import Entry, Kind
+from synclib.core.names import STATE_DIRECTORY
+from synclib.errors import Corrupt, Full, Invalid
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORIES_KEPT = 64
+TEMPORARY = os.path.join(STATE_DIRECTORY, "tmp").encode()
+
+
+class InTheWay(Exception):
+    """Something that is not ours stands where an entry belongs."""
+
+
+class Tree:
+    """One process's hold on a dataset's directory. Not safe between threads."""
+
+    def __init__(self, top: bytes) -> None:
+        self.top = top
+        self._root = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._count = 0
+
+    def close(self) -> None:
+        self.forget()
+        os.close(self._root)
+
+    def forget(self) -> None:
+        """Close the directories that are kept open."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def directory(self, path: bytes) -> int:
+        """A descriptor of a directory below the top; Corrupt where a component is no directory."""
+        if not path:
+            return self._root
+        if (kept := self._open.get(path)) is not None:
+            self._open.move_to_end(path)
+            return kept
+        parent, _, name = path.rpartition(b"/")
+        try:
+            descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=self.directory(parent))
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise Corrupt("a path leads through something that is no directory", path=os.fsdecode(path)) from error
+            raise
+        self._open[path] = descriptor
+        while len(self._open) > _DIRECTORIES_KEPT:
+            os.close(self._open.popitem(last=False)[1])
+        return descriptor
+
+    def lstat(self, entry: Entry) -> os.stat_result | None:
+        """What stands at an entry's path; None when nothing does."""
+        try:
+            return os.stat(entry.name, dir_fd=self.directory(entry.directory), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except Corrupt:
+            # A parent is no directory (yet): whatever is there, it is not this path.
+            return None
+
+    def readlink(self, entry: Entry) -> bytes:
+        return os.readlink(entry.name, dir_fd=self.directory(entry.directory))
+
+    def open_file(self, entry: Entry) -> int:
+        """A descriptor to read what stands at a file's path; OSError when that is no file."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(entry.name, flags, dir_fd=self.directory(entry.directory))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is no file", entry.name)
+        return descriptor
+
+    def make_directory(self, entry: Entry) -> None:
+        """A directory with at least the owner's rights, so that it can be filled; its mode comes last."""
+        parent = self.directory(entry.directory)
+        for _ in range(2):
+            try:
+                os.mkdir(entry.name, 0o700, dir_fd=parent)
+                break
+            except FileExistsError:
+                found = os.stat(entry.name, dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    return
+                os.unlink(entry.name, dir_fd=parent)
+        self.set_mode(Entry(entry.directory, entry.name, Kind.DIRECTORY, entry.mode | 0o700))
+
+    def set_mode(self, entry: Entry) -> None:
+        """A directory's or file's mode. Symlinks are refused, not followed."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(entry.name, flags, dir_fd=self.directory(entry.directory))
+        try:
+            os.fchmod(descriptor, entry.mode)
+        finally:
+            os.close(descriptor)
+
+    def make_symlink(self, entry: Entry) -> None:
+        temporary = self._temporary_name()
+        os.symlink(entry.target, temporary, dir_fd=self._temporary())
+        os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=self._temporary(), follow_symlinks=False)
+        self._place(temporary, entry)
+
+    def write_file(self, entry: Entry, pieces: Iterable[bytes | memoryview]) -> None:
+        """A file whole: its bytes, mode and time, then its name."""
+        temporary, descriptor = self.create_temporary()
+        try:
+            with open(descriptor, "wb", buffering=0, closefd=False) as file:
+                for piece in pieces:
+                    write_all(file.fileno(), piece)
+            self.finish_file(temporary, descriptor, entry)
+        except BaseException:
+            self.discard(temporary)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def create_temporary(self) -> tuple[bytes, int]:
+        """(name, descriptor) of a new file that :meth:`finish_file` can place."""
+        temporary = self._temporary_name()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with full_disk_is_an_error():
+            return temporary, os.open(temporary, flags, 0o600, dir_fd=self._temporary())
+
+    def open_temporary(self, temporary: bytes) -> int:
+        return os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._temporary())
+
+    def finish_file(self, temporary: bytes, descriptor: int, entry: Entry) -> None:
+        """Give a temporary file its mode and time, and rename it to its place."""
+        os.fchmod(descriptor, entry.mode)
+        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+        self._place(temporary, entry)
+
+    def discard(self, temporary: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=self._temporary())
+
+    def _place(self, temporary: bytes, entry: Entry) -> None:
+        source, target = self._temporary(), self.directory(entry.directory)
+        try:
+            os.rename(temporary, entry.name, src_dir_fd=source, dst_dir_fd=target)
+        except IsADirectoryError:
+            self._clear_directory(entry, target)
+            os.rename(temporary, entry.name, src_dir_fd=source, dst_dir_fd=target)
+
+    def _clear_directory(self, entry: Entry, parent: int) -> None:
+        self._drop_open(entry.path)
+        try:
+            os.rmdir(entry.name, dir_fd=parent)
+        except OSError as error:
+            raise InTheWay("a directory with other files is in the way") from error
+
+    def _drop_open(self, path: bytes) -> None:
+        for kept in [kept for kept in self._open if kept == path or kept.startswith(path + b"/")]:
+            os.close(self._open.pop(kept))
+
+    def remove(self, entry: Entry) -> bool:
+        """Remove what stands at an entry's path: a directory only if it is empty. False when it stays."""
+        try:
+            parent = self.directory(entry.directory)
+            if entry.kind == Kind.DIRECTORY:
+                self._drop_open(entry.path)
+                os.rmdir(entry.name, dir_fd=parent)
+            else:
+                os.unlink(entry.name, dir_fd=parent)
+        except (FileNotFoundError, Corrupt):
+            return True
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+                return False
+            raise
+        return True
+
+    def prepare(self) -> None:
+        """Make the place for temporary files, and empty it of what a killed restore left."""
+        for name in (STATE_DIRECTORY.encode(), TEMPORARY):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=self._root)
+        with os.scandir(self._temporary()) as listing:
+            for item in listing:
+                os.unlink(item.name, dir_fd=self._temporary())
+
+    def _temporary(self) -> int:
+        return self.directory(TEMPORARY)
+
+    def _temporary_name(self) -> bytes:
+        self._count += 1
+        return b"%d-%d" % (os.getpid(), self._count)
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
+    """Write all of ``data``, at ``offset`` or at the file's position; Full when the disk is."""
+    view = memoryview(data)
+    with full_disk_is_an_error():
+        while view:
+            written = os.write(descriptor, view) if offset is None else os.pwrite(descriptor, view, offset)
+            view = view[written:]
+            offset = None if offset is None else offset + written
+
+
+@contextlib.contextmanager
+def full_disk_is_an_error() -> Iterator[None]:
+    """ENOSPC, EDQUOT and a file-size limit become Full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise Full(
+                error.strerror or "the disk is full", hint="make room, then run it again: it continues"
+            ) from error
+        raise
+
+
+def open_tree(top: bytes) -> Tree:
+    """Hold on an existing directory; Invalid when it is none."""
+    try:
+        return Tree(top)
+    except OSError as error:
+        raise Invalid(f"{os.fsdecode(top)} cannot be used: {error.strerror}", path=os.fsdecode(top)) from error

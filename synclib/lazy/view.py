@@ -1,0 +1,163 @@
+"""A reader of a dataset at one seq that fetches what is asked for, and verifies it (the reader protocol)."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from synclib.clock import ulid_text
+from synclib.core import names
+from synclib.core.entry import ChunkRef, Entry, Kind
+from synclib.core.manifest import Manifest
+from synclib.core.pack import decode_chunk
+from synclib.core.plan import Piece, coalesce
+from synclib.errors import Corrupt, Invalid, Missing
+from synclib.lazy.chain import Chain
+from synclib.reader import FirstTouch
+from synclib.store.base import Store
+
+_CACHE_BYTES = 64 << 20
+
+
+class ChunkSource:
+    """Verified chunks from packs, the latest ones kept in memory; safe between threads."""
+
+    def __init__(self, store: Store, root: str) -> None:
+        self._store, self._root = store, root
+        self._kept: OrderedDict[bytes, bytes] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+
+    def read(self, entry: Entry, chunks: tuple[ChunkRef, ...]) -> list[bytes]:
+        """The plain bytes of chunks of one file; those not kept are fetched together."""
+        found: dict[bytes, bytes] = {}
+        with self._lock:
+            for chunk in chunks:
+                if chunk.hash in self._kept:
+                    self._kept.move_to_end(chunk.hash)
+                    found[chunk.hash] = self._kept[chunk.hash]
+        lacking = tuple(chunk for chunk in chunks if chunk.hash not in found)
+        if lacking:
+            found.update(self._fetch(entry, lacking))
+        return [found[chunk.hash] for chunk in chunks]
+
+    def _fetch(self, entry: Entry, chunks: tuple[ChunkRef, ...]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for pack, ranges in coalesce([Piece(entry, chunks, 0, is_whole=False)]).items():
+            key = names.pack_key(self._root, ulid_text(pack))
+            data = self._store.get_ranges(key, ranges)
+            for chunk in chunks:
+                if chunk.pack == pack and chunk.hash not in found:
+                    try:
+                        found[chunk.hash] = _slice(chunk, ranges, data)
+                    except Corrupt as error:
+                        error.key, error.path = key, os.fsdecode(entry.path)
+                        raise
+        self._keep(found)
+        return found
+
+    def _keep(self, found: dict[bytes, bytes]) -> None:
+        with self._lock:
+            for chunk_hash, plain in found.items():
+                if chunk_hash not in self._kept:
+                    self._kept[chunk_hash] = plain
+                    self._kept_bytes += len(plain)
+            while self._kept_bytes > _CACHE_BYTES:
+                self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+
+
+def _slice(chunk: ChunkRef, ranges: list[tuple[int, int]], data: list[bytes]) -> bytes:
+    for (start, stop), piece in zip(ranges, data, strict=True):
+        if start <= chunk.offset and chunk.offset + chunk.stored_bytes <= stop:
+            at = chunk.offset - start
+            return bytes(decode_chunk(chunk, memoryview(piece)[at : at + chunk.stored_bytes]))
+    raise AssertionError("a plan covers its chunks")
+
+
+class View:
+    """A dataset at one seq, read from its chain and its packs."""
+
+    def __init__(self, manifest: Manifest, chain: Chain, source: ChunkSource) -> None:
+        self.seq = manifest.seq
+        self.digest = manifest.digest
+        self.on_first_touch: FirstTouch | None = None
+        self._chain = chain
+        self._source = source
+
+    def stat(self, path: bytes) -> Entry:
+        entry = self._chain.lookup(names.sort_key(*names.split_path(path))) if path else None
+        if entry is None:
+            raise Missing(f"there is no {os.fsdecode(path)} at seq {self.seq}", path=os.fsdecode(path))
+        return entry
+
+    def _check_directory(self, path: bytes) -> None:
+        if path and self.stat(path).kind != Kind.DIRECTORY:
+            raise Invalid(f"{os.fsdecode(path)} is no directory", path=os.fsdecode(path))
+
+    def listdir(self, path: bytes) -> Iterator[Entry]:
+        self._check_directory(path)
+        return self._chain.listdir(path)
+
+    def walk(self, path: bytes = b"") -> Iterator[Entry]:
+        self._check_directory(path)
+        return self._chain.below(path)
+
+    def readlink(self, path: bytes) -> bytes:
+        entry = self.stat(path)
+        if entry.kind != Kind.SYMLINK:
+            raise Invalid(f"{os.fsdecode(path)} is no symlink", path=os.fsdecode(path))
+        return entry.target
+
+    def open(self, path: bytes) -> ViewFile:
+        entry = self.stat(path)
+        if entry.kind != Kind.FILE:
+            raise Invalid(f"{os.fsdecode(path)} is no file", path=os.fsdecode(path))
+        return ViewFile(entry, self)
+
+    def read_chunks(self, entry: Entry, first: int, stop: int) -> list[bytes]:
+        """The plain bytes of some chunks of a file."""
+        return self._source.read(entry, entry.chunks[first:stop])
+
+    def close(self) -> None:
+        """Nothing is held that does not end with the view."""
+
+
+class ViewFile:
+    """A file of a view. ``on_first_touch`` hears of a chunk once per open file."""
+
+    def __init__(self, entry: Entry, view: View) -> None:
+        self.entry = entry
+        self._view = view
+        self._touched: set[int] = set()
+
+    def pread(self, offset: int, length: int) -> bytes:
+        stop = min(offset + length, self.entry.size)
+        if offset < 0 or offset >= stop:
+            return b""
+        first, last, start = _covering(self.entry.chunks, offset, stop)
+        self._touch(first, last, offset, stop)
+        joined = b"".join(self._view.read_chunks(self.entry, first, last))
+        return joined[offset - start : stop - start]
+
+    def _touch(self, first: int, last: int, offset: int, stop: int) -> None:
+        if self._view.on_first_touch is not None and not self._touched.issuperset(range(first, last)):
+            self._touched.update(range(first, last))
+            self._view.on_first_touch(self.entry.path, offset, stop - offset)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _covering(chunks: tuple[ChunkRef, ...], offset: int, stop: int) -> tuple[int, int, int]:
+    """(first, past the last, file offset of the first) of the chunks that hold offset..stop."""
+    position, first, start = 0, -1, 0
+    for index, chunk in enumerate(chunks):
+        after = position + chunk.plain_bytes
+        if first < 0 and after > offset:
+            first, start = index, position
+        if after >= stop:
+            return first, index + 1, start
+        position = after
+    raise AssertionError("a file's chunks add up to its size")

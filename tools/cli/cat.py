@@ -1,0 +1,37 @@
+"""Write a file of a dataset to standard output without restoring it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from tools.cli_context import Context, verb
+
+_PIECE_BYTES = 8 << 20
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("path")
+@click.option("--seq", type=click.IntRange(min=1), help="At this seq; by default the newest.")
+@verb
+def command(context: Context, dataset: str, path: str, seq: int | None) -> None:
+    """Write a file of DATASET to standard output without restoring it; its bytes are verified.
+
+    \b
+    boxlink cat covers 2026/11/9780000000001.jpg > cover.jpg
+    """
+    from synclib.core.names import dataset_root
+    from synclib.errors import Invalid
+    from synclib.lazy.dataset import Dataset, check_prefix
+    from tools.cli_view import open_view
+
+    if context.is_json:
+        raise Invalid("cat writes a file's bytes: it has no --json", hint="boxlink ls DATASET PATH --json")
+    view = open_view(Dataset(context.open_store(), dataset_root(dataset)), seq)
+    file = view.open(check_prefix(path))
+    out = sys.stdout.buffer
+    for offset in range(0, file.entry.size, _PIECE_BYTES):
+        out.write(file.pread(offset, _PIECE_BYTES))
+    out.flush()

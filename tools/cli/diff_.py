@@ -1,0 +1,52 @@
+"""Show what differs between two seqs of a dataset."""
+
+from __future__ import annotations
+
+import click
+
+from tools.cli_context import Context, verb
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("first", metavar="SEQ", type=click.IntRange(min=1))
+@click.argument("second", metavar="SEQ", type=click.IntRange(min=1))
+@verb
+def command(context: Context, dataset: str, first: int, second: int) -> None:
+    """Show what differs between two seqs of DATASET: + added, ~ changed, - deleted.
+
+    \b
+    boxlink diff covers 6 7
+    """
+    from synclib.core.entry import is_same_content
+    from synclib.lazy.chain import Chain, StoreRuns
+    from synclib.lazy.changes import changes
+    from tools.cli_engine import open_dataset, path_text, printable
+
+    opened = open_dataset(context, dataset)
+    manifests = [opened.manifest_at(seq) for seq in (first, second)]
+    source = StoreRuns(opened.store)
+    old, new = (Chain.of(source, opened.root, manifest.runs) for manifest in manifests)
+    found: dict[str, list[str]] = {"added": [], "changed": [], "deleted": []}
+    for before, after in changes(old, new):
+        entry = after or before
+        assert entry is not None
+        if before is not None and after is not None and is_same_content(before, after):
+            continue
+        kind = "added" if before is None else "deleted" if after is None else "changed"
+        if context.is_json:
+            found[kind].append(path_text(entry.path))
+        else:
+            click.echo(f"{ {'added': '+', 'changed': '~', 'deleted': '-'}[kind] } {printable(entry.path)}")
+    if context.is_json:
+        newest = manifests[1]
+        context.emit(
+            {
+                "dataset": dataset,
+                "seq": newest.seq,
+                "digest": newest.digest,
+                "files": newest.file_count,
+                "bytes": newest.plain_bytes,
+                **found,
+            }
+        )

@@ -1,0 +1,44 @@
+"""Prepare a store, and probe that it honours conditional writes."""
+
+from __future__ import annotations
+
+import click
+
+from tools.cli_context import Context, verb
+
+
+@click.command()
+@click.option("--create-bucket", is_flag=True, help="Make the S3 bucket if there is none.")
+@verb
+def command(context: Context, create_bucket: bool) -> None:
+    """Prepare a store, and probe that it honours conditional writes.
+
+    \b
+    boxlink init --store file:///srv/store
+    boxlink init --store s3://bucket/prefix --create-bucket
+
+    A second run changes nothing.
+    """
+    import json
+
+    from synclib.store.probe import probe_conditional_writes
+
+    from synclib.clock import SystemClock, SystemEntropy
+    from synclib.errors import Conflict, Missing
+    from synclib.lazy.dataset import STORE_KEY
+    from synclib.store.open import create_store
+
+    create_store(context.url, context.s3_settings(), create_bucket=create_bucket)
+    store = context.open_store()
+    is_new = False
+    try:
+        store.get(STORE_KEY, size_max=1 << 16)
+    except Missing:
+        probe_conditional_writes(store, SystemClock(), SystemEntropy())
+        try:
+            store.put(STORE_KEY, json.dumps({"v": 1}).encode(), if_absent=True)
+            is_new = True
+        except Conflict:
+            # Another init was there first: the store is ready all the same.
+            is_new = False
+    context.emit({"store": context.url, "is_new": is_new}, f"{context.url} is {'ready' if is_new else 'ready already'}")

@@ -1,0 +1,68 @@
+"""Show a dataset's chain and its seqs."""
+
+from __future__ import annotations
+
+import click
+
+from tools.cli_context import Context, verb
+
+
+@click.command()
+@click.argument("dataset")
+@verb
+def command(context: Context, dataset: str) -> None:
+    """Show the chain that reaches the newest seq of DATASET, and the seqs that can be restored.
+
+    \b
+    boxlink log covers
+    """
+    import time
+
+    from tools.cli_engine import open_dataset, size_text, time_text
+
+    opened = open_dataset(context, dataset)
+    manifest = opened.read_head().manifest
+    seqs = sorted({seq for seq, _ in opened.manifests()} | {manifest.seq})
+    chain = [
+        {
+            "level": run.level,
+            "seq_first": run.seq_first,
+            "seq_last": run.seq_last,
+            "entries": run.entry_count,
+            "tombstones": run.tombstone_count,
+            "bytes": run.object_bytes,
+            "created_at": time_text(run.created_at_ns),
+        }
+        for run in manifest.runs
+    ]
+    result: dict[str, object] = {
+        "dataset": dataset,
+        "seq": manifest.seq,
+        "digest": manifest.digest,
+        "files": manifest.file_count,
+        "bytes": manifest.plain_bytes,
+        "published_at": time_text(manifest.published_at_ns),
+        "publisher": manifest.publisher,
+        "seqs": seqs,
+        "chain": chain,
+    }
+    lines = [
+        f"{dataset} seq {manifest.seq}  digest {manifest.digest}",
+        f"{manifest.file_count} files, {size_text(manifest.plain_bytes)}, "
+        f"published {time_text(manifest.published_at_ns)} by {manifest.publisher}",
+        f"seqs kept: {seqs[0]}..{seqs[-1]} ({len(seqs)})",
+        "",
+        f"{'level':6} {'seqs':>15} {'entries':>10} {'bytes':>10}  age",
+    ]
+    for run in manifest.runs:
+        age = max(0.0, time.time() - run.created_at_ns / 1e9)
+        span = f"{run.seq_first}..{run.seq_last}"
+        lines.append(f"{run.level:6} {span:>15} {run.entry_count:>10} {size_text(run.object_bytes):>10}  {_age(age)}")
+    context.emit(result, "\n".join(lines))
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,77 @@
+"""Make a new seq of a dataset from a directory."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from tools.cli_context import Context, node_option, verb
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=bytes))
+@click.option("--prefix", metavar="SUB", default="", help="Publish into this folder of the dataset.")
+@click.option("--mirror", is_flag=True, help="Make the dataset exactly DIR, also where others changed it meanwhile.")
+@click.option("--allow-delete", is_flag=True, help="Allow it to delete most of the dataset.")
+@click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
+@node_option
+@verb
+def command(
+    context: Context,
+    dataset: str,
+    directory: bytes,
+    prefix: str,
+    mirror: bool,
+    allow_delete: bool,
+    dry_run: bool,
+) -> None:
+    """Make a new seq of DATASET from the directory DIR; none when nothing changed.
+
+    \b
+    boxlink publish covers ./covers
+    boxlink publish covers ./new --prefix 2026/11
+
+    What is published is the difference between DIR and what DIR was when it was last published or restored, so files
+    that others published since are kept. Exit code 3: some files could not be read; the rest is published.
+    """
+    from synclib.engine.publish import PublishOptions, publish
+    from synclib.errors import Partial
+    from synclib.lazy.dataset import check_prefix
+    from tools.cli_engine import connect_of, costs_text, open_dataset, open_host, path_text, printable, progress_bar
+
+    options = PublishOptions(check_prefix(prefix), mirror, allow_delete, dry_run)
+    opened = open_dataset(context, dataset)
+    with progress_bar(context, unit="count" if dry_run else "bytes") as progress:
+        done = publish(opened, connect_of(context), os.path.abspath(directory), open_host(context), options, progress)
+    assert context.meter is not None
+    context.meter.add(done.meter)
+    result: dict[str, object] = {
+        "dataset": dataset,
+        "seq": done.seq,
+        "digest": done.digest,
+        "files": done.files,
+        "bytes": done.plain_bytes,
+        "added": done.added,
+        "changed": done.changed,
+        "deleted": done.deleted,
+        "skipped": [path_text(path) for path, _ in done.skipped],
+        "reasons": {path_text(path): reason for path, reason in done.skipped},
+        "overridden": [path_text(path) for path in done.overridden],
+        "bytes_read": done.read_bytes,
+        "is_new": done.is_new,
+        "dry_run": dry_run,
+    }
+    what = "would be" if dry_run else "is at" if done.is_new else "is still at"
+    place = "" if dry_run else f" seq {done.seq}, digest {done.digest[:16]}"
+    changes = f"{done.added} added, {done.changed} changed, {done.deleted} deleted"
+    context.emit(result, f"{dataset} {what}{place}: {changes}; {done.files} files\n{costs_text(context)}")
+    for path in done.overridden[:20]:
+        context.note(f"boxlink: {printable(path)}: another publisher had changed it too; this publish won")
+    for path, reason in done.skipped[:20]:
+        context.note(f"boxlink: skipped {printable(path)}: {reason}")
+    if len(done.skipped) > 20:
+        context.note(f"boxlink: and {len(done.skipped) - 20} more were skipped")
+    if done.skipped:
+        raise click.exceptions.Exit(Partial.exit_code)

@@ -1,0 +1,89 @@
+"""Bring a directory to a seq of a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tools.cli_context import Context, node_option, verb
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--seq", type=click.IntRange(min=1), help="This seq; by default the newest.")
+@click.option("--at", metavar="TIME", help="The seq that was the newest at this time, such as 2026-11-24T08:00:00Z.")
+@click.option("--path", "sub", metavar="SUB", default="", help="Only this file or folder.")
+@click.option("--delete", is_flag=True, help="Remove files that the dataset does not have.")
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched; write nothing.")
+@node_option
+@verb
+def command(
+    context: Context,
+    dataset: str,
+    directory: Path,
+    seq: int | None,
+    at: str | None,
+    sub: str,
+    delete: bool,
+    dry_run: bool,
+) -> None:
+    """Bring the directory DIR to the newest seq of DATASET, or to another.
+
+    \b
+    boxlink restore covers ./covers
+    boxlink restore covers ./covers --seq 7
+    boxlink restore covers ./covers --path 2026/11 --dry-run
+
+    Only what is not here is fetched. Files that boxlink did not put there stay, unless --delete.
+    """
+    from synclib.engine.restore import RestoreOptions, restore
+    from synclib.errors import Invalid, Partial
+    from synclib.lazy.dataset import check_prefix
+    from tools.cli_engine import (
+        connect_of,
+        costs_text,
+        open_dataset,
+        open_host,
+        parse_time,
+        path_text,
+        printable,
+        progress_bar,
+        size_text,
+    )
+
+    if seq is not None and at is not None:
+        raise Invalid("--seq and --at exclude each other")
+    opened = open_dataset(context, dataset)
+    manifest = opened.manifest_at(seq) if at is None else opened.manifest_at_time(parse_time(at))
+    options = RestoreOptions(check_prefix(sub), delete, dry_run)
+    with progress_bar(context, unit="bytes") as progress:
+        done = restore(opened, manifest, connect_of(context), directory, open_host(context), options, progress)
+    assert context.meter is not None
+    context.meter.add(done.meter)
+    result: dict[str, object] = {
+        "dataset": dataset,
+        "seq": done.seq,
+        "digest": done.digest,
+        "files": done.files,
+        "bytes": done.plain_bytes,
+        "fetched": done.fetched_files,
+        "fetch_requests": done.fetch_requests,
+        "deleted": done.deleted,
+        "kept": [path_text(path) for path in done.kept],
+        "problems": {path_text(path): reason for path, reason in done.problems},
+        "dry_run": dry_run,
+    }
+    if dry_run:
+        text = f"would fetch {done.fetched_files} files with {done.fetch_requests} requests"
+    else:
+        fetched = f"{done.fetched_files} files fetched ({size_text(done.fetched_bytes)})"
+        text = f"{directory} is at seq {done.seq}, digest {done.digest[:16]}: {fetched}, {done.deleted} deleted"
+    context.emit(result, f"{text}\n{costs_text(context)}")
+    for path in done.kept[:20]:
+        context.note(f"boxlink: kept {printable(path)}: the dataset removed it, but it was changed here")
+    for path, reason in done.problems[:20]:
+        context.note(f"boxlink: {printable(path)}: {reason}")
+    if done.problems:
+        raise click.exceptions.Exit(Partial.exit_code)

@@ -1,0 +1,107 @@
+"""What the verbs that run the engine share: the host, the dataset, worker connections, progress."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from synclib.clock import SystemClock, SystemEntropy
+from synclib.core.names import dataset_root
+from synclib.engine.host import Connect, Host, Progress, no_progress
+from synclib.errors import Invalid
+from synclib.lazy.dataset import Dataset
+from tools.cli_context import Context
+
+
+def open_host(context: Context) -> Host:
+    """This machine: state in ``$XDG_STATE_HOME/boxlink``, caches in ``$XDG_CACHE_HOME/boxlink``."""
+    home = Path.home()
+    state = Path(os.environ.get("XDG_STATE_HOME") or home / ".local/state") / "boxlink"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "boxlink"
+    return Host(context.node, SystemClock(), SystemEntropy(), state, cache)
+
+
+def open_dataset(context: Context, name: str) -> Dataset:
+    root = dataset_root(name)
+    return Dataset(context.open_store(), root)
+
+
+def connect_of(context: Context) -> Connect | None:
+    """How worker processes reach the store; None for a store that lives in this process."""
+    if context.url.startswith("memory:"):
+        return None
+    return Connect(context.url, tuple(sorted(context.s3_settings().items())))
+
+
+@contextmanager
+def progress_bar(context: Context, *, unit: str) -> Iterator[Progress]:
+    """A progress display on a terminal; nothing elsewhere. ``unit``: "bytes" or "count"."""
+    if context.is_quiet or context.is_json or not sys.stderr.isatty():
+        yield no_progress
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    column = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), column, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, object] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total or None)
+            bar.update(tasks[what], completed=done, total=total or None)  # type: ignore[arg-type]
+
+        yield show
+
+
+def path_text(path: bytes) -> str:
+    """A path as JSON and terminals show it; bytes that are no UTF-8 as surrogate escapes, safe to print."""
+    return os.fsdecode(path)
+
+
+def printable(path: bytes) -> str:
+    """A path for a terminal: control characters and undecodable bytes are shown, not sent."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def time_text(time_ns: int) -> str:
+    """RFC 3339 in UTC, to the second."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: str) -> int:
+    """Nanoseconds since 1970 of an ISO 8601 time; local time where it names no zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Invalid(f"{text!r} is no time", hint="write 2026-11-24T08:00:00Z") from error
+    return int(moment.timestamp() * 1e9)
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def costs_text(context: Context) -> str:
+    """Requests, bytes and dollars of this run for people."""
+    meter = context.meter
+    if meter is None:
+        return ""
+    requests = ", ".join(f"{number} {verb}" for verb, number in meter.requests.items() if number) or "no requests"
+    seconds = time.monotonic() - context.started
+    return (
+        f"{requests}; {size_text(meter.bytes_up)} up, {size_text(meter.bytes_down)} down; "
+        f"${meter.usd:.6f}; {seconds:.1f} s"
+    )
