@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from synclib.store.base import Body, Fetched, ObjectInfo, Store
@@ -65,10 +65,12 @@ class Meter:
 class MeteredStore:
     """Wraps a store; every request that reaches it is counted, also those that fail."""
 
-    def __init__(self, store: Store, meter: Meter) -> None:
+    def __init__(self, store: Store, meter: Meter, put_requests: Callable[[int], int] = lambda _: 1) -> None:
+        """``put_requests`` says how many requests the store makes to write a file of a size."""
         self.url = store.url
         self.store = store
         self.meter = meter
+        self._put_requests = put_requests
 
     def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
         self.meter.count("get")
@@ -89,8 +91,12 @@ class MeteredStore:
         return fetched
 
     def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
-        size = os.stat(body).st_size if isinstance(body, Path) else len(body)
-        self.meter.count("put", up=size)
+        if isinstance(body, Path):
+            size = os.stat(body).st_size
+            is_conditional = if_absent or if_match is not None
+            self.meter.count("put", requests=1 if is_conditional else self._put_requests(size), up=size)
+        else:
+            self.meter.count("put", up=memoryview(body).nbytes)
         return self.store.put(key, body, if_absent=if_absent, if_match=if_match)
 
     def delete(self, key: str, *, if_match: str | None = None) -> None:

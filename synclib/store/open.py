@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from synclib.clock import Clock, Entropy, SystemClock, SystemEntropy
 from synclib.errors import Invalid
-from synclib.store.base import Store
 from synclib.store.file import FileStore
+from synclib.store.keys import check_key
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter, MeteredStore
+from synclib.store.retry import RetryStore
+
+if TYPE_CHECKING:
+    from synclib.store.base import Store
+    from synclib.store.s3 import S3Store
+
+# General purpose buckets' naming rules; the servers know the finer ones.
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 def open_store(
     url: str, s3: Mapping[str, str | None], *, clock: Clock | None = None, entropy: Entropy | None = None
 ) -> tuple[Store, Meter]:
-    """The store at ``url``; ``s3`` may hold ``endpoint``, ``region`` and ``profile``."""
+    """The store at ``url``; ``s3`` may hold ``endpoint``, ``region`` and ``profile``.
+
+    Worker processes call this themselves: a store does not cross a fork (base.py).
+    """
+    clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     meter = Meter()
-    return MeteredStore(_open(url, s3, clock or SystemClock(), entropy or SystemEntropy()), meter), meter
+    real = _open(url, s3, clock, entropy)
+    if isinstance(real, FileStore | MemoryStore):
+        metered = MeteredStore(real, meter)
+    else:
+        from synclib.store.s3 import put_requests
+
+        metered = MeteredStore(real, meter, put_requests)
+    # Metering is inside, so that every try is counted.
+    return RetryStore(metered, clock, entropy), meter
 
 
-def create_store(url: str) -> None:
-    """Make what a store at ``url`` stands in: the directory of ``file://``. No error when it is there."""
-    store = _open(url, {}, SystemClock(), SystemEntropy())
-    if isinstance(store, FileStore):
-        store.create()
+def prepare_store(url: str, s3: Mapping[str, str | None], *, create_bucket: bool = False) -> None:
+    """Make what a store stands in: the directory of ``file://``; the bucket of ``s3://``, when asked to.
+
+    No error when it is there.
+    """
+    real = _open(url, s3, SystemClock(), SystemEntropy())
+    if isinstance(real, FileStore):
+        real.create()
+    elif create_bucket and not isinstance(real, MemoryStore):
+        real.create_bucket()
 
 
-def _open(url: str, s3: Mapping[str, str | None], clock: Clock, entropy: Entropy) -> Store:
+def _open(url: str, s3: Mapping[str, str | None], clock: Clock, entropy: Entropy) -> FileStore | MemoryStore | S3Store:
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "file":
         return FileStore(_directory(url, rest), clock, entropy)
+    if separator and scheme == "s3":
+        return _open_s3(url, rest, s3)
     if separator and scheme == "memory":
         return MemoryStore(rest)
     raise Invalid(f"{url!r} names no store", hint="use file:///DIR or s3://BUCKET/PREFIX")
@@ -45,3 +74,16 @@ def _directory(url: str, rest: str) -> str:
     if b"\0" in directory:
         raise Invalid(f"{url!r} names no directory: it has a NUL")
     return directory.rstrip(b"/").decode(errors="surrogateescape") or "/"
+
+
+def _open_s3(url: str, rest: str, s3: Mapping[str, str | None]) -> S3Store:
+    # A quarter of a second that file:// need not pay.
+    from synclib.store.s3 import S3Store
+
+    bucket, _, prefix = rest.partition("/")
+    prefix = prefix.rstrip("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise Invalid(f"{url!r} names no bucket", hint="use s3://BUCKET/PREFIX; a bucket's name is in lower case")
+    if prefix:
+        check_key(prefix)
+    return S3Store(bucket, prefix, endpoint=s3.get("endpoint"), region=s3.get("region"), profile=s3.get("profile"))
