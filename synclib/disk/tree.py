@@ -110,6 +110,8 @@ class Tree:
 
     def make_symlink(self, entry: Entry) -> None:
         temporary = self._temporary_name()
+        while self._exists(temporary):
+            temporary = self._temporary_name()
         os.symlink(entry.target, temporary, dir_fd=self._temporary())
         os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=self._temporary(), follow_symlinks=False)
         self._place(temporary, entry)
@@ -130,10 +132,11 @@ class Tree:
 
     def create_temporary(self) -> tuple[bytes, int]:
         """(name, descriptor) of a new file that :meth:`finish_file` can place."""
-        temporary = self._temporary_name()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with full_disk_is_an_error():
-            return temporary, os.open(temporary, flags, 0o600, dir_fd=self._temporary())
+        while True:
+            temporary = self._temporary_name()
+            with full_disk_is_an_error(), contextlib.suppress(FileExistsError):
+                return temporary, os.open(temporary, flags, 0o600, dir_fd=self._temporary())
 
     def open_temporary(self, temporary: bytes) -> int:
         return os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._temporary())
@@ -192,6 +195,13 @@ class Tree:
         with os.scandir(self._temporary()) as listing:
             for item in listing:
                 os.unlink(item.name, dir_fd=self._temporary())
+
+    def _exists(self, temporary: bytes) -> bool:
+        try:
+            os.stat(temporary, dir_fd=self._temporary(), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _temporary(self) -> int:
         return self.directory(TEMPORARY)

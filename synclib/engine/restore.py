@@ -12,7 +12,7 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class RestoreOptions:
     is_delete: bool = False  # remove what the dataset does not have
     is_dry_run: bool = False
     is_full: bool = True  # look at every path; else only at what the chain changed since
+    before_change: Callable[[], None] = lambda: None  # called once, before the first change to what stands here
 
 
 @dataclass
@@ -129,6 +130,7 @@ class _Restoration:
             for plan in self._plans():
                 self._result.fetch_requests += plan.range_count
             return self._result
+        self._options.before_change()
         abandoned = self._mark_begun()
         self._tree.prepare()
         for runs in abandoned:

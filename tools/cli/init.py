@@ -21,14 +21,13 @@ def command(context: Context, create_bucket: bool) -> None:
     """
     import json
 
-    from synclib.store.probe import probe_conditional_writes
-
     from synclib.clock import SystemClock, SystemEntropy
     from synclib.errors import Conflict, Missing
     from synclib.lazy.dataset import STORE_KEY
-    from synclib.store.open import create_store
+    from synclib.store.open import prepare_store
+    from synclib.store.probe import probe_conditional_writes
 
-    create_store(context.url, context.s3_settings(), create_bucket=create_bucket)
+    prepare_store(context.url, context.s3_settings(), create_bucket=create_bucket)
     store = context.open_store()
     is_new = False
     try:

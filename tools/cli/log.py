@@ -48,7 +48,7 @@ def command(context: Context, dataset: str) -> None:
     }
     lines = [
         f"{dataset} seq {manifest.seq}  digest {manifest.digest}",
-        f"{manifest.file_count} files, {size_text(manifest.plain_bytes)}, "
+        f"{manifest.file_count} files, {size_text(manifest.plain_bytes)}",
         f"published {time_text(manifest.published_at_ns)} by {manifest.publisher}",
         f"seqs kept: {seqs[0]}..{seqs[-1]} ({len(seqs)})",
         "",

@@ -54,7 +54,7 @@ def command(context: Context, dataset: str | None, seq: int | None, is_data: boo
             click.echo(f"{name} seq {done.seq}: {state} ({done.runs} runs, {done.packs} packs)")
             for key, message in done.damage:
                 click.echo(f"  {key}: {message}")
-    result = results[0] if dataset else {"datasets": results}
+    result: dict[str, object] = results[0] if dataset else {"datasets": results}
     context.emit(result, costs_text(context))
     if damaged:
         raise click.exceptions.Exit(Corrupt.exit_code)
