@@ -110,7 +110,7 @@ def verb(function: F) -> Callable[..., Any]:
     def run(*args: Any, store: str | None, is_json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
         context = _running
         context.store_url, context.is_json, context.is_quiet, context.is_verbose = store, is_json, quiet, verbose
-        context.node_name = kwargs.pop("node", None)
+        context.node_name = kwargs.pop("node_name", None)
         return function(context, *args, **kwargs)
 
     return run
@@ -118,9 +118,9 @@ def verb(function: F) -> Callable[..., Any]:
 
 def node_option(function: F) -> F:
     """``--node NAME`` for verbs that act as a node."""
-    return click.option("--node", metavar="NAME", help="This node's name (else BOXLINK_NODE, else the host name).")(
-        function
-    )
+    return click.option(
+        "--node", "node_name", metavar="NAME", help="This node's name (else BOXLINK_NODE, else the host name)."
+    )(function)
 
 
 def report_error(error: BoxlinkError) -> int:

@@ -41,3 +41,14 @@ def decompress(stored: bytes | memoryview, plain_bytes: int) -> bytes:
     if len(plain) != plain_bytes:
         raise Corrupt(f"a zstd frame holds {len(plain)} bytes where {plain_bytes} were promised")
     return plain
+
+
+def content_size(stored: bytes) -> int:
+    """How long a frame says that its content is; Corrupt when it says nothing."""
+    try:
+        size = zstandard.frame_content_size(stored)
+    except zstandard.ZstdError as error:
+        raise Corrupt(f"a zstd frame does not decode: {error}") from error
+    if size < 0:
+        raise Corrupt("a zstd frame does not say how long its content is")
+    return size

@@ -130,6 +130,8 @@ class _Restoration:
             for plan in self._plans():
                 self._result.fetch_requests += plan.range_count
             return self._result
+        if self._is_done_already():
+            return self._result
         self._options.before_change()
         abandoned = self._mark_begun()
         self._tree.prepare()
@@ -144,6 +146,11 @@ class _Restoration:
         if not self._result.problems:
             self._mark_done()
         return self._result
+
+    def _is_done_already(self) -> bool:
+        before = self._before
+        is_same = before is not None and before.restoring is None and before.runs == self._manifest.runs
+        return is_same and not self._missing.count and not self._options.is_delete
 
     # -- first pass: what is missing
 

@@ -1,0 +1,47 @@
+"""Rolling log files as endless streams: which bytes of which file come next, as a pure plan.
+
+A stream is named by its newest file, ``render-17.log``; ``render-17.log.1``, ``.2`` … are what it was before, the
+highest number the oldest. A file is told by its inode and by how it begins, so a rotation is a change of names only.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+SEGMENT_BYTES_MAX = 1 << 20
+SEGMENT_AGE_S = 30.0
+BACKLOG_BYTES_MAX = 1 << 30
+PREFIX_BYTES = 256
+
+_ROTATED = re.compile(r"(.+)\.([0-9]{1,4})")
+
+
+class LogFile(msgspec.Struct):
+    """What was sent of one file. ``start``: place of its first byte in the stream."""
+
+    device: int
+    inode: int
+    prefix: bytes  # how it begins: at most PREFIX_BYTES of what was sent
+    start: int
+    sent: int = 0
+
+
+class LogStream(msgspec.Struct):
+    """What was sent of one stream; files oldest first."""
+
+    files: list[LogFile] = []
+    stop: int = 0  # place after the last byte of all files that are gone
+    dropped_bytes: int = 0
+
+
+def stream_of(name: str) -> tuple[str, int]:
+    """(stream, age) of a file in data/log: age 0 is the file that still grows."""
+    match = _ROTATED.fullmatch(name)
+    return (match[1], int(match[2])) if match else (name, 0)
+
+
+def is_due(pending_bytes: int, waiting_s: float, is_complete: bool) -> bool:
+    """Whether pending bytes go up now: enough of them, old enough, or nothing more will come."""
+    return pending_bytes > 0 and (is_complete or pending_bytes >= SEGMENT_BYTES_MAX or waiting_s >= SEGMENT_AGE_S)

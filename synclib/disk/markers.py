@@ -1,0 +1,72 @@
+"""The marker files of a dataset's directory: read bounded, written whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from synclib.core import names
+from synclib.core.markers import MARKER_BYTES_MAX, Active, Down, Error, parse_active, parse_down
+from synclib.disk.atomic import write_atomic
+from synclib.errors import Corrupt, Invalid
+
+
+class Markers:
+    """The markers in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            descriptor = os.open(self.directory / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        with open(descriptor, "rb") as file:
+            data = file.read(MARKER_BYTES_MAX + 1)
+        if len(data) > MARKER_BYTES_MAX:
+            raise Invalid(f"{name} is larger than {MARKER_BYTES_MAX} bytes", path=str(self.directory / name))
+        return data
+
+    def active(self) -> Active | None:
+        """What is asked for; None when nothing is. Invalid when the text is not understood."""
+        data = self._read(names.ACTIVE)
+        try:
+            return None if data is None else parse_active(data.decode())
+        except UnicodeDecodeError as error:
+            raise Invalid("synch.active is not UTF-8", path=str(self.directory / names.ACTIVE)) from error
+
+    def down(self) -> Down | None:
+        """What was answered; None when nothing was, or nothing that can be read."""
+        data = self._read(names.DOWN)
+        try:
+            return None if data is None else parse_down(data)
+        except Corrupt:
+            return None
+
+    def up_identity(self) -> tuple[int, int] | None:
+        """What tells one synch.up from another put there later; None when there is none."""
+        try:
+            status = os.stat(self.directory / names.UP)
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+    def write_down(self, down: Down) -> None:
+        write_atomic(self.directory / names.DOWN, down.model_dump_json().encode() + b"\n")
+        self.remove(names.ERROR)
+
+    def write_error(self, error: Error) -> None:
+        """Say why not; the same words are not written twice, so that watchers are not woken for nothing."""
+        data = self._read(names.ERROR)
+        if data is not None:
+            with contextlib.suppress(ValueError):
+                old = Error.model_validate_json(data)
+                if (old.kind, old.message) == (error.kind, error.message):
+                    return
+        write_atomic(self.directory / names.ERROR, error.model_dump_json().encode() + b"\n")
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.directory / name)

@@ -1,0 +1,242 @@
+"""One dataset on a node: reads the markers and the head, and does what core/node.py decides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from synclib.clock import Clock
+from synclib.core import names
+from synclib.core.manifest import Manifest
+from synclib.core.markers import Active, Down, error_marker
+from synclib.core.node import RELEASED, Do, Seen, decide, poll_delay
+from synclib.disk.held import Held
+from synclib.disk.markers import Markers
+from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.publish import PublishOptions, publish
+from synclib.engine.restore import RestoreOptions, restore
+from synclib.errors import BoxlinkError, Interrupted, Partial, Unavailable
+from synclib.lazy.dataset import Dataset, HeadState
+from synclib.store.base import Store
+from synclib.store.meter import Meter
+
+_ERROR_DELAY_S = 2.0
+_ERROR_DELAY_MAX_S = 60.0
+
+
+class Log(Protocol):
+    """What of a logger is used here: an event and its fields."""
+
+    def info(self, event: str, **fields: object) -> object: ...
+
+    def warning(self, event: str, **fields: object) -> object: ...
+
+
+class Follower:
+    """One dataset's life. Its rounds must not overlap; it may be used from different threads one after the other."""
+
+    def __init__(
+        self,
+        directory: Path,
+        store: Store,
+        connect: Connect | None,
+        host: Host,
+        log: Log,
+        poll_s: float,
+        should_stop: Callable[[], bool],
+        meter: Meter,
+    ) -> None:
+        self.name = names.check_dataset(directory.name)
+        self._directory, self._store, self._connect, self._host, self._log = directory, store, connect, host, log
+        self._poll_s, self._should_stop, self._meter = poll_s, should_stop, meter
+        self._dataset = Dataset(store, names.dataset_root(self.name))
+        self._markers = Markers(directory)
+        self._held = Held(directory)
+        self._head: HeadState | None = None
+        self._head_due = 0.0
+        self._changed_at: float | None = None
+        self._is_checked = False
+        self._asked: tuple[object, ...] = ()
+        self._failures = 0
+        self.error: BoxlinkError | None = None
+
+    def is_due(self) -> bool:
+        """Whether a round may find something to do: the head is to be polled, or the markers changed."""
+        return self._host.clock.monotonic() >= self._head_due or self._asked != self._ask()
+
+    def _ask(self) -> tuple[object, ...]:
+        """What tells that somebody touched a marker."""
+        found: list[object] = []
+        for name in (names.ACTIVE, names.UP, names.DOWN):
+            try:
+                status = os.stat(self._directory / name)
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+            except OSError:
+                found.append(None)
+        return tuple(found)
+
+    def round(self) -> BoxlinkError | None:
+        """Do what there is to do. An error is written to synch.error and returned; a later round tries again."""
+        before = self.error
+        try:
+            self._round()
+            self.error, self._failures = None, 0
+        except Interrupted:
+            raise
+        except BoxlinkError as error:
+            self._fail(error)
+        except OSError as error:
+            # The disk, not the store: full and forbidden are worth telling apart; the rest keeps its own words.
+            self._fail(Unavailable(f"{error.strerror}: {error.filename}", hint="see the node's log"))
+        if before is not None and self.error is None:
+            self._markers.remove(names.ERROR)
+        self._asked = self._ask()
+        return self.error
+
+    def _fail(self, error: BoxlinkError) -> None:
+        if self.error is None or self.error.message != error.message:
+            self._log.warning("failed", **{**error.as_dict(), "dataset": self.name})
+        self.error = error
+        self._markers.write_error(error_marker(self.name, error, now_text(self._host.clock)))
+        delay = min(_ERROR_DELAY_MAX_S, _ERROR_DELAY_S * 2.0**self._failures)
+        self._failures += 1
+        self._head_due = self._host.clock.monotonic() + delay
+
+    def _round(self) -> None:
+        for _ in range(4):
+            seen, target, active = self._look()
+            action = decide(seen)
+            if action is Do.NOTHING:
+                return
+            if self._should_stop():
+                raise Interrupted("stopped")
+            self._act(action, seen, target, active)
+
+    def _look(self) -> tuple[Seen, Manifest | None, Active | None]:
+        active = self._markers.active()
+        is_up = self._markers.up_identity() is not None
+        state = self._held.read()
+        target = self._target(active) if active is not None and not is_up else None
+        seen = Seen(
+            active,
+            is_up,
+            self._markers.down(),
+            0 if state is None else state.seq,
+            "" if state is None else state.digest,
+            state is not None and state.restoring is not None,
+            self._is_checked,
+            0 if target is None else target.seq,
+            "" if target is None else target.digest,
+        )
+        return seen, target, active
+
+    def _target(self, active: Active) -> Manifest:
+        """What should stand here: the head, by one conditional GET when it is due; or the seq that is asked for."""
+        clock = self._host.clock
+        now = clock.monotonic()
+        if self._head is None or now >= self._head_due:
+            state = self._dataset.read_head_since(self._head.etag if self._head is not None else None)
+            if state is not None:
+                if self._head is not None:
+                    self._changed_at = now
+                self._head = state
+            since = None if self._changed_at is None else now - self._changed_at
+            self._head_due = now + poll_delay(self._poll_s, since, self._host.entropy.uniform())
+        assert self._head is not None
+        if active.seq is None or active.seq == self._head.manifest.seq:
+            return self._head.manifest
+        try:
+            return self._held.manifest(active.seq)
+        except BoxlinkError:
+            return self._dataset.manifest_at(active.seq)
+
+    def _act(self, action: Do, seen: Seen, target: Manifest | None, active: Active | None) -> None:
+        if action is Do.WITHDRAW:
+            self._markers.remove(names.DOWN)
+        elif action is Do.PUBLISH:
+            self._publish()
+        elif action is Do.RELEASE:
+            assert seen.down is not None
+            self._markers.write_down(
+                seen.down.model_copy(update={"reason": RELEASED, "at": now_text(self._host.clock)})
+            )
+            self._log.info("released", dataset=self.name, seq=seen.local_seq)
+        else:
+            assert target is not None
+            assert active is not None
+            if action is Do.RESTORE:
+                self._restore(target, seen.is_checked)
+            self._answer(target.seq, target.digest, active)
+
+    def _restore(self, target: Manifest, is_checked: bool) -> None:
+        clock = self._host.clock
+        started = clock.monotonic()
+        options = RestoreOptions(is_full=not is_checked, before_change=self._withdraw)
+        done = restore(self._dataset, target, self._connect, self._directory, self._host, options, self._stoppable())
+        self._meter.add(done.meter)
+        if done.problems:
+            path, reason = done.problems[0]
+            raise Partial(
+                f"{len(done.problems)} paths could not be restored, the first: {os.fsdecode(path)}: {reason}",
+                hint="correct it here; the node tries again",
+                path=os.fsdecode(path),
+            )
+        self._is_checked = True
+        self._log.info(
+            "restored",
+            dataset=self.name,
+            seq=target.seq,
+            digest=target.digest,
+            fetched=done.fetched_files,
+            deleted=done.deleted,
+            seconds=round(clock.monotonic() - started, 3),
+        )
+
+    def _withdraw(self) -> None:
+        """Files are about to change: what synch.down says holds no longer (I1)."""
+        self._markers.remove(names.DOWN)
+
+    def _stoppable(self) -> Progress:
+        def progress(what: str, done: int, total: int) -> None:
+            if self._should_stop():
+                raise Interrupted("stopped while it was at work", hint="start it again: it continues")
+
+        return progress
+
+    def _answer(self, seq: int, digest: str, active: Active) -> None:
+        reason = ""
+        if active.mode == "lazy":
+            reason = "restored eagerly: this version has no lazy mode"
+        elif active.source == "snapshot":
+            reason = "restored from the store: this version starts from no snapshot"
+        down = Down(
+            dataset=self.name, seq=seq, digest=digest, mode="eager", reason=reason, at=now_text(self._host.clock)
+        )
+        self._markers.write_down(down)
+
+    def _publish(self) -> None:
+        identity = self._markers.up_identity()
+        directory = os.fsencode(os.path.abspath(self._directory))
+        done = publish(self._dataset, self._connect, directory, self._host, PublishOptions(), self._stoppable())
+        self._meter.add(done.meter)
+        self._log.info("published", dataset=self.name, seq=done.seq, digest=done.digest, skipped=len(done.skipped))
+        self._head = None
+        reason = f"{len(done.skipped)} paths were skipped" if done.skipped else ""
+        at = now_text(self._host.clock)
+        down = Down(dataset=self.name, seq=done.seq, digest=done.digest, mode="publish", reason=reason, at=at)
+        self._markers.write_down(down)
+        if identity == self._markers.up_identity():
+            self._markers.remove(names.UP)
+        if done.skipped:
+            path, why = done.skipped[0]
+            raise Partial(
+                f"{len(done.skipped)} paths were skipped, the first: {os.fsdecode(path)}: {why}", path=os.fsdecode(path)
+            )
+
+
+def now_text(clock: Clock) -> str:
+    """RFC 3339, UTC."""
+    return datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,165 @@
+"""The node's daemon: finds datasets that are asked for, keeps each at its target, sends logs up.
+
+A scan of the markers each second is the truth; file events only wake it sooner. Each dataset has its own thread while
+it has something to do, so that a long restore holds up neither the others nor the logs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from synclib.core import names
+from synclib.core.markers import error_marker
+from synclib.disk.markers import Markers
+from synclib.engine.follow import Follower, Log, now_text
+from synclib.engine.host import Connect, Host
+from synclib.engine.logship import LogShipper
+from synclib.errors import BoxlinkError, Interrupted, Invalid
+from synclib.store.base import Store
+from synclib.store.meter import Meter
+
+_SCAN_S = 1.0
+_DATASETS_AT_ONCE = 4
+
+
+class Node:
+    """One data directory's daemon."""
+
+    def __init__(
+        self, data: Path, store: Store, connect: Connect | None, host: Host, log: Log, poll_s: float, meter: Meter
+    ) -> None:
+        self._data, self._store, self._connect, self._host = data, store, connect, host
+        self._log, self._poll_s, self._meter = log, poll_s, meter
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._followers: dict[str, Follower] = {}
+        self._running: dict[str, Future[BoxlinkError | None]] = {}
+        self._watched: set[str] = set()
+        self._refused: set[str] = set()
+        self._log_error = ""
+        self.shipper = LogShipper(
+            data / names.LOG_DIRECTORY,
+            data / names.STATE_DIRECTORY / "log.json",
+            host.node,
+            store,
+            host.clock,
+            log,
+        )
+
+    def stop(self) -> None:
+        """Ask it to end; safe in a signal handler."""
+        self._stop.set()
+        self._wake.set()
+
+    def run_once(self) -> dict[str, BoxlinkError]:
+        """One round of everything that is asked for; the errors, by dataset."""
+        errors: dict[str, BoxlinkError] = {}
+        for name in self._scan():
+            error = self._followers[name].round()
+            if error is not None:
+                errors[name] = error
+        self._ship(is_last=True)
+        return errors
+
+    def run(self) -> None:
+        """Until :meth:`stop`; then what is at work ends at its next step, and what was logged goes up."""
+        observer = Observer()
+        observer.start()
+        pool = ThreadPoolExecutor(_DATASETS_AT_ONCE, thread_name_prefix="dataset")
+        try:
+            while not self._stop.is_set():
+                self._wake.clear()
+                names_ = self._scan()
+                self._watch(observer, names_)
+                self._collect()
+                for name in names_:
+                    follower = self._followers[name]
+                    if name not in self._running and follower.is_due():
+                        self._running[name] = pool.submit(follower.round)
+                self._ship(is_last=False)
+                self._wake.wait(_SCAN_S)
+        finally:
+            self._stop.set()
+            observer.stop()
+            observer.join()
+            pool.shutdown(wait=True, cancel_futures=True)
+            self._ship(is_last=True)
+
+    def _collect(self) -> None:
+        """Take the results of rounds that ended; a bug in one ends the daemon rather than going unseen."""
+        for name, future in list(self._running.items()):
+            if future.done():
+                del self._running[name]
+                with contextlib.suppress(Interrupted):
+                    future.result()
+
+    def _scan(self) -> list[str]:
+        """The datasets that have a marker, or that this node knows already."""
+        found: list[str] = []
+        with os.scandir(self._data) as listing:
+            items = sorted((item for item in listing if item.is_dir()), key=lambda item: item.name)
+        for item in items:
+            markers = (os.path.join(item.path, name) for name in (names.ACTIVE, names.UP, names.DOWN))
+            if item.name in self._followers or (any(map(os.path.lexists, markers)) and self._adopt(Path(item.path))):
+                found.append(item.name)
+        return found
+
+    def _adopt(self, directory: Path) -> bool:
+        try:
+            self._followers[directory.name] = Follower(
+                directory,
+                self._store,
+                self._connect,
+                self._host,
+                self._log,
+                self._poll_s,
+                self._stop.is_set,
+                self._meter,
+            )
+        except Invalid as error:
+            if directory.name not in self._refused:
+                self._refused.add(directory.name)
+                self._log.warning("refused", directory=directory.name, **error.as_dict())
+                Markers(directory).write_error(error_marker(directory.name, error, now_text(self._host.clock)))
+            return False
+        return True
+
+    def _watch(self, observer: object, found: list[str]) -> None:
+        """File events of data/ and of each dataset's own directory, not below: only markers matter."""
+        for path in (str(self._data), *(str(self._data / name) for name in found)):
+            if path in self._watched:
+                continue
+            self._watched.add(path)
+            try:
+                observer.schedule(_Waker(self._wake), path)  # type: ignore[attr-defined]
+            except OSError as error:
+                self._log.warning("no file events: the scan alone will notice", path=path, reason=str(error))
+
+    def _ship(self, *, is_last: bool) -> None:
+        """Send logs; while the store does not answer they wait in their files."""
+        try:
+            self.shipper.round(is_last=is_last)
+            self._log_error = ""
+        except BoxlinkError as error:
+            if self._log_error != error.message:
+                self._log_error = error.message
+                self._log.warning("logs wait: they could not be sent", **error.as_dict())
+
+
+class _Waker(FileSystemEventHandler):
+    """Wakes the loop when something called synch.* comes, goes or changes."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        self._wake = wake
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        paths = (event.src_path, getattr(event, "dest_path", ""))
+        if event.is_directory or any(os.path.basename(os.fsdecode(path)) in names.MARKERS for path in paths if path):
+            self._wake.set()

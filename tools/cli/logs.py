@@ -1,0 +1,71 @@
+"""Read the logs that nodes sent up."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from tools.cli_context import Context, verb
+
+
+@click.command()
+@click.argument("node", required=False, default="")
+@click.option("--since", metavar="TIME", help="Only lines that say a later time, such as 2026-11-24T08:00:00Z.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+@verb
+def command(context: Context, node: str, since: str | None, follow: bool) -> None:
+    """Read the logs that NODE (by default every node) sent up.
+
+    \b
+    boxlink logs
+    boxlink logs render-1 --since 2026-11-24T08:00:00Z
+    boxlink logs --follow
+
+    Lines of several files are headed by node/file. --since judges lines of JSON by their field "at"; others pass.
+    """
+    import time
+
+    from synclib.engine.logship import read_log
+    from tools.cli_engine import parse_time
+
+    store = context.open_store()
+    since_ns = parse_time(since) if since else 0
+    done: dict[str, str] = {}
+    rest: dict[str, bytes] = {}
+    while True:
+        for key, found_node, file, data in read_log(store, node):
+            stream = f"{found_node}/{file}"
+            if key <= done.get(stream, ""):
+                continue
+            done[stream] = key
+            *lines, rest[stream] = (rest.get(stream, b"") + data).split(b"\n")
+            for line in lines:
+                _show(context, stream, line, since_ns)
+        if not follow:
+            break
+        time.sleep(1)
+    for stream, line in rest.items():
+        if line:
+            _show(context, stream, line, since_ns)
+
+
+def _show(context: Context, stream: str, line: bytes, since_ns: int) -> None:
+    if since_ns and not _is_later(line, since_ns):
+        return
+    text = line.decode("utf-8", "replace")
+    if context.is_json:
+        click.echo(json.dumps({"stream": stream, "line": text}))
+    else:
+        click.echo(f"{stream}: {text}")
+
+
+def _is_later(line: bytes, since_ns: int) -> bool:
+    """Whether a line of JSON says a later time; other lines pass."""
+    from tools.cli_engine import parse_time
+
+    try:
+        at = json.loads(line)["at"]
+        return parse_time(at) >= since_ns
+    except (ValueError, KeyError, TypeError):
+        return True

@@ -1,0 +1,57 @@
+"""The node's daemon: bring down what data/ asks for, follow it, send logs up."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+
+from tools.cli_context import Context, node_option, verb
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, metavar="DIR")
+@click.option("--once", is_flag=True, help="One round, then end; the exit code is that of the first error.")
+@click.option("--poll", type=click.FloatRange(min=0.1, max=3600), metavar="SECONDS", help="How often to ask (10).")
+@node_option
+@verb
+def command(context: Context, data: Path, once: bool, poll: float | None) -> None:
+    """Bring down the datasets that DIR asks for, keep following them, and send DIR/log up.
+
+    \b
+    boxlink sync --data ./data
+    mkdir -p data/covers && touch data/covers/synch.active     # asks; data/covers/synch.down answers
+
+    synch.active may hold the words eager, lazy, seq=N. synch.up asks for the directory to be published. synch.error
+    says why something did not happen. --json: one object a line for each event.
+    """
+    from synclib.engine.node import Node
+    from synclib.errors import Invalid
+    from tools.cli_engine import connect_of, open_host
+    from tools.daemon_events import open_events
+
+    try:
+        (data / "log").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"{data} cannot be used: {error.strerror}", path=str(data)) from error
+    log = open_events(context, "sync", data / "log")
+    store = context.open_store()
+    assert context.meter is not None
+    node = Node(
+        data, store, connect_of(context), open_host(context), log, poll or context.settings.poll_s, context.meter
+    )
+    if once:
+        errors = node.run_once()
+        shown = {name: error.as_dict() for name, error in errors.items()}
+        context.emit({"errors": shown}, "" if errors else "done")
+        for name, failed in errors.items():
+            context.note(f"boxlink: {name}: {failed.kind}: {failed.message}")
+        if errors:
+            raise click.exceptions.Exit(next(iter(errors.values())).exit_code)
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: node.stop())
+    log.info("started", data=str(data), store=context.url, node=context.node)
+    node.run()
+    log.info("stopped", **context.with_costs({}))
