@@ -20,6 +20,13 @@ from synclib.store.memory import MemoryStore
 Content = dict[bytes, bytes | tuple[str, bytes] | None]
 
 
+class PatientClock(SystemClock):
+    """The system's clock, but that nobody waits."""
+
+    def sleep(self, seconds: float) -> None:
+        """At once."""
+
+
 class Kit:
     """One machine with one dataset in one store."""
 
@@ -31,7 +38,7 @@ class Kit:
         if store is None:
             self.store.put(STORE_KEY, b"{}")
         self.connect = connect
-        self.host = Host("n1", SystemClock(), SeededEntropy(seed), place / "state", place / "cache")
+        self.host = Host("n1", PatientClock(), SeededEntropy(seed), place / "state", place / "cache")
         self.dataset = Dataset(self.store, dataset_root("covers"))
         self.directory = place / "source"
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,7 @@ class Commit:
                 self._archive(state)
                 return state, laid
             self._host.clock.sleep(self._host.entropy.uniform() * min(2.0, 0.05 * 2**attempt))
-            head = self._dataset.read_head()
+            head = self._dataset.read_head_or_empty()
             laid = self._lay_kept(ref, head, laid, base_chain)
             self._dataset.store.delete(ref.key(self._dataset.root))
         raise Conflict(

@@ -138,9 +138,10 @@ class _Restoration:
         for runs in abandoned:
             self._remove_old(self._chain_of(cache, runs), new)
         self._remove_old(old, new)
-        self._make_all()
         if self._options.is_delete:
+            # First, so that a stranger's full directory is not in the way of a file.
             self._remove_extra(new)
+        self._make_all()
         for entry in reversed(self._late_modes):
             self._attempt(entry, self._tree.set_mode)
         if not self._result.problems:
@@ -348,6 +349,7 @@ class _Restoration:
                 self._result.deleted += 1
         for extra in reversed(directories):
             self._result.deleted += self._tree.remove(extra)
+        self._tree.forget()
 
     def _make_all(self) -> None:
         count = worker_count() * (2 if self._dataset.store.url.startswith("s3:") else 1)
