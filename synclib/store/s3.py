@@ -86,7 +86,7 @@ class S3Store:
                 hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role",
             )
         self._region = self._session.region_name or "us-east-1"
-        self._objects = self._open()
+        self._transfer = self._open()
 
     def _open(self) -> Client:
         config: dict[str, Any] = {"region": self._region, "disable_bulk_delete": True}
@@ -127,11 +127,15 @@ class S3Store:
                 )
             return self._admin_client
 
-    def _full(self, key: str) -> str:
+    @property
+    def _objects(self) -> Client:
         if S3Store._process is None:
             S3Store._process = os.getpid()
         if S3Store._process != os.getpid():
             raise RuntimeError("S3 was used before this process was forked: start workers by spawn or forkserver")
+        return self._transfer
+
+    def _full(self, key: str) -> str:
         return self._root + check_key(key)
 
     def create_bucket(self) -> None:
