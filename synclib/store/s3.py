@@ -31,6 +31,7 @@ from synclib.store.s3_errors import reply_of, translate, translated
 PUT_BYTES_MAX = 64 << 20  # what one PUT may hold in memory; larger files go in parts
 PART_BYTES = 16 << 20
 SINGLE_PUT_BYTES_MAX = 5 << 30  # S3's limit
+PAGE_KEYS = 1000  # S3's page, so that no page is fetched before it is needed
 _PARTS_IN_FLIGHT = 4
 _CONTENDED_TRIES = 4
 # boto3 renews credentials that have less than 10 minutes left, so none is used after its end.
@@ -266,7 +267,8 @@ class S3Store:
         start = _start(prefix, after)
         last = b""
         with translated(prefix):
-            for page in obstore.list(self._objects, within or None, offset=self._root + start if start else None):
+            offset = self._root + start if start else None
+            for page in obstore.list(self._objects, within or None, offset=offset, chunk_size=PAGE_KEYS):
                 for found in page:
                     key = found["path"].removeprefix(self._root)
                     encoded = key.encode()
