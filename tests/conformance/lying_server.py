@@ -39,6 +39,8 @@ def lying(*answers: Answer | bytes | None) -> Iterator[tuple[str, list[str]]]:
             request = "".join(lines)
             if not request:
                 return
+            if "100-continue" in request.lower():
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             length = next((int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length")), 0)
             source.read(length)
             which = answers[min(len(requests), len(answers) - 1)]
