@@ -5,10 +5,31 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-# Given the request's first line and headers; returns the bytes of the answer, or None never to answer.
-Answer = Callable[[str], bytes | None]
+
+class Trickle:
+    """An answer that comes a byte at a time, for as long as the client bears it."""
+
+    def __init__(self, data: bytes, pause_s: float) -> None:
+        self.data = data
+        self.pause_s = pause_s
+        self.sent = 0
+
+    def send(self, connection: socket.socket) -> None:
+        # Whatever the client sends is a sign of its leaving; none does while it waits for an answer.
+        connection.settimeout(self.pause_s)
+        for byte in self.data:
+            connection.sendall(bytes([byte]))
+            self.sent += 1
+            with suppress(TimeoutError):
+                connection.recv(1)
+                return
+
+
+# Given the request's first line and headers; returns the answer, or None never to answer.
+Reply = bytes | Trickle | None
+Answer = Callable[[str], Reply]
 
 
 def answer(status: str, body: bytes = b"", *, length: int | None = None, headers: str = "") -> bytes:
@@ -25,7 +46,7 @@ def refusal(status: str, code: str) -> bytes:
 
 
 @contextmanager
-def lying(*answers: Answer | bytes | None) -> Iterator[tuple[str, list[str]]]:
+def lying(*answers: Answer | Reply) -> Iterator[tuple[str, list[str]]]:
     """Serve the answers in turn, the last one for ever; yields (endpoint, requests seen)."""
     listener = socket.create_server(("127.0.0.1", 0))
     requests: list[str] = []
@@ -46,7 +67,9 @@ def lying(*answers: Answer | bytes | None) -> Iterator[tuple[str, list[str]]]:
             which = answers[min(len(requests), len(answers) - 1)]
             requests.append(request)
             reply = which(request) if callable(which) else which
-            if reply is not None:
+            if isinstance(reply, Trickle):
+                reply.send(connection)
+            elif reply is not None:
                 connection.sendall(reply)
                 connection.close()
 

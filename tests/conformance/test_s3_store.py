@@ -28,7 +28,7 @@ from synclib.store.outcome import NotApplied
 from synclib.store.retry import TRIES, RetryStore
 from synclib.store.s3 import Deadlines, S3Store, put_requests
 from tests.conformance.conftest import BUCKET
-from tests.conformance.lying_server import Answer, answer, lying, refusal
+from tests.conformance.lying_server import Answer, Trickle, answer, lying, refusal
 
 QUICK = Deadlines(connect_s=0.5, silence_s=0.5, request_s=1.0)
 
@@ -96,6 +96,32 @@ def test_whole_objects_are_right_or_an_error(connect: Connect, what: str, reply:
         connect(endpoint).get("a", size_max=100)
     assert type(caught.value) is kind, what
     assert caught.value.key == "a"
+
+
+def test_a_trickle_is_cut_off(connect: Connect) -> None:
+    """Never silent for long, and never done: the deadline of the whole request ends it."""
+    trickle = Trickle(answer("200 OK", bytes(1000)), 0.05)
+    with lying(trickle) as (endpoint, _), pytest.raises(Unavailable):
+        connect(endpoint).get("a", size_max=1000)
+    assert 0 < trickle.sent < 1000
+
+
+@pytest.mark.parametrize(
+    ("what", "reply"),
+    [
+        ("more than the suffix", answer("206 X", bytes(50), headers="Content-Range: bytes 50-99/100\r\n")),
+        (
+            "a huge one",
+            answer("206 X", b"1", length=1 << 40, headers=f"Content-Range: bytes 0-{(1 << 40) - 1}/{1 << 40}\r\n"),
+        ),
+        ("less than the suffix", answer("206 X", bytes(5), headers="Content-Range: bytes 95-99/100\r\n")),
+        ("the beginning", answer("206 X", bytes(10), headers="Content-Range: bytes 0-9/100\r\n")),
+        ("a whole object", answer("200 OK", bytes(100))),
+    ],
+)
+def test_suffixes_are_right_or_an_error(connect: Connect, what: str, reply: bytes) -> None:
+    with lying(reply) as (endpoint, _), pytest.raises(Unavailable):
+        connect(endpoint).get_suffix("a", 10)
 
 
 def test_hints(connect: Connect) -> None:
