@@ -79,6 +79,15 @@ def test_a_root_that_is_not_there_is_missing_until_created(tmp_path: Path) -> No
     assert read(store, "a") == b"1"
 
 
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = open_file_store(str(tmp_path / "file"))
+    for call in (store.create, lambda: store.put("a", b""), lambda: store.get("a", size_max=1)):
+        with pytest.raises(Invalid) as caught:
+            call()
+        assert "directory" in caught.value.hint
+
+
 def test_processes_lose_no_increment(store: FileStore, root: Path) -> None:
     store.put("count", b"0")
     barrier = SPAWN.Barrier(3)

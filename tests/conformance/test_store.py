@@ -13,7 +13,7 @@ from synclib.clock import SystemEntropy
 from synclib.errors import Conflict, Corrupt, Invalid, Missing
 from synclib.store.base import Fetched, Store
 from synclib.store.open import open_store
-from tests.conformance.conftest import REAL_S3
+from tests.conformance.conftest import REAL_ENDPOINT, REAL_S3
 
 
 def get(store: Store, key: str) -> bytes:
@@ -221,11 +221,12 @@ if REAL_S3:
 
     def test_many_objects_are_listed_in_pages() -> None:
         url = f"{REAL_S3}/{SystemEntropy().token(8).hex()}"
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        store, meter = open_store(url, {"endpoint": endpoint, "region": os.environ.get("AWS_REGION")})
+        store, meter = open_store(url, {"endpoint": REAL_ENDPOINT, "region": os.environ.get("AWS_REGION")})
         keys = [f"many/{number:04}" for number in range(2005)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda key: store.put(key, b""), keys))
         assert [info.key for info in store.list("many/")] == keys
         assert meter.requests["list"] == 3
         assert [info.key for info in store.list("many/1", after="many/1500")] == keys[1501:2000]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(store.delete, keys))
