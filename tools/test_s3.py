@@ -6,6 +6,7 @@ It is built (once), started on a free port of the loopback, and stopped whatever
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -17,6 +18,8 @@ SUITES = ("tests/conformance",)
 
 def main() -> int:
     """pytest's exit code; a BoxlinkError's where the server cannot be had."""
+    # An exception, so that the server is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with s3server.running() as server:
             environment = {**os.environ, **server.environment(), "BOXLINK_TEST_S3": server.url}

@@ -22,7 +22,8 @@ from synclib.store.file_names import split_key
 
 _COPY_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+_OF_ANOTHER_KIND = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 class FileStore:
@@ -221,6 +222,8 @@ def _kind(error: OSError, key: str) -> BoxlinkError:
         return Full(f"no room in the store: {text}", key=key, hint="free space, or raise the quota")
     if error.errno in _REFUSED:
         return Invalid(f"the store refused it: {text}", key=key, hint="check the owner and rights of the directory")
+    if error.errno in _OF_ANOTHER_KIND:
+        return Invalid(f"the store refused it: {text}", key=key, hint="a store is a directory: name one")
     if error.errno == errno.ENOENT:
         return Missing(f"it is gone: {error.filename!r}", key=key)
     return Unavailable(f"the file system failed: {text}", key=key, hint="see the kernel's log")

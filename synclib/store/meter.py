@@ -107,6 +107,6 @@ class MeteredStore:
         """A listing is counted a request per 1,000 keys, as S3 pages them."""
         self.meter.count("list")
         for number, info in enumerate(self.store.list(prefix, after=after), 1):
-            if number % 1000 == 0:
+            if number > 1 and number % 1000 == 1:
                 self.meter.count("list")
             yield info

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from synclib.clock import Clock, Entropy, ulid_bytes, ulid_text
 from synclib.errors import BoxlinkError, Conflict, Missing, Unsupported
@@ -16,14 +17,17 @@ from synclib.store.base import Store
 _RACERS = 6
 _SIZE_MAX = 64
 
+T = TypeVar("T")
+
 
 def probe_conditional_writes(store: Store, clock: Clock, entropy: Entropy) -> None:
     """Unsupported when the store does not honour conditions; leaves nothing behind."""
     key = f"probe/{ulid_text(ulid_bytes(clock, entropy))}"
-    first = store.put(key, b"first", if_absent=True)
+    first = _must_succeed("a create of what is not there", lambda: store.put(key, b"first", if_absent=True))
     try:
         _must_conflict("a create of what is there", lambda: store.put(key, b"again", if_absent=True))
-        second = store.put(key, b"second", if_match=first)
+        _must_hold(store, key, b"first")
+        second = _must_succeed("a replacement by the right etag", lambda: store.put(key, b"second", if_match=first))
         _must_conflict("a replacement by an old etag", lambda: store.put(key, b"late", if_match=first))
         _must_conflict("a delete by an old etag", lambda: store.delete(key, if_match=first))
         _must_hold(store, key, b"second")
@@ -31,10 +35,17 @@ def probe_conditional_writes(store: Store, clock: Clock, entropy: Entropy) -> No
         store.delete(key)
         _must_have_one_winner(store, key, None)
         etag = store.put(key, b"last")
-        store.delete(key, if_match=etag)
+        _must_succeed("a delete by the right etag", lambda: store.delete(key, if_match=etag))
         _must_be_gone(store, key)
     finally:
         store.delete(key)
+
+
+def _must_succeed(what: str, call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except (Conflict, Unsupported) as error:
+        raise _unsupported(f"{what} was refused ({error.message})") from error
 
 
 def _must_conflict(what: str, call: Callable[[], object]) -> None:
@@ -48,7 +59,7 @@ def _must_conflict(what: str, call: Callable[[], object]) -> None:
 def _must_hold(store: Store, key: str, wanted: bytes) -> None:
     fetched = store.get(key, size_max=_SIZE_MAX)
     if fetched is None or fetched.data != wanted:
-        raise _unsupported("a refused write was applied")
+        raise _unsupported("a write was applied that was refused, or lost that was accepted")
 
 
 def _must_be_gone(store: Store, key: str) -> None:

@@ -30,7 +30,9 @@ from synclib.store.s3_errors import reply_of, translate, translated
 
 PUT_BYTES_MAX = 64 << 20  # what one PUT may hold in memory; larger files go in parts
 PART_BYTES = 16 << 20
+QUICK_BYTES = 1 << 20
 SINGLE_PUT_BYTES_MAX = 5 << 30  # S3's limit
+PAGE_KEYS = 1000  # S3's page, so that no page is fetched before it is needed
 _PARTS_IN_FLIGHT = 4
 _CONTENDED_TRIES = 4
 # boto3 renews credentials that have less than 10 minutes left, so none is used after its end.
@@ -39,10 +41,14 @@ _CREDENTIALS_TTL = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds: to connect; without a byte; for a whole request."""
+    """Seconds: to connect; to the first byte of an answer and from byte to byte; for a whole request.
+
+    HTTP clients count sending a body as waiting for the answer, so ``silence_s`` holds for small bodies only; large
+    ones have ``request_s``.
+    """
 
     connect_s: float = 5.0
-    silence_s: float = 60.0
+    silence_s: float = 20.0
     request_s: float = 300.0
 
 
@@ -86,9 +92,10 @@ class S3Store:
                 hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role",
             )
         self._region = self._session.region_name or "us-east-1"
-        self._objects = self._open()
+        self._quick = self._open(deadlines.silence_s)
+        self._bulk = self._open(deadlines.request_s)
 
-    def _open(self) -> Client:
+    def _open(self, silence_s: float) -> Client:
         config: dict[str, Any] = {"region": self._region, "disable_bulk_delete": True}
         if self._endpoint is not None:
             config["endpoint"] = self._endpoint
@@ -100,7 +107,7 @@ class S3Store:
             client_options={
                 "allow_http": self._endpoint is not None and self._endpoint.startswith("http://"),
                 "connect_timeout": timedelta(seconds=self._deadlines.connect_s),
-                "read_timeout": timedelta(seconds=self._deadlines.silence_s),
+                "read_timeout": timedelta(seconds=silence_s),
                 "timeout": timedelta(seconds=self._deadlines.request_s),
             },
             retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=self._deadlines.request_s)},
@@ -127,11 +134,15 @@ class S3Store:
                 )
             return self._admin_client
 
-    def _full(self, key: str) -> str:
+    def _objects(self, sent_bytes: int = 0) -> Client:
+        """The client for a request whose body has ``sent_bytes``."""
         if S3Store._process is None:
             S3Store._process = os.getpid()
         if S3Store._process != os.getpid():
             raise RuntimeError("S3 was used before this process was forked: start workers by spawn or forkserver")
+        return self._quick if sent_bytes <= QUICK_BYTES else self._bulk
+
+    def _full(self, key: str) -> str:
         return self._root + check_key(key)
 
     def create_bucket(self) -> None:
@@ -151,7 +162,7 @@ class S3Store:
         with translated(key):
             try:
                 options: Any = {} if if_none_match is None else {"if_none_match": if_none_match}
-                result = obstore.get(self._objects, full, options=options)
+                result = obstore.get(self._objects(), full, options=options)
             except NotModifiedError:
                 return None
             size = result.meta["size"]
@@ -169,7 +180,7 @@ class S3Store:
             return []
         starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
         with translated(key):
-            found = obstore.get_ranges(self._objects, full, starts=starts, ends=stops, coalesce=0)
+            found = obstore.get_ranges(self._objects(), full, starts=starts, ends=stops, coalesce=0)
         data = [bytes(part) for part in found]
         for (start, stop), part in zip(ranges, data, strict=True):
             if len(part) != stop - start:
@@ -180,7 +191,7 @@ class S3Store:
         full = self._full(key)
         with translated(key):
             try:
-                result = obstore.get(self._objects, full, options={"range": {"suffix": length}})
+                result = obstore.get(self._objects(), full, options={"range": {"suffix": length}})
                 data = bytes(result.bytes())
             except GenericError as error:
                 return self._empty(key, full, error)
@@ -191,7 +202,7 @@ class S3Store:
         """An empty object has no last bytes: servers answer 416, or 200 with nothing."""
         reply = reply_of(error)
         if reply.status == 416 or "non-partial response" in reply.text:
-            found = obstore.head(self._objects, full)
+            found = obstore.head(self._objects(), full)
             if found["size"] == 0:
                 return Fetched(b"", _etag(found["e_tag"], key), 0)
         raise translate(error, key) from error
@@ -208,7 +219,7 @@ class S3Store:
             return self._put_streamed(key, full, body, size, if_absent, if_match)
         with translated(key):
             result = obstore.put(
-                self._objects,
+                self._objects(size),
                 full,
                 body,
                 use_multipart=True,
@@ -223,7 +234,7 @@ class S3Store:
         for tries_left in reversed(range(_CONTENDED_TRIES)):
             try:
                 with translated(key, is_conditional=is_conditional):
-                    result = obstore.put(self._objects, full, data, mode=mode, use_multipart=False)
+                    result = obstore.put(self._objects(len(data)), full, data, mode=mode, use_multipart=False)
                 return _etag(result["e_tag"], key)
             except Conflict as conflict:
                 # 409: it was not decided because others were writing; nothing was done, so ask again.
@@ -245,7 +256,7 @@ class S3Store:
         full = self._full(key)
         if if_match is None:
             with translated(key):
-                obstore.delete(self._objects, full)
+                obstore.delete(self._objects(), full)
             return
         try:
             self._client.delete_object(Bucket=self.bucket, Key=full, IfMatch=if_match)
@@ -262,7 +273,8 @@ class S3Store:
         start = _start(prefix, after)
         last = b""
         with translated(prefix):
-            for page in obstore.list(self._objects, within or None, offset=self._root + start if start else None):
+            offset = self._root + start if start else None
+            for page in obstore.list(self._objects(), within or None, offset=offset, chunk_size=PAGE_KEYS):
                 for found in page:
                     key = found["path"].removeprefix(self._root)
                     encoded = key.encode()

@@ -131,10 +131,8 @@ def translate(error: Exception, key: str, *, is_conditional: bool = False) -> Bo
     kind, hint = _kind(reply)
     if is_conditional and kind is Missing and not hint:
         kind = Conflict  # If-Match on a key that is gone
-    if is_conditional and kind is Unavailable and reply.code == "OperationAborted":
-        kind = Conflict
     if is_conditional and kind is Unavailable:
-        kind = Ambiguous
+        kind = Conflict if reply.status == 409 else Ambiguous
     return kind(_message(kind, reply), key=key, hint=hint)
 
 

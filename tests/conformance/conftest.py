@@ -22,7 +22,8 @@ from synclib.store.memory import MemoryStore
 from synclib.store.open import open_store
 from synclib.store.s3 import S3Store
 
-REAL_S3 = os.environ.get("BOXLINK_TEST_S3", "")
+REAL_S3 = os.environ.get("BOXLINK_TEST_S3", "").rstrip("/")
+REAL_ENDPOINT = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 STORES = ["memory", "file", "s3", *(["real"] if REAL_S3 else [])]
 BUCKET = "conformance"
 
@@ -56,22 +57,28 @@ def moto_endpoint(aws_environment: None) -> Iterator[str]:
 
 
 @pytest.fixture(params=[name + plus for name in STORES for plus in ("", "+")])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     name, plus, _ = request.param.partition("+")
     token = SystemEntropy().token(8).hex()
     if name == "memory":
-        return open_store(f"memory://{token}", {})[0] if plus else MemoryStore(token)
-    if name == "file":
+        yield open_store(f"memory://{token}", {})[0] if plus else MemoryStore(token)
+    elif name == "file":
         root = tmp_path / "store"
         root.mkdir()
-        return open_store(f"file://{root}", {})[0] if plus else FileStore(str(root), SystemClock(), SystemEntropy())
-    if name == "s3":
-        url, endpoint = f"s3://{BUCKET}/{token}", request.getfixturevalue("moto_endpoint")
+        yield open_store(f"file://{root}", {})[0] if plus else FileStore(str(root), SystemClock(), SystemEntropy())
+    elif name == "s3":
+        yield open_s3(f"s3://{BUCKET}/{token}", request.getfixturevalue("moto_endpoint"), is_wrapped=bool(plus))
     else:
         request.getfixturevalue("aws_environment")
-        url = f"{REAL_S3.rstrip('/')}/{token}"
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if plus:
-        return open_store(url, {"endpoint": endpoint, "region": os.environ.get("AWS_REGION")})[0]
+        store = open_s3(f"{REAL_S3}/{token}", REAL_ENDPOINT, is_wrapped=bool(plus))
+        yield store
+        for info in list(store.list("")):
+            store.delete(info.key)
+
+
+def open_s3(url: str, endpoint: str | None, *, is_wrapped: bool) -> Store:
+    region = os.environ.get("AWS_REGION")
+    if is_wrapped:
+        return open_store(url, {"endpoint": endpoint, "region": region})[0]
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    return S3Store(bucket, prefix, endpoint=endpoint, region=os.environ.get("AWS_REGION"))
+    return S3Store(bucket, prefix, endpoint=endpoint, region=region)

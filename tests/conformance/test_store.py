@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from synclib.clock import SystemEntropy
 from synclib.errors import Conflict, Corrupt, Invalid, Missing
 from synclib.store.base import Fetched, Store
+from synclib.store.open import open_store
+from tests.conformance.conftest import REAL_ENDPOINT, REAL_S3
 
 
 def get(store: Store, key: str) -> bytes:
@@ -211,3 +215,18 @@ def race(number: int, work: object) -> list[int]:
         thread.join()
     assert not others, others
     return winners
+
+
+if REAL_S3:
+
+    def test_many_objects_are_listed_in_pages() -> None:
+        url = f"{REAL_S3}/{SystemEntropy().token(8).hex()}"
+        store, meter = open_store(url, {"endpoint": REAL_ENDPOINT, "region": os.environ.get("AWS_REGION")})
+        keys = [f"many/{number:04}" for number in range(2005)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda key: store.put(key, b""), keys))
+        assert [info.key for info in store.list("many/")] == keys
+        assert meter.requests["list"] == 3
+        assert [info.key for info in store.list("many/1", after="many/1500")] == keys[1501:2000]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(store.delete, keys))

@@ -1,6 +1,7 @@
 """Client CPU a request of boto3 and obstore against a real S3 server, in one run (docs/decisions/0003-obstore.md).
 
-``python -m tools.bench.s3_clients``. What is counted is this process alone: the server is a process of its own.
+``python -m tools.bench.s3_clients``. What is counted is this process alone: the server is a process of its own. The
+clients take turns; each figure is the median of the passes.
 """
 
 from __future__ import annotations
@@ -8,15 +9,26 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import statistics
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from typing import Any
 
 from tools import s3server
 
+PASSES = 5
 SMALL, LARGE, RANGE = 20_000, 32 << 20, 64 << 10
-_ROUNDS = {"GET 20 KB": 500, "8 ranges of 64 KiB": 100, "PUT 20 KB": 500, "PUT 32 MiB": 8, "GET 32 MiB": 8}
+THREADS = 8
+GET, RANGES, PUT, PUT_LARGE, GET_LARGE = "GET 20 KB", "8 ranges of 64 KiB", "PUT 20 KB", "PUT 32 MiB", "GET 32 MiB"
+BULK = "GET of an 8 MiB range, 8 threads"
+_ROUNDS = {GET: 200, RANGES: 40, PUT: 200, PUT_LARGE: 4, GET_LARGE: 4, BULK: 2}
+_CALLS_A_ROUND = {BULK: 32}
+_STARTS = [index * RANGE * 4 for index in range(8)]
+_BULK_STARTS = [index % 4 * (8 << 20) for index in range(32)]
+
+Calls = dict[str, Callable[[], object]]
 
 
 def measure(rounds: int, call: Callable[[], object]) -> tuple[float, float]:
@@ -30,32 +42,41 @@ def measure(rounds: int, call: Callable[[], object]) -> tuple[float, float]:
     return cpu / rounds * 1e3, (ended - started) / rounds * 1e3
 
 
-def boto3_calls(server: s3server.S3Server, bodies: dict[str, bytes]) -> dict[str, Callable[[], object]]:
-    import boto3
-
-    client = boto3.Session().client("s3", endpoint_url=server.endpoint)
-
-    def ranged() -> None:
-        for index in range(8):
-            start = index * RANGE * 4
-            answer = client.get_object(Bucket=server.bucket, Key="large", Range=f"bytes={start}-{start + RANGE - 1}")
-            answer["Body"].read()
-
-    def get(key: str) -> object:
-        return client.get_object(Bucket=server.bucket, Key=key)["Body"].read()
-
+def calls_of(get: Any, get_range: Any, get_ranges: Any, put: Any, bodies: dict[str, bytes]) -> Calls:
+    pool = ThreadPoolExecutor(THREADS)
     return {
-        "GET 20 KB": lambda: get("small"),
-        "8 ranges of 64 KiB": ranged,
-        "PUT 20 KB": lambda: client.put_object(Bucket=server.bucket, Key="b-small", Body=bodies["small"]),
-        "PUT 32 MiB": lambda: client.put_object(Bucket=server.bucket, Key="b-large", Body=bodies["large"]),
-        "GET 32 MiB": lambda: get("large"),
+        GET: lambda: get("small"),
+        RANGES: lambda: get_ranges("large", _STARTS, RANGE),
+        PUT: lambda: put("new-small", bodies["small"]),
+        PUT_LARGE: lambda: put("new-large", bodies["large"]),
+        GET_LARGE: lambda: get("large"),
+        BULK: lambda: [None for _ in pool.map(lambda start: get_range("large", start, 8 << 20), _BULK_STARTS)],
     }
 
 
-def obstore_calls(
-    server: s3server.S3Server, bodies: dict[str, bytes], *, unsigned: bool
-) -> dict[str, Callable[[], object]]:
+def boto3_calls(server: s3server.S3Server, bodies: dict[str, bytes]) -> Calls:
+    import boto3
+    from botocore.config import Config
+
+    client = boto3.Session().client("s3", endpoint_url=server.endpoint, config=Config(max_pool_connections=THREADS))
+
+    def get(key: str, **arguments: str) -> object:
+        return client.get_object(Bucket=server.bucket, Key=key, **arguments)["Body"].read()
+
+    def get_range(key: str, start: int, length: int) -> object:
+        return get(key, Range=f"bytes={start}-{start + length - 1}")
+
+    def get_ranges(key: str, starts: list[int], length: int) -> object:
+        return [get_range(key, start, length) for start in starts]
+
+    def put(key: str, body: bytes) -> object:
+        return client.put_object(Bucket=server.bucket, Key=key, Body=body)
+
+    return calls_of(get, get_range, get_ranges, put, bodies)
+
+
+def obstore_calls(server: s3server.S3Server, bodies: dict[str, bytes], as_bytes: Callable[[Any], object]) -> Calls:
+    """``as_bytes`` makes the result of obstore's buffers: ``bytes`` copies them, ``memoryview`` does not."""
     import boto3
     import obstore
     from obstore.auth.boto3 import Boto3CredentialProvider
@@ -63,26 +84,25 @@ def obstore_calls(
 
     store = S3Store(
         server.bucket,
-        config={"endpoint": server.endpoint, "region": s3server.REGION, "unsigned_payload": unsigned},
-        client_options={"allow_http": True, "timeout": timedelta(seconds=60)},
+        config={"endpoint": server.endpoint, "region": s3server.REGION},
+        client_options={"allow_http": True},
         credential_provider=Boto3CredentialProvider(boto3.Session()),
     )
-    starts = [index * RANGE * 4 for index in range(8)]
-    ends = [start + RANGE for start in starts]
 
-    def ranged() -> list[bytes]:
-        return [bytes(part) for part in obstore.get_ranges(store, "large", starts=starts, ends=ends, coalesce=0)]
+    def get(key: str) -> object:
+        return as_bytes(obstore.get(store, key).bytes())
+
+    def get_ranges(key: str, starts: list[int], length: int) -> object:
+        stops = [start + length for start in starts]
+        return [as_bytes(part) for part in obstore.get_ranges(store, key, starts=starts, ends=stops, coalesce=0)]
+
+    def get_range(key: str, start: int, length: int) -> object:
+        return get_ranges(key, [start], length)
 
     def put(key: str, body: bytes) -> object:
         return obstore.put(store, key, body, use_multipart=False)
 
-    return {
-        "GET 20 KB": lambda: bytes(obstore.get(store, "small").bytes()),
-        "8 ranges of 64 KiB": ranged,
-        "PUT 20 KB": lambda: put("o-small", bodies["small"]),
-        "PUT 32 MiB": lambda: put("o-large", bodies["large"]),
-        "GET 32 MiB": lambda: bytes(obstore.get(store, "large").bytes()),
-    }
+    return calls_of(get, get_range, get_ranges, put, bodies)
 
 
 def main() -> None:
@@ -92,10 +112,9 @@ def main() -> None:
         os.environ.update(server.environment())
         contestants = {
             "boto3": boto3_calls(server, bodies),
-            "obstore": obstore_calls(server, bodies, unsigned=False),
-            "obstore, unsigned": obstore_calls(server, bodies, unsigned=True),
+            "obstore": obstore_calls(server, bodies, bytes),
+            "obstore, no copy": obstore_calls(server, bodies, memoryview),
         }
-        contestants["boto3"]["PUT 20 KB"]()
         import boto3
 
         client = boto3.Session().client("s3", endpoint_url=server.endpoint)
@@ -103,8 +122,14 @@ def main() -> None:
             client.put_object(Bucket=server.bucket, Key=name, Body=body)
         print("| what | client | CPU ms | wall ms |\n|---|---|---|---|")
         for what, rounds in _ROUNDS.items():
-            for name, calls in contestants.items():
-                cpu, wall = measure(rounds, calls[what])
+            figures: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+            for _ in range(PASSES):
+                for name, calls in contestants.items():
+                    figures[name].append(measure(rounds, calls[what]))
+            for name, passes in figures.items():
+                cpu, wall = (
+                    statistics.median(values) / _CALLS_A_ROUND.get(what, 1) for values in zip(*passes, strict=True)
+                )
                 print(f"| {what} | {name} | {cpu:.2f} | {wall:.2f} |", flush=True)
 
 
