@@ -22,11 +22,11 @@ from synclib.core.pack import PackInfo
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
 from synclib.core.treehash import TreeHash
-from synclib.disk.run_cache import RunCache
 from synclib.engine.host import Host
 from synclib.errors import Ambiguous, Conflict
 from synclib.lazy.chain import Chain, RunReader
 from synclib.lazy.dataset import Dataset, HeadState
+from synclib.lazy.run_cache import RunCache
 
 _ATTEMPTS = 30
 

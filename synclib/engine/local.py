@@ -17,11 +17,11 @@ from synclib.core import names
 from synclib.core.entry import ChunkRef, Entry
 from synclib.core.manifest import Manifest
 from synclib.disk.held import Held
-from synclib.disk.run_cache import RunCache
 from synclib.disk.tree import open_tree
 from synclib.errors import BoxlinkError, Corrupt, Missing, Unavailable
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
+from synclib.lazy.run_cache import RunCache
 from synclib.lazy.view import ChunkSource, View
 from synclib.store.base import Body, Fetched, ObjectInfo, Store
 

@@ -20,7 +20,6 @@ from synclib.core.manifest import RunRef
 from synclib.core.pack import PACK_BYTES_TARGET, PackInfo
 from synclib.disk.base import BaseFile
 from synclib.disk.chunk_index import ChunkIndex
-from synclib.disk.run_cache import RunCache
 from synclib.disk.scan import Found, scan
 from synclib.engine.commit import Commit, Laid
 from synclib.engine.host import Connect, Host, Progress
@@ -29,6 +28,7 @@ from synclib.engine.workers import run_in_order, start_processes, worker_count
 from synclib.errors import Invalid, Missing
 from synclib.lazy.chain import Chain, below_bounds
 from synclib.lazy.dataset import Dataset, HeadState
+from synclib.lazy.run_cache import RunCache
 from synclib.store.meter import Meter
 
 _JOB_FILES = 2000

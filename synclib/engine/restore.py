@@ -26,7 +26,6 @@ from synclib.core.plan import RANGE_BYTES_MAX, WINDOW_BYTES, WINDOW_FILES, Fetch
 from synclib.disk.atomic import sync_file_system
 from synclib.disk.base import BaseFile
 from synclib.disk.held import Held, Restoring, State, boot_id
-from synclib.disk.run_cache import RunCache
 from synclib.disk.scan import scan
 from synclib.disk.spool import Spool
 from synclib.disk.tree import InTheWay, Tree, full_disk_is_an_error, open_tree, write_all
@@ -37,6 +36,7 @@ from synclib.errors import Full, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.changes import changes
 from synclib.lazy.dataset import Dataset
+from synclib.lazy.run_cache import RunCache
 from synclib.store.meter import Meter
 
 # What a file system needs beside the bytes: inodes, directories, our own state.

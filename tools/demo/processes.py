@@ -1,0 +1,177 @@
+"""The demo's processes: started in a directory of their own, watched, and stopped in order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_MARK = ".boxlink-demo"
+_WAIT_S = 60.0
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says why."""
+
+
+class Demo:
+    """A store, a data directory and four programs under one directory."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.data = place / "data"
+        self.port = 0
+        self._started = time.monotonic()
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._events: dict[str, queue.Queue[dict[str, Any]]] = {}
+        if place.exists() and not (place / _MARK).exists():
+            raise SystemExit(f"demo: {place} exists and is not the demo's; move it away")
+        shutil.rmtree(place, ignore_errors=True)
+        self.data.mkdir(parents=True)
+        (place / _MARK).touch()
+        self._environ = {
+            **os.environ,
+            "BOXLINK_STORE": f"file://{place}/store",
+            "BOXLINK_NODE": "demo",
+            "BOXLINK_CONFIG": str(place / "boxlink.toml"),
+            "XDG_STATE_HOME": str(place / "state"),
+            "XDG_CACHE_HOME": str(place / "cache"),
+        }
+
+    def say(self, text: str) -> None:
+        print(f"{time.monotonic() - self._started:7.2f} s  {text}", flush=True)
+
+    @property
+    def command(self) -> list[str]:
+        return [str(Path(sys.executable).parent / "boxlink")]
+
+    def boxlink(self, *arguments: str) -> dict[str, Any]:
+        """Run a verb to its end; its JSON object."""
+        done = subprocess.run(
+            [*self.command, *arguments, "--json"], env=self._environ, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise DemoError(f"boxlink {' '.join(arguments)} failed ({done.returncode}): {done.stdout}{done.stderr}")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def start(self, verb: str, *arguments: str) -> None:
+        """Start a daemon; its events are read as they come. A session of its own: Ctrl-C is ours to hand on."""
+        process = subprocess.Popen(
+            [*self.command, verb, *arguments, "--json"],
+            env=self._environ,
+            stdout=subprocess.PIPE,
+            stderr=(self.place / f"{verb}.err").open("w"),
+            text=True,
+            start_new_session=True,
+        )
+        self._processes[verb] = process
+        self._events[verb] = queue.Queue()
+        threading.Thread(target=self._read, args=(verb, process), daemon=True).start()
+
+    def _read(self, verb: str, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            with contextlib.suppress(ValueError):
+                self._events[verb].put(json.loads(line))
+
+    def start_proxy(self, port: int) -> None:
+        """On the wished port, or on a free one when that is taken."""
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                port = 0
+        self.start("proxy", "--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0", "--poll", "0.5")
+        ready = self.wait_event("proxy", "ready")
+        self.port = int(str(ready["listen"]).rpartition(":")[2])
+
+    def wait_event(self, verb: str, event: str) -> dict[str, Any]:
+        deadline = time.monotonic() + _WAIT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):
+                found = self._events[verb].get(timeout=0.1)
+                if found.get("event") == event:
+                    return found
+                continue
+            self._check(verb)
+        raise DemoError(f"boxlink {verb} did not say {event!r} within {_WAIT_S:.0f} s")
+
+    def wait_for(self, is_true: Callable[[], bool], what: str, verb: str, seconds: float = _WAIT_S) -> None:
+        deadline = time.monotonic() + seconds
+        while not is_true():
+            self._check(verb)
+            if time.monotonic() > deadline:
+                raise DemoError(f"waited {seconds:.0f} s in vain: {what}")
+            time.sleep(0.02)
+
+    def _check(self, verb: str) -> None:
+        code = self._processes[verb].poll()
+        if code is not None:
+            errors = (self.place / f"{verb}.err").read_text()
+            raise DemoError(f"boxlink {verb} ended with {code}: {errors[-2000:]}")
+
+    def registrations(self) -> list[str]:
+        return sorted(f"proxy/{path.name}" for path in (self.place / "store/proxy").glob("*.p*"))
+
+    def log_lines(self) -> list[str]:
+        """What `boxlink logs` prints now."""
+        done = subprocess.run([*self.command, "logs"], env=self._environ, capture_output=True, text=True, check=False)
+        return done.stdout.splitlines()
+
+    def fetch(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """(status, headers, body) of a path through the proxy; redirects are not followed."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+        opener = urllib.request.build_opener(_NoRedirect)
+        try:
+            with opener.open(request, timeout=30) as answer:
+                return answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, {name.lower(): value for name, value in error.headers.items()}, error.read()
+        except OSError as error:
+            return 0, {}, str(error).encode()
+
+    def status(self, path: str) -> int:
+        return self.fetch(path)[0]
+
+    def wait(self) -> None:
+        """Until somebody interrupts, or a program ends by itself."""
+        while True:
+            for verb in self._processes:
+                self._check(verb)
+            time.sleep(0.5)
+
+    def stop(self) -> bool:
+        """End all, the newest first, each with time to drain; whether every one ended with 0."""
+        is_clean = True
+        for verb, process in reversed(self._processes.items()):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                is_clean = process.wait(timeout=45) == 0 and is_clean
+            except subprocess.TimeoutExpired:
+                print(f"demo: boxlink {verb} did not stop; it is killed", file=sys.stderr)
+                process.kill()
+                process.wait()
+                is_clean = False
+        return is_clean
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        return None
