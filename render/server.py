@@ -103,7 +103,8 @@ class Site:
                 body = await self._wait(self._tiles.request(wall, address.zoom, address.x, address.y))
         except BoxlinkError as error:
             if wall.is_retired:
-                return respond.unknown_wall()
+                is_gone = self._walls.find(wall.id) is None
+                return respond.unknown_wall() if is_gone else respond.failed(Unavailable("the wall is being replaced"))
             self._log.warning("a tile was not drawn", zoom=address.zoom, x=address.x, y=address.y, **error.as_dict())
             return respond.failed(error)
         return respond.unchanging(body, if_none_match)

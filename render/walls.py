@@ -110,12 +110,11 @@ class Walls:
     def show(self, wall: HeldWall) -> None:
         """Make a wall the current one; those that have been replaced longest ago are given up."""
         with self._lock:
-            walls = {key: held for key, held in self._walls.items() if key != wall.id}
-            walls[wall.id] = wall
-            dropped = list(walls.values())[: -self._keep]
-            for old in dropped:
-                del walls[old.id]
-            self._walls, self._current = walls, wall
+            # A seq that brings back an older one's content has its name too: the newer reader takes its place.
+            held = [old for old in self._walls.values() if old.id != wall.id] + [wall]
+            kept = {each.id: each for each in held[-self._keep :]}
+            dropped = [old for old in self._walls.values() if kept.get(old.id) is not old]
+            self._walls, self._current = kept, wall
         for old in dropped:
             old.retire()
 
