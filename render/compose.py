@@ -84,12 +84,13 @@ class Composer:
         return cell
 
     def _background(self, title: str, stem: str, shrink: int) -> Pixels:
-        if shrink > _LETTERS_SHRINK_MAX:
-            return self._shelf.labelled[shrink].copy()
-        full = self._shelf.labelled[0].copy()
-        paper = self._lettering.label(title, stem)
-        full[LABEL.top : LABEL.top + len(paper), LABEL.left : LABEL.left + LABEL.width] = paper
-        return reduce_pixels(full, shrink)
+        background = self._shelf.labelled[shrink].copy()
+        if shrink <= _LETTERS_SHRINK_MAX:
+            paper = reduce_pixels(self._lettering.label(title, stem), shrink)
+            height, width, _ = paper.shape
+            box = LABEL.shrunk(shrink)
+            background[box.top : box.top + height, box.left : box.left + width] = paper
+        return background
 
 
 def _read_cover(wall: HeldWall, index: int) -> bytes:

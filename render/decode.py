@@ -126,4 +126,4 @@ def _flatten(image: Image.Image) -> Image.Image:
 def _resized(image: Image.Image, box: Box) -> Pixels:
     if image.size == (box.width, box.height):
         return np.asarray(image)
-    return np.asarray(image.resize((box.width, box.height), Image.Resampling.LANCZOS, reducing_gap=3.0))
+    return np.asarray(image.resize((box.width, box.height), Image.Resampling.BICUBIC, reducing_gap=3.0))

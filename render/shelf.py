@@ -43,15 +43,15 @@ def reduce_pixels(pixels: Pixels, shrink: int) -> Pixels:
 
 
 def draw_shadow(pixels: Pixels, box: Box, shrink: int) -> None:
-    """Darken what a cover at ``box`` (in these pixels) hides from the light: its right side and below its top."""
+    """Darken what a cover at ``box`` (in these pixels) keeps the light from: right of it, and the plank below it."""
     depth = max(1, SHADOW >> shrink)
+    right, bottom = box.left + box.width, box.top + box.height
     for step in range(depth):
-        # Each step darkens a rectangle one pixel smaller by an eighth or less: a soft edge of integers.
-        right = box.left + box.width + depth - step
-        area = pixels[box.top + depth - step : box.top + box.height, box.left + box.width : right]
-        area[:] = area.astype(np.uint16) * (16 * depth - 4) // (16 * depth)
-    edge = pixels[box.top + box.height : box.top + box.height + depth, box.left : box.left + box.width + depth]
-    edge[:] = edge.astype(np.uint16) * 11 // 16
+        # Each strip is one pixel narrower and begins one higher: a soft edge, of integers.
+        strip = pixels[box.top + depth - step : bottom, right : right + depth - step]
+        strip[:] = strip.astype(np.uint16) * (16 * depth - 4) // (16 * depth)
+    foot = pixels[bottom : bottom + depth, box.left : right + depth]
+    foot[:] = foot.astype(np.uint16) * 11 // 16
 
 
 def _cell() -> Pixels:

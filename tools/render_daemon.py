@@ -153,10 +153,13 @@ class RenderDaemon:
         listen = show_address(*self._listener.getsockname()[:2])
         self._say("ready", listen=listen, wall=wall.id, seq=wall.seq, registration=identity.key)
         self._log.info("ready", listen=listen, registration=identity.key)
-        self._follow(follower, until=lambda: not http.is_alive())
-        if not self._stop.is_set:
+        try:
+            self._follow(follower, until=lambda: not http.is_alive())
+            if not self._stop.is_set:
+                raise Unavailable("the HTTP server ended by itself", hint="its last words are on stderr")
+        except BaseException:
             registrar.remove()
-            raise Unavailable("the HTTP server ended by itself", hint="its last words are on stderr")
+            raise
         self._drain(site, traffic, registrar, http)
 
     def _drain(self, site: Site, traffic: Traffic, registrar: Registrar, http: HttpThread) -> None:

@@ -130,8 +130,10 @@ def parse_line(text: bytes) -> _Line | None:
 
 def plain_text(text: str, length_max: int) -> str:
     """``text`` on one line: white space joined, control characters left out, cut to ``length_max`` characters."""
-    printable = "".join(character if character.isprintable() else " " for character in text[: 4 * length_max])
-    return " ".join(printable.split())[:length_max]
+    text = text[: 4 * length_max]
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(text.split())[:length_max]
 
 
 def split_lines(pieces: Iterable[bytes]) -> Iterable[bytes]:

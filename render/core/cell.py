@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from render.core.layout import CELL_WIDTH
 
-COVER_WIDTH_MAX = 292
-COVER_HEIGHT_MAX = 424
-STAND = 448  # the line that covers stand on: the upper edge of the plank
-PLANK_STOP = 500
-LABEL_TOP, LABEL_WIDTH, LABEL_HEIGHT = 461, 248, 28
+# The size that most catalogs serve: such a cover is shown pixel for pixel.
+COVER_WIDTH_MAX = 300
+COVER_HEIGHT_MAX = 450
+STAND = 464  # the line that covers stand on: the upper edge of the plank
+PLANK_STOP = 504
+LABEL_TOP, LABEL_WIDTH, LABEL_HEIGHT = 472, 248, 24  # whole pixels at half size too
 SHADOW = 8
 ENLARGE_MAX = 2  # small pictures are enlarged at most this much: a thumbnail is not blown up to a blur
 
@@ -50,5 +51,5 @@ def cover_box(width: int, height: int) -> Box:
     return Box((CELL_WIDTH - shown_width) // 2, STAND - shown_height, shown_width, shown_height)
 
 
-TEXT_COVER = Box((CELL_WIDTH - 280) // 2, STAND - COVER_HEIGHT_MAX, 280, COVER_HEIGHT_MAX)
+TEXT_COVER = Box((CELL_WIDTH - 280) // 2, STAND - 448, 280, 448)
 LABEL = Box((CELL_WIDTH - LABEL_WIDTH) // 2, LABEL_TOP, LABEL_WIDTH, LABEL_HEIGHT)

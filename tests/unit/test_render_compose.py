@@ -57,10 +57,10 @@ def _reference(files: dict[bytes, bytes], columns: int, size: tuple[int, int]) -
     covers = sorted(path for path in files if path.endswith(b".jpg"))
     for number, path in enumerate(covers):
         cover = Image.open(io.BytesIO(files[path]))
-        scale = min(292 / cover.width, 424 / cover.height, 2)
+        scale = min(300 / cover.width, 450 / cover.height, 2)
         width, height = round(cover.width * scale), round(cover.height * scale)
         left = number % columns * 320 + (320 - width) // 2
-        top = number // columns * 512 + 448 - height
+        top = number // columns * 512 + 464 - height
         wall.paste(cover.resize((width, height), Image.Resampling.LANCZOS), (left, top))
         mask.paste(255, (left, top, left + width, top + height))
     return wall, mask

@@ -57,11 +57,12 @@ def test_children_end_where_the_wall_ends() -> None:
 @pytest.mark.parametrize(
     ("size", "shown"),
     [
-        ((300, 450), (283, 424)),
-        ((450, 300), (292, 195)),
+        ((300, 450), (300, 450)),
+        ((450, 300), (300, 200)),
+        ((333, 500), (300, 450)),
         ((8, 8), (16, 16)),
-        ((5000, 4), (292, 1)),
-        ((4, 5000), (1, 424)),
+        ((5000, 4), (300, 1)),
+        ((4, 5000), (1, 450)),
     ],
 )
 def test_covers_keep_their_aspect_and_stand_on_the_plank(size: tuple[int, int], shown: tuple[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -51,10 +52,12 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
         return open_local(str(data), dataset, store, seq)
 
     def say(event: str, **fields: object) -> None:
-        if context.is_json:
-            click.echo(json.dumps({"event": event, **fields}))
-        else:
-            context.note(f"render: {event} " + " ".join(f"{name}={value}" for name, value in fields.items()))
+        # Whoever started us may have stopped listening; serving goes on, and the log has it all.
+        with contextlib.suppress(BrokenPipeError):
+            if context.is_json:
+                click.echo(json.dumps({"event": event, **fields}))
+            else:
+                context.note(f"render: {event} " + " ".join(f"{name}={value}" for name, value in fields.items()))
 
     stop = Stop()
 
