@@ -76,6 +76,10 @@ class Visit:
         found: dict[str, str] = self.page.evaluate("({...document.body.dataset})")
         return found
 
+    def ask_for_the_wall(self) -> None:
+        """What the page does each few seconds, and when it comes back into view."""
+        self.page.evaluate("dispatchEvent(new Event('visibilitychange'))")
+
     def pixels(self) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(self.page.locator("#wall").screenshot())).convert("RGB"))
 
@@ -173,12 +177,13 @@ def test_a_new_wall_comes_without_a_reset(browser: Browser, site: RunningSite, f
     cover = sorted(files.rglob("*.jpg"))[12]
     changed = MemoryReader({**_files(files), str(cover.relative_to(files)).encode(): b"no picture"}, 2)
     wall = site.show(changed)
+    visit.ask_for_the_wall()
     second = visit.settle(wall=wall.id)
     assert (second["zoom"], second["seq"]) == (first["zoom"], "2")
     # A server that is behind tells of the wall before: that is no way back.
     site.show(read_directory(files))
     with visit.page.expect_response("**/wall.json"):
-        pass
+        visit.ask_for_the_wall()
     assert visit.settle()["wall"] == wall.id
     assert visit.troubles == []
     visit.page.close()
