@@ -33,6 +33,7 @@ class Registration(BaseModel):
     node: str = Field(default="", max_length=128)
     release: str = Field(default="", max_length=128)
     seq: int = Field(default=0, ge=0)
+    renewed: int = Field(default=0, ge=0)  # rises with each renewal, so that the object's etag changes
 
     @property
     def cache_seconds(self) -> int | None:

@@ -1,0 +1,154 @@
+"""The walls that are served: the current one and those before it.
+
+Nodes are some seconds apart, so a browser that learnt of a wall from one server may ask another that is already past
+it. The last ``keep`` walls stay served, each by its own reader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from render.core.captions import (
+    CATALOG,
+    CATALOG_BYTES_MAX,
+    TITLE_LENGTH_MAX,
+    Caption,
+    Captions,
+    plain_text,
+    read_captions,
+    split_lines,
+)
+from render.core.covers import Covers, collect_covers
+from render.core.layout import Layout, layout_of
+from render.core.wall import NAMES_BLOCK, wall_id
+from synclib.errors import Corrupt, Missing
+from synclib.reader import Reader
+
+OpenReader = Callable[[int], Reader]  # the reader of a seq
+WALLS_KEPT = 3
+_PIECE_BYTES = 1 << 20
+
+
+class HeldWall:
+    """A wall and the reader that its covers come from. The reader is closed when the last user is done with it."""
+
+    def __init__(self, reader: Reader, covers: Covers, captions: Captions) -> None:
+        self.id = wall_id(reader.digest)
+        self.seq = reader.seq
+        self.digest = reader.digest
+        self.reader = reader
+        self.covers = covers
+        self.captions = captions
+        self.layout: Layout = layout_of(len(covers))
+        self.is_retired = False
+        self._users = 0
+        self._lock = threading.Lock()
+
+    @property
+    def names_block_count(self) -> int:
+        return -(-len(self.covers) // NAMES_BLOCK)
+
+    def caption(self, index: int) -> Caption:
+        """A cover's title and author; the title is the file's name where the catalog does not know it."""
+        found = self.captions.caption(index)
+        if found is not None and found.title:
+            return found
+        author = found.author if found is not None else ""
+        return Caption(self.stem(index), author)
+
+    def stem(self, index: int) -> str:
+        """The name of a cover's file without its suffix, as text."""
+        return plain_text(self.covers.stem(index).decode(errors="replace"), TITLE_LENGTH_MAX)
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[None]:
+        """Keeps the reader open meanwhile. Missing when the wall is no longer held."""
+        with self._lock:
+            if self.is_retired:
+                raise Missing("this wall is not held here", key=self.id)
+            self._users += 1
+        try:
+            yield
+        finally:
+            self._release(1)
+
+    def retire(self) -> None:
+        """No new use from here on."""
+        with self._lock:
+            if self.is_retired:
+                return
+            self.is_retired = True
+        self._release(0)
+
+    def _release(self, user_count: int) -> None:
+        with self._lock:
+            self._users -= user_count
+            is_last = self.is_retired and self._users == 0
+        if is_last:
+            self.reader.close()
+
+
+class Walls:
+    """The walls held, newest last; safe between threads."""
+
+    def __init__(self, keep: int = WALLS_KEPT) -> None:
+        assert keep >= 2, "a browser may still show the wall before"
+        self._keep = keep
+        self._walls: dict[str, HeldWall] = {}
+        self._current: HeldWall | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def current(self) -> HeldWall | None:
+        return self._current
+
+    def find(self, wall: str) -> HeldWall | None:
+        return self._walls.get(wall)
+
+    def show(self, wall: HeldWall) -> None:
+        """Make a wall the current one; those that have been replaced longest ago are given up."""
+        with self._lock:
+            # A seq that brings back an older one's content has its name too: the newer reader takes its place.
+            held = [old for old in self._walls.values() if old.id != wall.id] + [wall]
+            kept = {each.id: each for each in held[-self._keep :]}
+            dropped = [old for old in self._walls.values() if kept.get(old.id) is not old]
+            self._walls, self._current = kept, wall
+        for old in dropped:
+            old.retire()
+
+    def close(self) -> None:
+        with self._lock:
+            walls, self._walls, self._current = self._walls, {}, None
+        for wall in walls.values():
+            wall.retire()
+
+
+def load_wall(open_reader: OpenReader, seq: int, digest: str) -> HeldWall:
+    """The wall of a seq: lists its covers and reads its catalog, but no cover.
+
+    Corrupt when the reader's digest is not ``digest``; what the reader raises.
+    """
+    reader = open_reader(seq)
+    try:
+        if reader.digest != digest:
+            raise Corrupt(f"seq {seq} has the digest {reader.digest}, synch.down says {digest}")
+        covers = collect_covers(reader.walk())
+        return HeldWall(reader, covers, read_captions(covers, split_lines(_catalog(reader))))
+    except BaseException:
+        reader.close()
+        raise
+
+
+def _catalog(reader: Reader) -> Iterator[bytes]:
+    """The bytes of ``catalog.jsonl``, piece by piece, up to CATALOG_BYTES_MAX; none where there is none."""
+    try:
+        file = reader.open(CATALOG)
+    except Missing:
+        return
+    try:
+        for offset in range(0, min(file.entry.size, CATALOG_BYTES_MAX), _PIECE_BYTES):
+            yield file.pread(offset, _PIECE_BYTES)
+    finally:
+        file.close()

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from render.byte_cache import ByteCache
+from render.compose import Composer
+from render.core.respond import Body
+from render.metrics import Metrics
+from render.tiles import Tiles
+from render.walls import HeldWall, Walls, load_wall
+from synclib.errors import Corrupt, Missing, Unavailable
+from tests.memory_reader import MemoryReader
+from tests.pictures import small_wall
+
+
+class GatedReader(MemoryReader):
+    """Reads of covers wait until the gate is open."""
+
+    def __init__(self, count: int, seq: int = 1) -> None:
+        super().__init__(small_wall(count), seq)
+        self.gate = threading.Event()
+        self.is_waiting = threading.Event()
+
+    def read(self, path: bytes) -> bytes:
+        if path.endswith(b".jpg"):
+            self.is_waiting.set()
+            assert self.gate.wait(20)
+        return super().read(path)
+
+
+def _wall(reader: MemoryReader) -> HeldWall:
+    return load_wall(lambda seq: reader, reader.seq, reader.digest)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def tiles(metrics: Metrics) -> Iterator[Tiles]:
+    made = Tiles(Composer(metrics), metrics, 2)
+    yield made
+    made.close()
+
+
+def test_many_who_ask_for_one_tile_get_one_drawing(tiles: Tiles, metrics: Metrics) -> None:
+    reader = GatedReader(12)
+    wall = _wall(reader)
+    asked = [tiles.request(wall, 0, 0, 0) for _ in range(200)]
+    asked += [tiles.request(wall, wall.layout.zoom_max, 0, 0) for _ in range(200)]
+    reader.gate.set()
+    bodies = {id(future.result(30)) for future in asked}
+    assert len(bodies) == 2
+    columns, rows = wall.layout.extent(wall.layout.zoom_max - 2)
+    assert metrics.value("boxlink_render_tiles_total", source="covers") == columns * rows + 1
+    assert metrics.value("boxlink_render_tiles_total", source="tiles") == sum(
+        wall.layout.extent(zoom)[0] * wall.layout.extent(zoom)[1] for zoom in range(wall.layout.zoom_max - 2)
+    )
+    read = [path for path in reader.read_paths if path.endswith(b".jpg")]
+    tiles.request(wall, 0, 0, 0).result(30)
+    assert [path for path in reader.read_paths if path.endswith(b".jpg")] == read
+
+
+def test_every_tile_asked_at_once_in_any_order_arrives(tiles: Tiles) -> None:
+    wall = _wall(MemoryReader(small_wall(40)))
+    asked = [
+        tiles.request(wall, zoom, x, y)
+        for zoom in range(wall.layout.zoom_max + 1)
+        for x in range(wall.layout.extent(zoom)[0])
+        for y in range(wall.layout.extent(zoom)[1])
+    ]
+    assert all(future.result(60).media_type == "image/jpeg" for future in asked)
+
+
+def test_a_failure_is_not_kept(tiles: Tiles) -> None:
+    reader = MemoryReader(small_wall(12))
+    wall = _wall(reader)
+    reader.failures[b"shelf/007.jpg"] = Unavailable("the store is away")
+    with pytest.raises(Unavailable):
+        tiles.request(wall, 0, 0, 0).result(30)
+    reader.failures.clear()
+    assert tiles.request(wall, 0, 0, 0).result(30).data
+
+
+def test_too_many_at_once_are_refused(metrics: Metrics) -> None:
+    tiles = Tiles(Composer(metrics), metrics, 1, flights_max=2)
+    reader = GatedReader(12)
+    wall = _wall(reader)
+    zoom = wall.layout.zoom_max
+    first = [tiles.request(wall, zoom, x, 0) for x in range(2)]
+    with pytest.raises(Unavailable):
+        tiles.request(wall, zoom, 2, 0)
+    assert tiles.request(wall, zoom, 0, 0) is first[0]
+    reader.gate.set()
+    assert all(future.result(30) for future in first)
+    assert tiles.request(wall, zoom, 2, 0).result(30)
+    tiles.close()
+
+
+def test_a_wall_given_up_closes_its_reader_after_its_last_use(tiles: Tiles) -> None:
+    walls = Walls(keep=2)
+    reader = GatedReader(12)
+    first = _wall(reader)
+    walls.show(first)
+    drawing = tiles.request(first, first.layout.zoom_max, 0, 0)
+    assert reader.is_waiting.wait(10)
+    later = [_wall(MemoryReader(small_wall(12 + seq), seq)) for seq in (2, 3)]
+    for wall in later:
+        walls.show(wall)
+    assert walls.find(first.id) is None
+    assert [walls.find(wall.id) for wall in later] == later
+    assert walls.current is later[1]
+    assert not reader.is_closed
+    reader.gate.set()
+    assert drawing.result(30)
+    with pytest.raises(Missing):
+        tiles.request(first, first.layout.zoom_max, 1, 1).result(30)
+    assert reader.is_closed
+
+
+def test_an_older_wall_may_be_shown_again() -> None:
+    walls = Walls(keep=2)
+    made = [_wall(MemoryReader(small_wall(2 + seq), seq)) for seq in (1, 2)]
+    for wall in (*made, made[0], made[1]):
+        walls.show(wall)
+        assert walls.current is wall
+    assert all(walls.find(wall.id) is wall for wall in made)
+    again = _wall(MemoryReader(small_wall(3), 7))
+    walls.show(again)
+    assert again.id == made[0].id
+    assert walls.find(again.id) is walls.current is again
+    assert [wall.is_retired for wall in made] == [True, False]
+    walls.close()
+    assert again.is_retired
+    assert made[1].is_retired
+
+
+def test_loading_reads_no_cover() -> None:
+    reader = MemoryReader(small_wall(12))
+    wall = _wall(reader)
+    assert set(reader.read_paths) == {b"catalog.jsonl"}
+    assert len(wall.covers) == 12
+    assert wall.caption(2).title == "Title 2"
+    assert wall.caption(3).title == "003"
+
+
+def test_a_reader_of_another_digest_is_refused() -> None:
+    reader = MemoryReader(small_wall(3))
+    with pytest.raises(Corrupt):
+        load_wall(lambda seq: reader, 1, "0" * 64)
+    assert reader.is_closed
+
+
+def test_a_dataset_without_covers_is_an_empty_shelf(tiles: Tiles) -> None:
+    wall = _wall(MemoryReader({b"readme.txt": b"x"}))
+    assert tiles.request(wall, 0, 0, 0).result(30).data
+
+
+def test_the_cache_is_bounded_by_bytes() -> None:
+    cache: ByteCache[int, Body] = ByteCache(100, lambda body: len(body.data))
+    for number in range(10):
+        cache.put(number, Body(bytes(30), "", ""))
+        assert cache.get(0) is not None
+    assert cache.bytes == 90
+    assert [number for number in range(10) if cache.get(number)] == [0, 8, 9]
+    cache.put(0, Body(bytes(10), "", ""))
+    assert cache.bytes == 70
+    cache.put(11, Body(bytes(101), "", ""))
+    assert cache.get(11) is None

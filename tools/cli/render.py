@@ -1,0 +1,72 @@
+"""Serve a dataset's covers as a wall of tiles."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from pathlib import Path
+
+import click
+
+from tools.cli_context import Context, node_option, verb
+
+
+@click.command()
+@click.option("--data", required=True, type=click.Path(file_okay=False, path_type=Path), help="The node's data/.")
+@click.option("--dataset", required=True, help="Whose covers are shown.")
+@click.option("--listen", required=True, metavar="HOST:PORT", help="Port 0 takes a free one.")
+@click.option(
+    "--advertise", metavar="HOST:PORT", help="What is registered (else the address of the route to the store)."
+)
+@node_option
+@verb
+def command(context: Context, data: Path, dataset: str, listen: str, advertise: str | None) -> None:
+    """Serve a dataset's covers as a wall of tiles.
+
+    Touches DATA/DATASET/synch.active where it is absent, waits for synch.down, then serves and registers. SIGTERM
+    drains: the registration goes first, what is in flight is finished.
+    """
+    from synclib.clock import SystemClock
+    from synclib.core.names import LOG_DIRECTORY, check_dataset
+    from synclib.reader import Reader
+    from tools import addresses
+    from tools.daemon_log import open_log
+    from tools.render_daemon import Plan, RenderDaemon, Stop
+
+    check_dataset(dataset)
+    host, port = addresses.parse_address(listen, "--listen")
+    listener = addresses.bind(host, port)
+    if advertise is not None:
+        shown_host, shown_port = addresses.parse_address(advertise, "--advertise", port_min=1)
+        plan_ip, plan_port = addresses.check_ip(shown_host, "--advertise"), shown_port
+    else:
+        plan_ip = addresses.advertised(listener.getsockname()[0], context.url, context.s3_settings()["endpoint"])
+        plan_port = None
+    store = context.open_store()
+    log = open_log("render", data / LOG_DIRECTORY, context.is_verbose)
+
+    def open_reader(seq: int) -> Reader:
+        from synclib.engine.local import open_local
+
+        return open_local(str(data), dataset, store, seq)
+
+    def say(event: str, **fields: object) -> None:
+        # Whoever started us may have stopped listening; serving goes on, and the log has it all.
+        with contextlib.suppress(BrokenPipeError):
+            if context.is_json:
+                click.echo(json.dumps({"event": event, **fields}))
+            else:
+                context.note(f"render: {event} " + " ".join(f"{name}={value}" for name, value in fields.items()))
+
+    stop = Stop()
+
+    def on_signal(number: int, frame: object) -> None:
+        # A second signal ends the process at once.
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    plan = Plan(data, dataset, context.node, plan_ip, plan_port)
+    RenderDaemon(plan, listener, store, open_reader, SystemClock(), log, say, stop).run()

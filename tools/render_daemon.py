@@ -1,0 +1,227 @@
+"""A render server's life: ask, wait, load, listen, register; then drain, unregister, close."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from structlog.typing import FilteringBoundLogger
+
+from render.compose import Composer
+from render.follow import POLL_S, Follower, ask, wake_on_change
+from render.metrics import Metrics
+from render.register import LEASE_S, Identity, Registrar
+from render.server import Site, Traffic
+from render.tiles import Tiles
+from render.walls import HeldWall, OpenReader, Walls, load_wall
+from synclib.clock import Clock
+from synclib.core.markers import Down
+from synclib.core.names import proxy_key
+from synclib.errors import Unavailable
+from synclib.store.base import Store
+from tools.addresses import show_address
+
+Say = Callable[..., None]  # say(event, **fields): one line for whoever started us
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one render server is to do."""
+
+    data: Path
+    dataset: str
+    node: str
+    advertise_ip: str
+    advertise_port: int | None  # None: the port that is listened on
+    lease_s: float = LEASE_S
+    # After "draining" is said, proxies get this long to see it, and requests must have stopped for quiet_s.
+    grace_s: float = 5.0
+    quiet_s: float = 1.0
+    drain_s_max: float = 30.0
+
+
+class Stop:
+    """A wish to stop that wakes whoever waits."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self.wake = threading.Event()
+
+    def set(self) -> None:
+        self.is_set = True
+        self.wake.set()
+
+
+class RenderDaemon:
+    """Runs until ``stop`` is set."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        listener: socket.socket,
+        store: Store,
+        open_reader: OpenReader,
+        clock: Clock,
+        log: FilteringBoundLogger,
+        say: Say,
+        stop: Stop,
+    ) -> None:
+        self._plan = plan
+        self._listener = listener
+        self._store = store
+        self._open_reader = open_reader
+        self._clock = clock
+        self._log = log
+        self._say = say
+        self._stop = stop
+        self._walls = Walls()
+        self._metrics = Metrics()
+        self._registrar: Registrar | None = None
+
+    def run(self) -> None:
+        """The whole life. Returns when all that was in flight is answered, or the bound for that has passed."""
+        directory = self._plan.data / self._plan.dataset
+        was_absent = ask(directory)
+        self._log.info("asked for the dataset", dataset=self._plan.dataset, was_absent=was_absent)
+        self._say("waiting", dataset=self._plan.dataset)
+        follower = Follower(directory, self._load, self._clock, self._log)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._walls.close)
+            stack.enter_context(wake_on_change(directory, self._stop.wake, self._log))
+            self._follow(follower, until=lambda: self._walls.current is not None)
+            if self._stop.is_set:
+                return
+            tiles = Tiles(Composer(self._metrics), self._metrics, max(2, os.cpu_count() or 2))
+            stack.callback(tiles.close)
+            self._serve(follower, tiles)
+
+    def _follow(self, follower: Follower, until: Callable[[], bool]) -> None:
+        while not self._stop.is_set:
+            self._stop.wake.clear()
+            follower.step()
+            if until():
+                return
+            self._stop.wake.wait(POLL_S)
+
+    def _load(self, down: Down) -> None:
+        """Show what ``synch.down`` says stands here; raises what keeps it from being shown."""
+        current = self._walls.current
+        if current is not None and (current.seq, current.digest) == (down.seq, down.digest):
+            return
+        started = self._clock.monotonic()
+        wall = load_wall(self._open_reader, down.seq, down.digest)
+        self._show(wall, self._clock.monotonic() - started)
+
+    def _show(self, wall: HeldWall, seconds: float) -> None:
+        self._walls.show(wall)
+        self._metrics.wall(wall.seq, len(wall.covers))
+        fields = {
+            "wall": wall.id,
+            "seq": wall.seq,
+            "covers": len(wall.covers),
+            "catalog_matched": wall.captions.matched_count,
+            "catalog_malformed": wall.captions.malformed_count,
+        }
+        self._log.info("a wall is shown", seconds=round(seconds, 3), **fields)
+        if self._registrar is not None:
+            self._registrar.show_seq(wall.seq)
+            self._say("wall", **fields)
+
+    def _serve(self, follower: Follower, tiles: Tiles) -> None:
+        site = Site(self._plan.dataset, self._walls, tiles, self._metrics, self._log)
+        traffic = Traffic(site.app(), self._clock)
+        http = HttpThread(traffic, self._listener)
+        http.start()
+        port = self._listener.getsockname()[1]
+        identity = Identity(
+            proxy_key(self._plan.advertise_ip, self._plan.advertise_port or port),
+            self._plan.node,
+            lease_s=self._plan.lease_s,
+        )
+        registrar = Registrar(self._store, identity, self._clock, self._log)
+        wall = self._walls.current
+        assert wall is not None, "nothing listens before a wall is loaded"
+        registrar.show_seq(wall.seq)
+        registrar.start()
+        self._registrar = registrar
+        listen = show_address(*self._listener.getsockname()[:2])
+        self._say("ready", listen=listen, wall=wall.id, seq=wall.seq, registration=identity.key)
+        self._log.info("ready", listen=listen, registration=identity.key)
+        try:
+            self._follow(follower, until=lambda: not http.is_alive())
+            if not self._stop.is_set:
+                raise Unavailable("the HTTP server ended by itself", hint="its last words are on stderr")
+        except BaseException:
+            registrar.remove()
+            raise
+        self._drain(site, traffic, registrar, http)
+
+    def _drain(self, site: Site, traffic: Traffic, registrar: Registrar, http: HttpThread) -> None:
+        self._say("draining")
+        self._log.info("draining")
+        site.is_draining = True
+        started = self._clock.monotonic()
+        if registrar.drain():
+            # A proxy sends on until it has read the new state: answer what comes, until nothing comes.
+            while self._clock.monotonic() - started < self._plan.drain_s_max and not (
+                self._clock.monotonic() - started >= self._plan.grace_s and traffic.idle_s() >= self._plan.quiet_s
+            ):
+                self._clock.sleep(0.05)
+        is_removed = registrar.remove()
+        http.stop()
+        self._log.info("stopped", is_unregistered=is_removed)
+        self._say("stopped", unregistered=is_removed)
+
+
+class HttpThread:
+    """uvicorn in a thread of its own, so that signals and the order of the end stay with the main one."""
+
+    def __init__(self, app: Traffic, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            loop="uvloop",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # Longer than a proxy keeps its idle connections: the proxy closes first, and no request meets a close.
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=10,
+        )
+        self._server = _Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listener]}, name="http", daemon=True
+        )
+
+    def start(self) -> None:
+        """Returns when connections are accepted."""
+        self._thread.start()
+        while not self._server.is_ready.wait(0.1):
+            if not self._thread.is_alive():
+                raise Unavailable("the HTTP server did not start", hint="its last words are on stderr")
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Finish what is in flight, then close; bounded by uvicorn's graceful timeout."""
+        self._server.should_exit = True
+        self._thread.join(timeout=15)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_ready.set()
