@@ -30,7 +30,6 @@ def open_log(role: str, directory: Path, is_verbose: bool) -> FilteringBoundLogg
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             structlog.processors.format_exc_info,
-            structlog.processors.EventRenamer("message"),
             structlog.processors.JSONRenderer(ensure_ascii=False, default=repr),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_DEBUG if is_verbose else _INFO),

@@ -142,8 +142,8 @@ def test_a_life(node: Node) -> None:
         assert server.process.wait(20) == 0
         assert node.registrations() == []
     logged = [json.loads(line) for line in next((node.data / "log").glob("render-*.log")).read_text().splitlines()]
-    assert [line["message"] for line in logged if line["level"] != "info"] == []
-    assert {"ready", "draining", "stopped"} <= {line["message"] for line in logged}
+    assert [line["event"] for line in logged if line["level"] != "info"] == []
+    assert {"ready", "draining", "stopped"} <= {line["event"] for line in logged}
 
 
 def test_sigterm_while_waiting_ends_at_once(node: Node) -> None:

@@ -20,7 +20,7 @@ def test_lines_are_json_and_levels_count(tmp_path: Path) -> None:
     except ValueError:
         log.error("failed", exc_info=True)
     lines = [json.loads(line) for line in (tmp_path / "log" / f"render-{os.getpid()}.log").read_text().splitlines()]
-    assert [line["message"] for line in lines] == ["shown", "failed"]
+    assert [line["event"] for line in lines] == ["shown", "failed"]
     assert (lines[0]["level"], lines[0]["seq"], lines[0]["role"]) == ("info", 3, "render")
     assert "ValueError: x" in lines[1]["exception"]
 
