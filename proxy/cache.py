@@ -32,7 +32,7 @@ class Stored:
         "is_main",
         "is_retired",
         "key",
-        "places",
+        "place",
         "reason",
         "selecting",
         "static_head",
@@ -66,7 +66,7 @@ class Stored:
         self.touches = 0
         self.is_main = False
         self.is_retired = False
-        self.places: list[tuple[dict[bytes, Stored], bytes]] = []
+        self.place: tuple[dict[bytes, Stored], bytes] | None = None  # where the short cut finds it
 
     @property
     def size(self) -> int:
@@ -76,10 +76,11 @@ class Stored:
         """No longer to be found, also not by the connections' short cut."""
         self.is_retired = True
         self.tick = -1
-        for place, line in self.places:
-            if place.get(line) is self:
-                del place[line]
-        self.places.clear()
+        if self.place is not None:
+            lines, line = self.place
+            if lines.get(line) is self:
+                del lines[line]
+            self.place = None
 
 
 class Cache:

@@ -159,8 +159,10 @@ class ClientConnection(asyncio.Protocol):
 
     def close_when_done(self) -> None:
         """Answer what is under way, then close."""
-        if self._task is None and self._transport is not None and not self._is_ending:
+        if self._task is None and not self._is_ending:
             self._end()
+        elif self._responder is not None:
+            self._responder.closes = True
 
     def abort(self) -> None:
         if self._transport is not None:

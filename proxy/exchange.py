@@ -142,6 +142,8 @@ class Exchange:
         if is_plain and b"range" in request.fields and fetch.keeps:
             await fetch.wait_for_end()  # a range can be cut when the whole is here
         head = await fetch.wait_for_head()
+        for interim in fetch.interim:
+            client.send_interim(interim)
         if head.status in SERVER_ERRORS and stale is not None and self._may_stand_in(request, stale, False):
             status = cache_status.forwarded(b"stale", status=fetch.backend_status, detail=b"stale-if-error")
             await client.reply(self._from_stored(request, stale, status, "stale"))
@@ -162,8 +164,6 @@ class Exchange:
         """Pass an answer on as it comes."""
         fetch = followed.fetch
         head = await fetch.wait_for_head()
-        for interim in fetch.interim:
-            client.send_interim(interim)
         fields = head.fields
         if followed.has_age and fetch.freshness is not None:
             age = fetch.freshness.age(self._clock.monotonic())
@@ -197,6 +197,8 @@ class Exchange:
             for key in invalidated_keys(request, head.status, head.fields):
                 self._cache.invalidate(key)
                 self._fetches.detach(key)
+            for interim in fetch.interim:
+                client.send_interim(interim)
             followed = Followed(fetch, tail, b"method", is_first=True)
             await self._stream(request, client, followed, followed.cache_status(self._clock.monotonic()))
         finally:

@@ -61,7 +61,14 @@ class Memo:
 
     def learn(self, head: bytes, request: Request, stored: Stored) -> None:
         """Remember a request's bytes (``head``, with its empty line) and the answer that was a fresh hit for it."""
-        if stored.selecting or len(stored.body) > BODY_BYTES_MAX or not is_plain(request) or not self.refresh(stored):
+        # An absolute target names another host than the block does.
+        if (
+            not head.startswith(b"GET /")
+            or stored.selecting
+            or len(stored.body) > BODY_BYTES_MAX
+            or not is_plain(request)
+            or not self.refresh(stored)
+        ):
             return
         cut = head.find(b"\r\n")
         line, block = head[:cut], head[cut:]
@@ -70,9 +77,8 @@ class Memo:
             if len(self._hosts) >= BLOCKS_MAX:
                 self.clear()
             lines = self._hosts.setdefault(request.host, {})
-        if line not in lines:
-            lines[line] = stored
-            stored.places.append((lines, line))
+        lines[line] = stored
+        stored.place = (lines, line)
         if block not in self.blocks and len(block) <= BLOCK_BYTES_MAX:
             if len(self.blocks) >= BLOCKS_MAX:
                 self.blocks.clear()

@@ -16,7 +16,7 @@ HEAD_BYTES_MAX = 16 << 10
 TARGET_BYTES_MAX = 8 << 10
 
 _LINE = re.compile(rb"([^ ]+) ([\x21-\x7e]+) HTTP/1\.([01])")
-_OTHER_VERSION = re.compile(rb"[^ ]+ [^ ]+ HTTP/[0-9](?:\.[0-9])?")
+_OTHER_VERSION = re.compile(rb"[^ ]+ [^ ]+ HTTP/(?!1\.[01]\Z)[0-9](?:\.[0-9])?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)(.*)")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::([0-9]{0,5}))?")
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
