@@ -17,6 +17,7 @@ from synclib.clock import Clock
 from synclib.core.registration import Registration, parse_proxy_key
 
 GONE_SHOWN = 64
+IN_FLIGHT_MAX = 512  # requests under way at one backend; more than that would only queue there
 _LATENCIES = 1024
 
 
@@ -112,18 +113,23 @@ class Backends:
     def choose(self, path: bytes, tried: Collection[Backend] = ()) -> Backend | None:
         """The backend for a path, of those that take requests and were not tried yet."""
         for pool in self._table.pools(path):
-            able = [backend for backend in pool if backend.takes_requests and backend not in tried]
+            able = [
+                backend
+                for backend in pool
+                if backend.takes_requests and backend.in_flight < IN_FLIGHT_MAX and backend not in tried
+            ]
             if able:
                 return balance.choose(path, able, lambda backend: backend.seed, lambda backend: backend.in_flight)
         return None
 
     def why_none(self, path: bytes) -> str:
-        """Why no backend takes a path: ``no-backend`` registered it, all are ``draining``, or all ``failed``."""
-        pools = list(self._table.pools(path))
-        if not pools:
+        """Why nobody takes a path: ``no-backend`` registered it, or all are ``draining``, ``failed`` or ``busy``."""
+        registered = [backend for pool in self._table.pools(path) for backend in pool]
+        if not registered:
             return "no-backend"
-        is_any_active = any(backend.health.state is State.ACTIVE for pool in pools for backend in pool)
-        return "failed" if is_any_active else "draining"
+        if any(backend.takes_requests for backend in registered):
+            return "busy"
+        return "failed" if any(backend.health.state is State.ACTIVE for backend in registered) else "draining"
 
     def _forget_gone(self) -> None:
         gone = [backend for backend in self._known.values() if backend.health.state is State.GONE]

@@ -136,6 +136,8 @@ class ClientConnection(asyncio.Protocol):
             self._responder.resume()
         if self._task is None:
             self._allow(IDLE_S)
+        else:
+            self.deadline = math.inf
         self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from proxy.backends import Backend, Backends
 from proxy.cache import Cache
+from proxy.core.health import State
 from proxy.memo import Memo
 
 
@@ -71,6 +72,11 @@ class ProxyCollector(Collector):
             ("store_readable", "1 while the store of registrations can be read", self._backends.is_store_readable),
         ):
             yield GaugeMetricFamily(f"boxlink_proxy_{name}", text, value=value)
+        states = Counter(backend.health.state.value for backend in self._backends)
+        backends = GaugeMetricFamily("boxlink_proxy_backends", "Backends, by state", labels=["state"])
+        for state in State:
+            backends.add_metric([state.value], states[state.value])
+        yield backends
         yield from self._of_backends()
 
     def _of_backends(self) -> Iterator[Metric]:

@@ -100,7 +100,7 @@ class Registry:
 class Poller:
     """Polls at once, then every ``interval_s`` (with jitter), in a thread of its own.
 
-    ``on_standing`` and ``on_failure`` are called in that thread.
+    ``on_standing``, ``on_failure`` and ``on_crash`` (a bug: it polls no more) are called in that thread.
     """
 
     def __init__(
@@ -110,12 +110,14 @@ class Poller:
         entropy: Entropy,
         on_standing: Callable[[dict[str, Registration]], None],
         on_failure: Callable[[BoxlinkError], None],
+        on_crash: Callable[[BaseException], None],
     ) -> None:
         self._registry = registry
         self._interval_s = interval_s
         self._entropy = entropy
         self._on_standing = on_standing
         self._on_failure = on_failure
+        self._on_crash = on_crash
         self._stopping = threading.Event()
         # A daemon, so that a store that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
@@ -132,4 +134,7 @@ class Poller:
                 self._on_standing(self._registry.poll())
             except BoxlinkError as error:
                 self._on_failure(error)
+            except BaseException as error:
+                self._on_crash(error)
+                raise
             self._stopping.wait(self._interval_s * (1 - _JITTER / 2 + _JITTER * self._entropy.uniform()))

@@ -45,7 +45,10 @@ class ProxySettings:
 
 
 class ProxyServer:
-    """One proxy in one event loop. After :meth:`start`, ``address`` and ``admin_address`` are what it listens on."""
+    """One proxy in one event loop. After :meth:`start`, ``address`` and ``admin_address`` are what it listens on.
+
+    ``crashed`` is set when a part of it ended by a bug, ``crash``.
+    """
 
     def __init__(
         self,
@@ -68,12 +71,16 @@ class ProxyServer:
         dispatcher = Dispatcher(self.backends, clock, via, self.counters)
         self.fetches = Fetches(dispatcher, self.cache, clock)
         exchange = Exchange(self.cache, self.fetches, self.memo, clock, self.counters, via)
-        self._shared = Shared(exchange, self.memo, self.counters, clock, log)
+        self.shared = Shared(exchange, self.memo, self.counters, clock, log)
         self.collector = ProxyCollector(
-            self.counters, self.memo, self.cache, self.backends, lambda: len(self._shared.connections)
+            self.counters, self.memo, self.cache, self.backends, lambda: len(self.shared.connections)
         )
         self.registry = Registry(store, settings.networks, clock, self.counters, log)
-        self._poller = Poller(self.registry, settings.poll_s, entropy, self._on_standing, self._on_failure)
+        self._poller = Poller(
+            self.registry, settings.poll_s, entropy, self._on_standing, self._on_failure, self._on_crash
+        )
+        self.crashed = asyncio.Event()
+        self.crash: BaseException | None = None
         self._first_poll = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._servers: list[asyncio.Server] = []
@@ -88,7 +95,7 @@ class ProxyServer:
             await asyncio.wait_for(self._first_poll.wait(), FIRST_POLL_S)
         try:
             server = await self._loop.create_server(
-                lambda: ClientConnection(self._shared), *self._settings.listen, backlog=_BACKLOG
+                lambda: ClientConnection(self.shared), *self._settings.listen, backlog=_BACKLOG
             )
             self._servers.append(server)
             self.address = _bound(server)
@@ -99,24 +106,24 @@ class ProxyServer:
         except OSError as error:
             await self.stop(0)
             raise Invalid(f"cannot listen: {error.strerror or error}", hint="choose another --listen") from error
-        self._tasks = [
-            self._loop.create_task(self._tick_for_ever()),
-            self._loop.create_task(probe_for_ever(self.backends)),
-        ]
+        for endless in (self._tick_for_ever(), probe_for_ever(self.backends)):
+            task = self._loop.create_task(endless)
+            task.add_done_callback(self._on_end)
+            self._tasks.append(task)
 
     async def stop(self, grace_s: float = GRACE_S) -> None:
         """Accept nothing more, let what is under way end within ``grace_s`` seconds, then break it off."""
         self._poller.stop()
-        self._shared.is_stopping = True
+        self.shared.is_stopping = True
         self.memo.clear()
         for server in self._servers:
             server.close()
-        for connection in list(self._shared.connections):
+        for connection in list(self.shared.connections):
             connection.close_when_done()
         deadline = asyncio.get_running_loop().time() + grace_s
-        while self._shared.connections and asyncio.get_running_loop().time() < deadline:
+        while self.shared.connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
-        for connection in list(self._shared.connections):
+        for connection in list(self.shared.connections):
             connection.abort()
         self.fetches.cancel_all()
         for task in self._tasks:
@@ -130,7 +137,7 @@ class ProxyServer:
         self.memo.tick += 1
         self.memo.now = self._clock.monotonic()
         self.memo.idle_deadline = self.memo.now + IDLE_S
-        self._shared.sweep()
+        self.shared.sweep()
 
     def apply(self, standing: dict[str, Registration]) -> None:
         """Take over what a poll found."""
@@ -158,6 +165,18 @@ class ProxyServer:
     def _on_failure(self, error: BoxlinkError) -> None:
         self._call(self.note_outage, error)
 
+    def _on_crash(self, error: BaseException) -> None:
+        self._call(self._note_crash, error)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._note_crash(error)
+
+    def _note_crash(self, error: BaseException) -> None:
+        """A part of the proxy ended by a bug. Who runs it should end it: half a proxy serves old routes for ever."""
+        self.crash = error
+        self.crashed.set()
+
     def _call(self, function: object, argument: object) -> None:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
@@ -167,11 +186,11 @@ class ProxyServer:
         return {
             b"/healthz": lambda: json_page(
                 {
-                    "status": "stopping" if self._shared.is_stopping else "ok",
+                    "status": "stopping" if self.shared.is_stopping else "ok",
                     "backends": sum(backend.takes_requests for backend in self.backends),
                     "store_readable": self.backends.is_store_readable,
                 },
-                503 if self._shared.is_stopping else 200,
+                503 if self.shared.is_stopping else 200,
             ),
             b"/backends": lambda: json_page([backend.as_dict() for backend in self.backends]),
             b"/metrics": lambda: (200, "text/plain; version=0.0.4; charset=utf-8", exposition(self.collector)),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+import uvloop
 
 from proxy.core.networks import parse_networks
 from proxy.server import ProxyServer, ProxySettings
@@ -24,7 +25,7 @@ DEADLINE_S = 20.0
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test in a loop of its own; it fails when it hangs."""
+    """Run an async test in asyncio's loop and in uvloop's; it fails when it hangs."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -32,7 +33,9 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
             async with asyncio.timeout(DEADLINE_S):
                 await test(*args, **kwargs)
 
-        asyncio.run(bounded())
+        for factory in (asyncio.new_event_loop, uvloop.new_event_loop):
+            with asyncio.Runner(loop_factory=factory) as runner:
+                runner.run(bounded())
 
     return run
 

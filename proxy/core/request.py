@@ -118,7 +118,7 @@ def _resolve(method: bytes, target: bytes, minor: int, fields: Fields) -> tuple[
     path = target.partition(b"?")[0]
     if not target.startswith(b"/") or b"#" in target:
         raise Refused(400, "target", "the request's target is no path")
-    if _BAD_PERCENT.search(target) or _AMBIGUOUS.search(path):
+    if _BAD_PERCENT.search(path) or _AMBIGUOUS.search(path):
         raise Refused(400, "target", "the request's path can be read in more than one way")
     return target, canonical_host(host)
 

@@ -7,9 +7,11 @@ import json
 
 import pytest
 
+from proxy.backends import IN_FLIGHT_MAX
 from proxy.connection import ClientConnection
 from proxy.core.networks import parse_networks
 from proxy.probe import probe_all
+from proxy.registry import REGISTRATIONS_MAX
 from synclib.core.registration import Registration
 from synclib.errors import Unavailable
 from tests.proxied import Message, Origin, World, answer, in_loop, request, until, world
@@ -436,7 +438,7 @@ async def test_stop_lets_what_is_under_way_end() -> None:
         idle = await running.client()
         busy = await running.client()
         busy.send(request("/a"))
-        await until(lambda: len(origin.requests) == 1 and len(running.server._shared.connections) == 2)
+        await until(lambda: len(origin.requests) == 1 and len(running.server.shared.connections) == 2)
         stopping = asyncio.create_task(running.server.stop())
         assert await idle.reader.read() == b""
         with pytest.raises(ConnectionRefusedError):
@@ -445,7 +447,7 @@ async def test_stop_lets_what_is_under_way_end() -> None:
         response = await busy.receive()
         assert (response.body, response["connection"]) == (b"x", "close")
         await stopping
-        assert not any(isinstance(c, ClientConnection) for c in running.server._shared.connections)
+        assert not any(isinstance(c, ClientConnection) for c in running.server.shared.connections)
 
 
 @in_loop
@@ -471,3 +473,57 @@ async def test_the_admin_address_tells_health_backends_and_metrics() -> None:
         assert 'boxlink_proxy_answers_total{cache="pass"} 1.0' in metrics
         assert f'boxlink_proxy_backend_requests_total{{address="{row["address"]}",state="active"}} 1.0' in metrics
         assert (await page("/nothing"))[0] == 404
+
+
+@in_loop
+async def test_a_backend_is_given_no_more_than_it_can_queue() -> None:
+    async with world() as running:
+        origin = await running.backend(lambda _: named("x"))
+        (backend,) = running.server.backends
+        backend.in_flight = IN_FLIGHT_MAX
+        refused = await running.get("/a")
+        assert (refused.status, reason(refused)) == (503, "busy")
+        backend.in_flight = 0
+        assert (await running.get("/a")).status == 200
+        assert len(origin.requests) == 1
+
+
+@in_loop
+async def test_more_registrations_than_are_read_are_said() -> None:
+    async with world() as running:
+        for number in range(REGISTRATIONS_MAX + 5):
+            running.store.put(f"proxy/127.0.{number >> 8}.{number & 255}.p80", b'{"handles": ["/*"]}')
+        running.poll()
+        assert len(list(running.server.backends)) == REGISTRATIONS_MAX
+        assert running.server.counters.ignored["too-many"] == 1
+
+
+@in_loop
+async def test_a_registration_that_changed_and_cannot_be_read_stays_as_it_was() -> None:
+    async with world() as running:
+        origin = await running.backend(lambda _: named("x"), lease_s=10)
+        get = running.store.get
+
+        def fail(*_: object, **__: object) -> None:
+            raise Unavailable("the store does not answer")
+
+        for _ in range(8):
+            running.store.put(running.key(origin), b'{"handles": ["/*"], "state": "draining"}')
+            running.store.get = fail  # type: ignore[method-assign, assignment]
+            running.pass_time(2)
+            running.poll()
+            assert (await running.get("/a")).status == 200
+        running.store.get = get  # type: ignore[method-assign]
+        running.poll()
+        assert reason(await running.get("/a")) == "draining"
+
+
+@in_loop
+async def test_a_bug_in_the_poller_ends_the_proxy_instead_of_freezing_its_routes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    async with world(poll_s=0.01) as running:
+        running.store.list = lambda *_, **__: 1 // 0  # type: ignore[method-assign, assignment]
+        await running.server.crashed.wait()
+        assert isinstance(running.server.crash, ZeroDivisionError)

@@ -267,7 +267,7 @@ async def test_a_hundred_clients_cause_one_fetch() -> None:
 
         origin = await running.backend(serve)
         clients = [asyncio.create_task(running.get("/a")) for _ in range(100)]
-        await until(lambda: len(running.server._shared.connections) == 100)
+        await until(lambda: len(running.server.shared.connections) == 100)
         await until(lambda: len(origin.requests) == 1)
         gate.set()
         responses = await asyncio.gather(*clients)
@@ -315,9 +315,9 @@ async def test_a_leader_that_goes_away_takes_nothing_from_its_followers() -> Non
         leader.send(request("/a"))
         await until(lambda: len(origin.requests) == 1)
         follower = asyncio.create_task(running.get("/a"))
-        await until(lambda: len(running.server._shared.connections) == 2)
+        await until(lambda: len(running.server.shared.connections) == 2)
         leader.reset()
-        await until(lambda: len(running.server._shared.connections) == 1)
+        await until(lambda: len(running.server.shared.connections) == 1)
         gate.set()
         assert (await follower).body == b"x"
         assert len(origin.requests) == 1
@@ -334,7 +334,7 @@ async def test_an_answer_for_one_alone_is_not_given_to_the_others() -> None:
 
         origin = await running.backend(serve)
         clients = [asyncio.create_task(running.get("/a", cookie=f"id={number}")) for number in range(10)]
-        await until(lambda: len(running.server._shared.connections) == 10)
+        await until(lambda: len(running.server.shared.connections) == 10)
         await until(lambda: bool(origin.requests))
         gate.set()
         bodies = {response.body.decode() for response in await asyncio.gather(*clients)}
@@ -352,7 +352,7 @@ async def test_a_follower_that_varies_gets_its_own() -> None:
 
         origin = await running.backend(serve)
         clients = [asyncio.create_task(running.get("/a", x_size=str(number % 2))) for number in range(8)]
-        await until(lambda: len(running.server._shared.connections) == 8)
+        await until(lambda: len(running.server.shared.connections) == 8)
         await until(lambda: bool(origin.requests))
         gate.set()
         assert [response.body for response in await asyncio.gather(*clients)] == [b"0", b"1"] * 4

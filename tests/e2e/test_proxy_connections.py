@@ -183,7 +183,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for() -> None:
     async with world() as running:
         slow, idle = await running.client(), await running.client()
         slow.send(b"GET / HTTP/1.1\r\nHost")
-        connections = running.server._shared.connections
+        connections = running.server.shared.connections
         await until(lambda: any(connection._buffer for connection in connections))
         running.pass_time(HEAD_S - 1)
         slow.send(b": a")
@@ -221,7 +221,7 @@ async def test_a_client_that_does_not_read_costs_a_bounded_buffer_and_is_dropped
             await asyncio.sleep(0)
         assert connection._transport.get_write_buffer_size() <= 256 << 10
         running.pass_time(WRITE_S + 1)
-        await until(lambda: not running.server._shared.connections)
+        await until(lambda: not running.server.shared.connections)
 
 
 @in_loop
@@ -242,7 +242,7 @@ async def test_a_flood_of_pipelined_hits_without_reading_is_bounded() -> None:
 
 
 async def _connections(running: object) -> list[object]:
-    connections = running.server._shared.connections  # type: ignore[attr-defined]
+    connections = running.server.shared.connections  # type: ignore[attr-defined]
     await until(lambda: len(connections) == 1)
     return list(connections)
 
@@ -251,7 +251,7 @@ async def _connections(running: object) -> list[object]:
 async def test_connections_over_the_limit_are_turned_away() -> None:
     async with world() as running:
         await running.backend(lambda _: answer(b"x"))
-        running.server._shared.connections_max = 2
+        running.server.shared.connections_max = 2
         first, second = await running.client(), await running.client()
         for client in (first, second):
             assert (await client.get("/a")).status == 200
@@ -260,7 +260,7 @@ async def test_connections_over_the_limit_are_turned_away() -> None:
             await third.get("/a")
         assert running.server.counters.turned_away == 1
         first.close()
-        await until(lambda: len(running.server._shared.connections) == 1)
+        await until(lambda: len(running.server.shared.connections) == 1)
         assert (await running.get("/a")).status == 200
 
 

@@ -70,7 +70,7 @@ def command(
         context.emit({"ok": True, "listen": listen, "admin": admin, "allow": allowed}, "the settings are right")
         return
     _raise_file_limit()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(context, settings, store, _logger(context)))
 
 
@@ -86,10 +86,7 @@ async def _serve(
         loop.add_signal_handler(number, stopped.set)
     server = ProxyServer(settings, store, SystemClock(), SystemEntropy(), log)
     await server.start()
-    # What stands now stands for good: full collections need not look at it again, nor come as often.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    freeze_collector()
     _tell(
         context,
         {
@@ -100,18 +97,30 @@ async def _serve(
         f"listening on {_text(server.address)}"
         + ("" if server.admin_address is None else f", admin on {_text(server.admin_address)}"),
     )
-    await stopped.wait()
+    waits = [asyncio.create_task(event.wait()) for event in (stopped, server.crashed)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
     await server.stop()
+    if server.crash is not None:
+        raise server.crash
     _tell(context, {"event": "stopped"}, "stopped")
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     """uvloop, or asyncio's own loop where it does not run."""
     try:
         import uvloop
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop
+
+
+def freeze_collector() -> None:
+    """What stands after the start stands for good: full collections need not look at it again, nor come as often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _tell(context: Context, event: dict[str, object], text: str) -> None:
