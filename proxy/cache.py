@@ -88,6 +88,9 @@ class Cache:
         self.bytes_max = bytes_max
         self.object_bytes_max = min(OBJECT_BYTES_MAX, bytes_max // 4)
         self.evictions = 0
+        # Bodies that are being fetched to be kept; beyond the bound further ones are passed on without being kept.
+        self.arriving_bytes = 0
+        self.arriving_bytes_max = bytes_max // 4
         self._variants: dict[bytes, list[Stored]] = {}
         self._small: OrderedDict[int, Stored] = OrderedDict()
         self._main: OrderedDict[int, Stored] = OrderedDict()

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from proxy import reply
 from proxy.cache import Cache, Stored
+from proxy.collapse import Fetches
 from proxy.core import cache_status
 from proxy.core.cache_control import request_directives
 from proxy.core.cache_key import primary_key
@@ -16,7 +17,7 @@ from proxy.core.message import Request, encode_response_head
 from proxy.core.reuse import Use, may_answer_failure, plan
 from proxy.core.syntax import split_list
 from proxy.core.validate import PRECONDITIONS, is_not_modified, not_modified_fields
-from proxy.fetch import SERVER_ERRORS, Fetch, Fetches, Tail
+from proxy.fetch import SERVER_ERRORS, Fetch, Tail
 from proxy.memo import Memo
 from proxy.metrics import Counters
 from proxy.reply import Reply
@@ -104,6 +105,9 @@ class Exchange:
         return None
 
     async def _get(self, request: Request, client: Client) -> None:
+        if (answer := self.answer_now(request, client.address, b"")) is not None:
+            await client.reply(answer)  # it came while this request waited for its turn
+            return
         key = primary_key(request)
         stored = self._cache.find(key, request.fields)
         now = self._clock.monotonic()

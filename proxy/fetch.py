@@ -1,4 +1,4 @@
-"""One request to the backends and everyone who waits for its answer (request collapsing).
+"""One request to the backends, and everyone who waits for its answer.
 
 A fetch is a task of its own: a client that goes away, also the one whose request started it, takes nothing from the
 others. What can be stored is kept whole until it is; what cannot is passed through a bounded window, at the pace of
@@ -8,8 +8,6 @@ the slowest reader.
 from __future__ import annotations
 
 import asyncio
-import math
-from collections import OrderedDict
 from collections.abc import Callable
 
 from proxy.cache import Cache, Stored
@@ -25,8 +23,6 @@ from synclib.errors import BoxlinkError, Corrupt, Unavailable
 
 WINDOW_BYTES = 1 << 20
 SERVER_ERRORS = (500, 502, 503, 504)
-_UNSHAREABLE_KEYS_MAX = 4096
-_UNSHAREABLE_S = 10.0
 
 
 class Tail:
@@ -83,6 +79,7 @@ class Fetch:
         self._clock = clock
         self._on_end = on_end
         self._is_validating = False
+        self._is_ended = False
         self._pieces: dict[int, bytes] = {}  # by number; those before the slowest reader are gone unless kept
         self._piece_count = 0
         self._bytes = 0
@@ -153,6 +150,8 @@ class Fetch:
             self.error = Unavailable("the request was given up")
             raise
         finally:
+            self._cache.arriving_bytes -= self._bytes_held
+            self._is_ended = True
             self._on_end(self)
             self._wake()
 
@@ -182,16 +181,22 @@ class Fetch:
             fields = updated_fields(self._stale.fields, fields)
             self.freshness = assess(status, fields, wall=wall, asked_at=opened.asked_at, received_at=received_at)
             self.was_confirmed = self.is_complete = True
-            self.is_shareable = may_be_shared(self.freshness, received_at) and not self.is_detached
-            self._store(ResponseHead(status, reason, fields), self._stale.body)
-            self._publish(ResponseHead(status, reason, fields), len(self._stale.body))
+            head = ResponseHead(status, reason, fields)
+            self.why_not_stored = why_not_stored(self.request, status, fields, self.freshness)
+            self.is_shareable = self._may_share(received_at)
+            self._store(head, self._stale.body)
+            self._publish(head, len(self._stale.body))
             return
         fields = registered_lifetime(self.request, head.status, fields, opened.backend.registration.cache_seconds)
         head = ResponseHead(head.status, head.reason, fields)
         self.freshness = assess(head.status, fields, wall=wall, asked_at=opened.asked_at, received_at=received_at)
         self.keeps = self._may_keep(head, opened)
-        self.is_shareable = self.keeps and may_be_shared(self.freshness, received_at)
+        self.is_shareable = self._may_share(received_at)
         await self._stream(head, opened)
+
+    def _may_share(self, now: float) -> bool:
+        is_storable = not self.why_not_stored and not self.is_detached
+        return is_storable and self.freshness is not None and may_be_shared(self.freshness, now)
 
     def _asked_conditionally(self) -> bool:
         """Whether the client's own conditions went to the backend, so that a 304 is the client's."""
@@ -221,7 +226,7 @@ class Fetch:
         self._publish(head, answer.reader.length)
         while piece := await answer.read():
             self._append(piece)
-            if self.keeps and self._bytes > self._cache.object_bytes_max:
+            if self.keeps and not self._fits():
                 self.keeps = self.is_shareable = False
                 self.why_not_stored = "size"
                 self._forget_read()
@@ -232,30 +237,31 @@ class Fetch:
                 raise Unavailable("nobody waits for the answer any more")
         self._finish(head, opened)
 
+    def _fits(self) -> bool:
+        """Whether the body may still be kept: small enough itself, and with all others that are under way."""
+        cache = self._cache
+        return self._bytes <= cache.object_bytes_max and cache.arriving_bytes <= cache.arriving_bytes_max
+
     def _finish(self, head: ResponseHead, opened: Opened) -> None:
         self.is_complete = True
-        if self.keeps and not self.is_detached and not opened.answer.reader.surplus:
+        if opened.answer.reader.surplus:
+            self.keeps = self.is_shareable = False
+            self.why_not_stored = "surplus"
+        if self.keeps:
             self._store(head, b"".join(self._pieces.values()))
         elif head.status < 500 and self._stale is not None and not self._asked_conditionally():
             # The origin has a newer answer that may not be stored: the old one is history.
             self._cache.invalidate(self.key)
 
     def _store(self, head: ResponseHead, body: bytes) -> None:
-        if self.is_detached or self.freshness is None:
-            return
-        names = vary_names(head.fields)
-        if names is None:
-            return
-        self.stored = Stored(
-            self.key,
-            selector(names, self.request.fields),
-            head.status,
-            head.reason,
-            head.fields,
-            body,
-            self.freshness,
-        )
-        self._cache.add(self.stored)
+        """Have the whole answer in ``stored``, and in the cache if it may be there."""
+        assert self.freshness is not None
+        selecting = selector(vary_names(head.fields) or (), self.request.fields)
+        self.stored = Stored(self.key, selecting, head.status, head.reason, head.fields, body, self.freshness)
+        if self.why_not_stored:
+            self._cache.invalidate(self.key)
+        elif not self.is_detached:
+            self._cache.add(self.stored)
 
     def _publish(self, head: ResponseHead, length: int | None) -> None:
         self.length = length
@@ -267,16 +273,19 @@ class Fetch:
         self._piece_count += 1
         self._bytes += len(piece)
         self._bytes_held += len(piece)
+        self._cache.arriving_bytes += len(piece)
 
     def _forget_read(self) -> None:
         """Drop the pieces that every reader has had, unless the whole is to be stored."""
-        if self.keeps:
+        if self.keeps or self._is_ended:
             return
         slowest = min((tail.position for tail in self._tails), default=0)
         for number in list(self._pieces):
             if number >= slowest:
                 break
-            self._bytes_held -= len(self._pieces.pop(number))
+            size = len(self._pieces.pop(number))
+            self._bytes_held -= size
+            self._cache.arriving_bytes -= size
             self._wake()
 
     async def _changed(self) -> None:
@@ -289,62 +298,3 @@ class Fetch:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-
-class Fetches:
-    """All fetches under way; those that may turn out to be for several are found by key."""
-
-    def __init__(self, dispatcher: Dispatcher, cache: Cache, clock: Clock) -> None:
-        self._dispatcher = dispatcher
-        self._cache = cache
-        self._clock = clock
-        self._joinable: dict[bytes, Fetch] = {}
-        self._live: dict[bytes, set[Fetch]] = {}
-        # Keys whose last answer was for one request alone, and until when nobody waits for the next one.
-        self._unshareable: OrderedDict[bytes, float] = OrderedDict()
-
-    def start(self, request: Request, client: bytes, stale: Stored | None = None) -> Fetch:
-        """A fetch for one request alone."""
-        fetch = Fetch(request, client, stale, self._dispatcher, self._cache, self._clock, self._end)
-        self._live.setdefault(fetch.key, set()).add(fetch)
-        return fetch
-
-    def join_or_start(self, request: Request, client: bytes, stale: Stored | None) -> tuple[Fetch, bool]:
-        """(the fetch for this key, whether this request started it)."""
-        key = primary_key(request)
-        fetch = self._joinable.get(key)
-        if fetch is not None and (fetch.head is None or fetch.is_shareable):
-            return fetch, False
-        fetch = self.start(request, client, stale)
-        if self._unshareable.get(key, -math.inf) <= self._clock.monotonic():
-            self._joinable[key] = fetch
-        return fetch, True
-
-    def is_joinable(self, key: bytes) -> bool:
-        return key in self._joinable
-
-    def detach(self, key: bytes) -> None:
-        """What is under way for a key was asked before the resource changed: it is passed on, but not stored."""
-        self._joinable.pop(key, None)
-        for fetch in self._live.get(key, ()):
-            fetch.detach()
-
-    def cancel_all(self) -> None:
-        for fetches in list(self._live.values()):
-            for fetch in list(fetches):
-                fetch.cancel()
-
-    def _end(self, fetch: Fetch) -> None:
-        live = self._live[fetch.key]
-        live.discard(fetch)
-        if not live:
-            del self._live[fetch.key]
-        if self._joinable.get(fetch.key) is fetch:
-            del self._joinable[fetch.key]
-        if fetch.head is None or fetch.is_detached:
-            return
-        self._unshareable.pop(fetch.key, None)
-        if not fetch.is_shareable:
-            self._unshareable[fetch.key] = self._clock.monotonic() + _UNSHAREABLE_S
-            if len(self._unshareable) > _UNSHAREABLE_KEYS_MAX:
-                self._unshareable.popitem(last=False)

@@ -12,11 +12,11 @@ import structlog
 from proxy.admin import Pages, json_page, serve_admin
 from proxy.backends import Backends
 from proxy.cache import Cache
+from proxy.collapse import Fetches
 from proxy.connection import IDLE_S, ClientConnection, Shared
 from proxy.core.networks import Network
 from proxy.dispatch import Dispatcher
 from proxy.exchange import Exchange
-from proxy.fetch import Fetches
 from proxy.memo import Memo
 from proxy.metrics import Counters, ProxyCollector, exposition
 from proxy.probe import probe_for_ever

@@ -480,6 +480,94 @@ async def test_a_chunked_answer_is_stored_with_its_length_and_a_closing_one_is_n
 
 
 @in_loop
+async def test_bodies_under_way_take_a_bounded_share_of_memory() -> None:
+    async with world(cache_bytes=4 << 20) as running:
+        gate = asyncio.Event()
+
+        async def serve(seen: Message) -> bytes:
+            wire = answer(TILE * 60, cache_control="max-age=60")
+            next(writer for writer in origin._writers if writer not in told).write(wire[:-1])
+            told.update(origin._writers)
+            await gate.wait()
+            return wire[-1:]
+
+        told: set[object] = set()
+        origin = await running.backend(serve)
+        clients = [await running.client() for _ in range(6)]
+        for number, client in enumerate(clients):
+            client.send(request(f"/{number}"))
+            await client.reader.readuntil(b"\r\n\r\n")
+            await client.reader.readexactly(len(TILE) * 60 - 1)
+            assert running.server.cache.arriving_bytes <= (1 << 20) + (1 << 20)
+        gate.set()
+        for client in clients:
+            assert await client.reader.readexactly(1) == TILE[-1:]
+        await until(lambda: not running.server.fetches._live)
+        assert running.server.cache.arriving_bytes == 0
+        assert 0 < len(running.server.cache) < 6
+
+
+@pytest.mark.parametrize("said", ["no-store", "private"])
+@in_loop
+async def test_a_304_that_forbids_storing_ends_what_is_stored(said: str) -> None:
+    async with world() as running:
+
+        def serve(seen: Message) -> bytes:
+            if seen["if-none-match"]:
+                return answer(status=304, etag='"t"', cache_control=said)
+            return answer(b"x", etag='"t"', cache_control="max-age=10")
+
+        await running.backend(serve)
+        await running.get("/a")
+        running.pass_time(20)
+        response = await running.get("/a")
+        assert (response.status, response.body, response["cache-control"]) == (200, b"x", said)
+        assert len(running.server.cache) == 0
+
+
+@in_loop
+async def test_a_validation_overtaken_by_a_change_answers_but_is_not_stored() -> None:
+    async with world() as running:
+        gate = asyncio.Event()
+
+        async def serve(seen: Message) -> bytes:
+            if seen["if-none-match"]:
+                await gate.wait()
+                return answer(status=304, etag='"t"')
+            return answer(b"x", etag='"t"', cache_control="max-age=10")
+
+        origin = await running.backend(serve)
+        await running.get("/a")
+        running.pass_time(20)
+        validating = asyncio.create_task(running.get("/a"))
+        await until(lambda: len(origin.requests) == 2)
+        await running.get("/a", method="DELETE")
+        gate.set()
+        assert (await validating).body == b"x"
+        assert len(running.server.cache) == 0
+
+
+@in_loop
+async def test_a_range_request_does_not_end_the_collapsing_of_others() -> None:
+    async with world() as running:
+        gate = asyncio.Event()
+
+        async def serve(seen: Message) -> bytes:
+            if seen["range"]:
+                return answer(b"x", 206, content_range="bytes 0-0/5")
+            await gate.wait()
+            return answer(b"xyzab", cache_control="max-age=60")
+
+        origin = await running.backend(serve)
+        await running.get("/a", range="bytes=0-0")
+        clients = [asyncio.create_task(running.get("/a")) for _ in range(5)]
+        await until(lambda: len(running.server.shared.connections) == 5)
+        gate.set()
+        assert {response.body for response in await asyncio.gather(*clients)} == {b"xyzab"}
+        assert len(origin.requests) == 2
+
+
+@in_loop
 async def test_early_hints_are_passed_on_and_not_stored() -> None:
     async with world() as running:
         hints = b"HTTP/1.1 103 Early Hints\r\nLink: </s.css>; rel=preload\r\n\r\n"

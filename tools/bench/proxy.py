@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,14 +125,24 @@ def _summary(figures: dict[tuple[str, str], list[dict[str, float]]]) -> dict[str
     loads: dict[str, dict[str, object]] = {}
     for (load, name), runs in figures.items():
         costs = [run["per_cpu_s"] for run in runs]
-        base = statistics.median(run["per_cpu_s"] for run in figures[load, SERVERS[0].name])
+        ratios = {}
+        for other in SERVERS[:2]:
+            # Round by round: the machine's own speed changes between rounds, by more than what is measured.
+            theirs = [run["per_cpu_s"] for run in figures[load, other.name]]
+            ratios[other.name] = _range(cost / their for cost, their in zip(costs, theirs, strict=True))
         loads.setdefault(load, {})[name] = {
-            "requests_per_cpu_s": [round(value) for value in (min(costs), statistics.median(costs), max(costs))],
-            "ratio_to_first": round(statistics.median(costs) / base, 2),
+            "requests_per_cpu_s": _range(costs, 0),
+            "ratio_to": ratios,
             "requests_per_s": round(statistics.median(run["per_s"] for run in runs)),
             "p99_ms": round(statistics.median(run["p99_ms"] for run in runs), 2),
         }
     return dict(loads)
+
+
+def _range(values: Iterable[float], digits: int = 2) -> list[float]:
+    """Least, median, most."""
+    ordered = sorted(values)
+    return [round(value, digits) for value in (ordered[0], statistics.median(ordered), ordered[-1])]
 
 
 def _one_run(server: Server, origin: int, seconds: int, arguments: list[str], folder: str) -> dict[str, float]:
