@@ -527,3 +527,37 @@ async def test_a_bug_in_the_poller_ends_the_proxy_instead_of_freezing_its_routes
         running.store.list = lambda *_, **__: 1 // 0  # type: ignore[method-assign, assignment]
         await running.server.crashed.wait()
         assert isinstance(running.server.crash, ZeroDivisionError)
+
+
+@in_loop
+async def test_a_rolling_upgrade_loses_no_request() -> None:
+    async with world() as running:
+        failed: list[int] = []
+        is_over = False
+
+        async def browse(number: int) -> int:
+            client, count = await running.client(), 0
+            while not is_over:
+                response = await client.get(f"/{number}/{count}")
+                if response.status != 200:
+                    failed.append(response.status)
+                count += 1
+            return count
+
+        old = [await running.backend(lambda _: named("0")) for _ in range(2)]
+        browsers = [asyncio.create_task(browse(number)) for number in range(8)]
+        for release in range(1, 6):
+            new = [await running.backend(lambda _, text=str(release): named(text)) for _ in range(2)]
+            for origin in old:
+                running.register(origin, state="draining")
+            await until(lambda old=old: all(shown(running, origin)["in_flight"] == 0 for origin in old))
+            served = [len(origin.requests) for origin in old]
+            await until(lambda new=new: all(len(origin.requests) > 20 for origin in new))
+            assert served == [len(origin.requests) for origin in old]
+            for origin in old:
+                running.withdraw(origin)
+                await origin.stop()
+            old = new
+        is_over = True
+        assert sum(await asyncio.gather(*browsers)) > 200
+        assert failed == []
