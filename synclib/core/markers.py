@@ -10,6 +10,7 @@ from synclib.errors import BoxlinkError, Corrupt, Invalid
 
 Mode = Literal["eager", "lazy"]
 MARKER_BYTES_MAX = 64 << 10
+_DIGITS_MAX = 18  # of a seq: int() refuses very long ones in its own way
 
 
 class Active(BaseModel):
@@ -52,7 +53,7 @@ def parse_active(text: str) -> Active:
         name, equals, value = word.partition("=")
         if word in ("lazy", "eager"):
             fields["mode"] = word
-        elif name == "seq" and equals and value.isascii() and value.isdigit():
+        elif name == "seq" and equals and value.isascii() and value.isdigit() and len(value) <= _DIGITS_MAX:
             fields["seq"] = int(value)
         elif name == "from" and value in ("snapshot", "store"):
             fields["source"] = value
@@ -72,4 +73,8 @@ def parse_down(text: str | bytes) -> Down:
 
 
 def error_marker(dataset: str, error: BoxlinkError, at: str) -> Error:
-    return Error(dataset=dataset, kind=error.kind, message=error.message, hint=error.hint, at=at)
+    """The marker of an error. Names that are no UTF-8 are shown with escapes: JSON has no other way."""
+    dataset, message, hint = (
+        text.encode("utf-8", "backslashreplace").decode() for text in (dataset, error.message, error.hint)
+    )
+    return Error(dataset=dataset, kind=error.kind, message=message, hint=hint, at=at)

@@ -7,12 +7,16 @@ import os
 import tempfile
 from pathlib import Path
 
+TEMPORARY = ".tmp"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a temporary file beside ``path``, flush it to the disk, rename it, flush the directory."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    """Write a temporary file beside ``path``, flush it to the disk, rename it, flush the directory.
+
+    A writer that is killed leaves ``<name>.<…>.tmp``: beside a marker that is a name of ours too, never a dataset's.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", suffix=TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -18,7 +18,7 @@ import msgspec
 
 from synclib.core.manifest import Manifest, RunRef, decode_manifest, encode_manifest, manifest_digest
 from synclib.core.names import STATE_DIRECTORY
-from synclib.disk.atomic import write_atomic
+from synclib.disk.atomic import TEMPORARY, write_atomic
 from synclib.errors import Conflict, Corrupt, Missing
 
 _MANIFESTS_KEPT = 3
@@ -77,6 +77,9 @@ class Held:
         self._manifests.mkdir(parents=True, exist_ok=True)
         data = encode_manifest(manifest)
         write_atomic(self._manifests / f"{manifest.seq:020}-{manifest_digest(data)}", data)
+        for path in self._manifests.glob(f"*{TEMPORARY}"):
+            # What a killed writer left: who writes here holds the lock.
+            path.unlink()
         for path in sorted(self._manifests.iterdir())[:-_MANIFESTS_KEPT]:
             path.unlink()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from synclib.core import names
 from synclib.core.markers import MARKER_BYTES_MAX, Active, Down, Error, parse_active, parse_down
-from synclib.disk.atomic import write_atomic
+from synclib.disk.atomic import TEMPORARY, write_atomic
 from synclib.errors import Corrupt, Invalid
 
 
@@ -23,8 +23,10 @@ class Markers:
             descriptor = os.open(self.directory / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        with open(descriptor, "rb") as file:
-            data = file.read(MARKER_BYTES_MAX + 1)
+        try:
+            data = os.read(descriptor, MARKER_BYTES_MAX + 1)
+        finally:
+            os.close(descriptor)
         if len(data) > MARKER_BYTES_MAX:
             raise Invalid(f"{name} is larger than {MARKER_BYTES_MAX} bytes", path=str(self.directory / name))
         return data
@@ -66,6 +68,12 @@ class Markers:
                 if (old.kind, old.message) == (error.kind, error.message):
                     return
         write_atomic(self.directory / names.ERROR, error.model_dump_json().encode() + b"\n")
+
+    def clean(self) -> None:
+        """Remove what killed writers of these markers left."""
+        for name in (names.DOWN, names.ERROR):
+            for path in self.directory.glob(f"{name}.*{TEMPORARY}"):
+                self.remove(path.name)
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -11,11 +11,12 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from synclib.core.entry import Entry, Kind
 from synclib.core.names import STATE_DIRECTORY
-from synclib.errors import Corrupt, Full, Invalid
+from synclib.disk.faults import full_disk_is_an_error
+from synclib.errors import Corrupt, Invalid
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORIES_KEPT = 64
@@ -268,19 +269,6 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = No
             written = os.write(descriptor, view) if offset is None else os.pwrite(descriptor, view, offset)
             view = view[written:]
             offset = None if offset is None else offset + written
-
-
-@contextlib.contextmanager
-def full_disk_is_an_error() -> Iterator[None]:
-    """ENOSPC, EDQUOT and a file-size limit become Full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise Full(
-                error.strerror or "the disk is full", hint="make room, then run it again: it continues"
-            ) from error
-        raise
 
 
 def open_tree(top: bytes) -> Tree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,12 +14,13 @@ from synclib.core import names
 from synclib.core.manifest import Manifest
 from synclib.core.markers import Active, Down, error_marker
 from synclib.core.node import RELEASED, Do, Seen, decide, poll_delay
+from synclib.disk.faults import disk_error
 from synclib.disk.held import Held
 from synclib.disk.markers import Markers
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.publish import PublishOptions, publish
 from synclib.engine.restore import RestoreOptions, restore
-from synclib.errors import BoxlinkError, Interrupted, Partial, Unavailable
+from synclib.errors import BoxlinkError, Interrupted, Partial
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.store.base import Store
 from synclib.store.meter import Meter
@@ -54,6 +56,7 @@ class Follower:
         self._poll_s, self._should_stop, self._meter = poll_s, should_stop, meter
         self._dataset = Dataset(store, names.dataset_root(self.name))
         self._markers = Markers(directory)
+        self._markers.clean()
         self._held = Held(directory)
         self._head: HeadState | None = None
         self._head_due = 0.0
@@ -80,7 +83,6 @@ class Follower:
 
     def round(self) -> BoxlinkError | None:
         """Do what there is to do. An error is written to synch.error and returned; a later round tries again."""
-        before = self.error
         try:
             self._round()
             self.error, self._failures = None, 0
@@ -89,24 +91,27 @@ class Follower:
         except BoxlinkError as error:
             self._fail(error)
         except OSError as error:
-            # The disk, not the store: full and forbidden are worth telling apart; the rest keeps its own words.
-            self._fail(Unavailable(f"{error.strerror}: {error.filename}", hint="see the node's log"))
-        if before is not None and self.error is None:
+            self._fail(disk_error(error))
+        if self.error is None:
+            # Perhaps a former process's.
             self._markers.remove(names.ERROR)
-        self._asked = self._ask()
         return self.error
 
     def _fail(self, error: BoxlinkError) -> None:
         if self.error is None or self.error.message != error.message:
             self._log.warning("failed", **{**error.as_dict(), "dataset": self.name})
         self.error = error
-        self._markers.write_error(error_marker(self.name, error, now_text(self._host.clock)))
+        # Where even that cannot be written, the log has it.
+        with contextlib.suppress(OSError):
+            self._markers.write_error(error_marker(self.name, error, now_text(self._host.clock)))
         delay = min(_ERROR_DELAY_MAX_S, _ERROR_DELAY_S * 2.0**self._failures)
         self._failures += 1
         self._head_due = self._host.clock.monotonic() + delay
 
     def _round(self) -> None:
         for _ in range(4):
+            # What is touched from here on was not seen, so it is due.
+            self._asked = self._ask()
             seen, target, active = self._look()
             action = decide(seen)
             if action is Do.NOTHING:

@@ -17,6 +17,7 @@ from watchdog.observers import Observer
 
 from synclib.core import names
 from synclib.core.markers import error_marker
+from synclib.disk.faults import disk_error
 from synclib.disk.markers import Markers
 from synclib.engine.follow import Follower, Log, now_text
 from synclib.engine.host import Connect, Host
@@ -44,6 +45,8 @@ class Node:
         self._watched: set[str] = set()
         self._refused: set[str] = set()
         self._log_error = ""
+        self._data_error = ""
+        self._present: list[str] = []
         self.shipper = LogShipper(
             data / names.LOG_DIRECTORY,
             data / names.STATE_DIRECTORY / "log.json",
@@ -77,7 +80,7 @@ class Node:
             while not self._stop.is_set():
                 self._wake.clear()
                 names_ = self._scan()
-                self._watch(observer, names_)
+                self._watch(observer)
                 self._collect()
                 for name in names_:
                     follower = self._followers[name]
@@ -101,11 +104,20 @@ class Node:
                     future.result()
 
     def _scan(self) -> list[str]:
-        """The datasets that have a marker, or that this node knows already."""
+        """The datasets that have a marker, or that this node knows already; none while data/ cannot be read."""
         found: list[str] = []
-        with os.scandir(self._data) as listing:
-            items = sorted((item for item in listing if item.is_dir()), key=lambda item: item.name)
+        self._present = []
+        try:
+            with os.scandir(self._data) as listing:
+                items = sorted((item for item in listing if item.is_dir()), key=lambda item: item.name)
+            self._data_error = ""
+        except OSError as error:
+            if self._data_error != str(error):
+                self._data_error = str(error)
+                self._log.warning("the data directory cannot be read: waiting for it", reason=str(error))
+            return []
         for item in items:
+            self._present.append(item.name)
             markers = (os.path.join(item.path, name) for name in (names.ACTIVE, names.UP, names.DOWN))
             if item.name in self._followers or (any(map(os.path.lexists, markers)) and self._adopt(Path(item.path))):
                 found.append(item.name)
@@ -127,13 +139,17 @@ class Node:
             if directory.name not in self._refused:
                 self._refused.add(directory.name)
                 self._log.warning("refused", directory=directory.name, **error.as_dict())
-                Markers(directory).write_error(error_marker(directory.name, error, now_text(self._host.clock)))
+                # Where even that cannot be written, the log has it.
+                with contextlib.suppress(OSError):
+                    Markers(directory).write_error(error_marker(directory.name, error, now_text(self._host.clock)))
             return False
         return True
 
-    def _watch(self, observer: object, found: list[str]) -> None:
-        """File events of data/ and of each dataset's own directory, not below: only markers matter."""
-        for path in (str(self._data), *(str(self._data / name) for name in found)):
+    def _watch(self, observer: object) -> None:
+        """File events of data/ and of each directory in it, not below: only markers matter."""
+        paths = [str(self._data), *(str(self._data / name) for name in self._present)]
+        self._watched.intersection_update(paths)
+        for path in paths:
             if path in self._watched:
                 continue
             self._watched.add(path)
@@ -147,10 +163,11 @@ class Node:
         try:
             self.shipper.round(is_last=is_last)
             self._log_error = ""
-        except BoxlinkError as error:
-            if self._log_error != error.message:
-                self._log_error = error.message
-                self._log.warning("logs wait: they could not be sent", **error.as_dict())
+        except (BoxlinkError, OSError) as error:
+            told = disk_error(error) if isinstance(error, OSError) else error
+            if self._log_error != told.message:
+                self._log_error = told.message
+                self._log.warning("logs wait: they could not be sent", **told.as_dict())
 
 
 class _Waker(FileSystemEventHandler):

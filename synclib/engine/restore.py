@@ -21,14 +21,16 @@ from blake3 import blake3
 from synclib.core.delta import join
 from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.manifest import Manifest, RunRef
-from synclib.core.names import sort_key, split_path
+from synclib.core.names import DOWN, sort_key, split_path
 from synclib.core.plan import RANGE_BYTES_MAX, WINDOW_BYTES, WINDOW_FILES, FetchPlan, plan_window, split_file
 from synclib.disk.atomic import sync_file_system
 from synclib.disk.base import BaseFile
+from synclib.disk.faults import disk_errors, full_disk_is_an_error
 from synclib.disk.held import Held, Restoring, State, Unsynced, boot_id
+from synclib.disk.markers import Markers
 from synclib.disk.scan import scan
 from synclib.disk.spool import Spool
-from synclib.disk.tree import InTheWay, Tree, full_disk_is_an_error, open_tree, write_all
+from synclib.disk.tree import InTheWay, Tree, open_tree, write_all
 from synclib.engine.fetch_job import FetchJob, FetchResult, fetch_files, run_fetch_job
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.workers import run_in_order, start_processes, worker_count
@@ -80,15 +82,19 @@ def restore(
     options: RestoreOptions,
     progress: Progress,
 ) -> RestoreResult:
-    """Bring ``directory`` to ``manifest``. Full when there is not the space; Corrupt names the object that is."""
-    directory.mkdir(parents=True, exist_ok=True)
-    held = Held(directory)
-    lock = held.lock()
-    try:
-        with contextlib.closing(open_tree(os.fsencode(directory))) as tree:
-            return _Restoration(dataset, manifest, connect, directory, host, options, progress, held, tree).run()
-    finally:
-        os.close(lock)
+    """Bring ``directory`` to ``manifest``. Full when there is not the space; Corrupt names the object that is.
+
+    Before the first change ``synch.down`` is taken away: what it says holds no longer (I1).
+    """
+    with disk_errors():
+        directory.mkdir(parents=True, exist_ok=True)
+        held = Held(directory)
+        lock = held.lock()
+        try:
+            with contextlib.closing(open_tree(os.fsencode(directory))) as tree:
+                return _Restoration(dataset, manifest, connect, directory, host, options, progress, held, tree).run()
+        finally:
+            os.close(lock)
 
 
 class _Restoration:
@@ -112,6 +118,8 @@ class _Restoration:
         is_ours = before is not None and (before.store, before.root) == (dataset.store.url, dataset.root)
         self._before = before if is_ours else None
         self._missing: Spool[Entry] = Spool(Entry)
+        # Right bytes, but not the right mode or time.
+        self._mislabelled: Spool[Entry] = Spool(Entry)
         self._old_directories: list[Entry] = []
         self._need_bytes = 0
         self._done_bytes = 0
@@ -135,8 +143,11 @@ class _Restoration:
         if self._is_done_already():
             return self._result
         self._options.before_change()
+        Markers(self._directory).remove(DOWN)
         abandoned = self._mark_begun()
         self._tree.prepare()
+        for entry in self._mislabelled:
+            self._restat(entry)
         for runs in abandoned:
             self._remove_old(self._chain_of(cache, runs), new)
         self._remove_old(old, new)
@@ -153,7 +164,8 @@ class _Restoration:
     def _is_done_already(self) -> bool:
         before = self._before
         is_same = before is not None and before.restoring is None and before.runs == self._manifest.runs
-        return is_same and not self._missing.count and not self._options.is_delete
+        is_whole = not self._missing.count and not self._mislabelled.count
+        return is_same and is_whole and not self._options.is_delete
 
     # -- first pass: what is missing
 
@@ -214,13 +226,9 @@ class _Restoration:
             return False
         if not self._is_believed(entry, found) and not self._has_content(entry):
             return False
-        if stat.S_IMODE(mode) == entry.mode and found.st_mtime_ns == entry.mtime_ns:
-            return True
-        # The bytes are right; only what stands beside them is not.
-        with contextlib.suppress(OSError):
-            self._restat(entry)
-            return True
-        return False
+        if stat.S_IMODE(mode) != entry.mode or found.st_mtime_ns != entry.mtime_ns:
+            self._mislabelled.add(entry)
+        return True
 
     def _is_believed(self, entry: Entry, found: os.stat_result) -> bool:
         """Whether size and time are enough: only of files that a restore of ours has placed."""
@@ -245,13 +253,16 @@ class _Restoration:
             os.close(descriptor)
 
     def _restat(self, entry: Entry) -> None:
-        descriptor = self._tree.open_file(entry)
+        """Give a file its mode and time; one that is not ours to change is written anew."""
         try:
-            if not self._options.is_dry_run:
+            descriptor = self._tree.open_file(entry)
+            try:
                 os.fchmod(descriptor, entry.mode)
                 os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-        finally:
-            os.close(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            self._missing.add(entry)
 
     def _check_space(self) -> None:
         status = os.statvfs(self._directory)

@@ -1,0 +1,50 @@
+"""What the local disk says, as kinds of errors: the one place that reads errno."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from synclib.errors import BoxlinkError, Full, Invalid, Missing, Unavailable
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY)
+
+
+def disk_error(error: OSError) -> BoxlinkError:
+    """The kind of an OSError of the local disk."""
+    path = error.filename
+    shown = os.fsdecode(path) if isinstance(path, str | bytes) else ""
+    text = error.strerror or str(error)
+    if error.errno in _FULL:
+        return Full(text, hint="make room, then run it again: it continues", path=shown)
+    if error.errno in _REFUSED:
+        return Invalid(f"the local disk refused it: {text}", hint="check the owner and rights", path=shown)
+    if error.errno == errno.ENOENT:
+        return Missing(f"it is gone: {text}", path=shown)
+    return Unavailable(f"the local disk failed: {text}", hint="see the kernel's log", path=shown)
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """What the local disk may say to anyone becomes a kind; an OSError that only a bug can cause stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (*_FULL, *_REFUSED, *_FAILED, errno.ENOENT):
+            raise disk_error(error) from error
+        raise
+
+
+@contextlib.contextmanager
+def full_disk_is_an_error() -> Iterator[None]:
+    """ENOSPC, EDQUOT and a file-size limit become Full; all else passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise disk_error(error) from error
+        raise
