@@ -38,6 +38,11 @@ class RunRef(msgspec.Struct, array_like=True, frozen=True):
     def key(self, root: str) -> str:
         return run_key(root, self.level, self.seq_first, self.seq_last, ulid_text(self.ulid))
 
+    @property
+    def file_name(self) -> str:
+        """The last component of its key: unlike any other run's, so copies are kept under it."""
+        return self.key("").rpartition("/")[2]
+
 
 class Attachment(msgspec.Struct, array_like=True, frozen=True):
     """A further immutable object that belongs to a seq: image, map, trace, wall index, signature."""

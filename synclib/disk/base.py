@@ -1,7 +1,8 @@
 """What a directory was last published as or restored to, by real path and dataset: its base.
 
 The base is a list of runs. When others published in between, it is not the chain of one seq, but the older base with
-this directory's own runs upon it: exactly what the directory holds, so that the next publish sees only its changes.
+this directory's own deltas upon it: exactly what the directory holds, so that the next publish sees only its changes.
+A delta that is no run of the store, because it was laid on another head, is kept here.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class BaseFile:
         parts = (store_url.encode(), root.encode(), self._identity[2], prefix)
         name = blake3(b"\0".join(parts)).hexdigest(16)
         self._path = state / "base" / f"{name}.json"
+        self.runs = state / "base" / name  # runs that only this directory has, by file name
 
     def read(self) -> Base | None:
         """The base, or None where there is none that can be read: then the head is taken instead."""
@@ -47,3 +49,11 @@ class BaseFile:
         base = Base(url, root, repr(directory), repr(prefix), seq, digest, runs)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path, msgspec.json.encode(base))
+
+    def prune(self, runs: list[RunRef]) -> None:
+        """Remove own runs that the base no longer names."""
+        wanted = {run.file_name for run in runs}
+        if self.runs.is_dir():
+            for path in self.runs.iterdir():
+                if path.name not in wanted:
+                    path.unlink()

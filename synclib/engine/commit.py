@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from blake3 import blake3
@@ -23,7 +24,7 @@ from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
 from synclib.core.treehash import TreeHash
 from synclib.engine.host import Host
-from synclib.errors import Ambiguous, Conflict
+from synclib.errors import Ambiguous, Conflict, Unavailable
 from synclib.lazy.chain import Chain, RunReader
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
@@ -96,6 +97,8 @@ class Commit:
 
     def __init__(self, dataset: Dataset, host: Host, cache: RunCache, packs: dict[bytes, PackInfo]) -> None:
         self._dataset, self._host, self._cache, self._packs = dataset, host, cache, packs
+        # The delta as it was first laid: what the directory is, beside its former base. In the cache.
+        self.delta: RunRef | None = None
 
     def commit(self, head: HeadState, laid: Laid, base_chain: Chain) -> tuple[HeadState, Laid]:
         """The head that holds the delta, and the delta as it was laid; unchanged when it came to nothing."""
@@ -107,7 +110,9 @@ class Commit:
             self._archive(head)
             state = self._swap(head, laid, ref)
             if state is not None:
-                self._archive(state)
+                # It is committed. If this fails, whoever replaces the head does it.
+                with contextlib.suppress(Unavailable):
+                    self._archive(state)
                 return state, laid
             self._host.clock.sleep(self._host.entropy.uniform() * min(2.0, 0.05 * 2**attempt))
             head = self._dataset.read_head_or_empty()
@@ -130,19 +135,18 @@ class Commit:
         ref = parts.ref(ulid_bytes(clock, self._host.entropy), clock.wall_ns())
         path = self._cache.keep(ref.key(self._dataset.root), parts.read())
         parts.close()
+        self.delta = self.delta or ref
         return ref, path
 
     def _archive(self, head: HeadState) -> None:
-        """Make the manifest in a committed head an object of its own (decision 0002)."""
-        if head.etag is None:
-            return
-        data = head.head.manifest
-        key = names.manifest_key(self._dataset.root, head.manifest.seq, manifest_digest(data))
-        try:
-            self._dataset.store.put(key, data, if_absent=True)
-        except (Conflict, Ambiguous):
-            # It is there already, or will be put by whoever replaces this head.
-            return
+        """Make the manifest in a committed head an object of its own (decision 0002).
+
+        Its name is its digest, so to write it again is to write the same.
+        """
+        if head.etag is not None:
+            data = head.head.manifest
+            key = names.manifest_key(self._dataset.root, head.manifest.seq, manifest_digest(data))
+            self._dataset.store.put(key, data)
 
     def _swap(self, head: HeadState, laid: Laid, ref: RunRef) -> HeadState | None:
         """The new head, or None when another was there first."""
@@ -190,7 +194,8 @@ class Commit:
             self._packs.update((row[0], PackInfo(*row)) for row in run.tail.packs)
         again = Laid(self._dataset.root, head, laid.scanned_at_ns, self._packs)
         lay_run(own, again, chain, base_chain)
-        self._cache.drop(own.key)
+        if ref is not self.delta:
+            self._cache.drop(own.key)
         return again
 
 
@@ -205,7 +210,7 @@ def lay_run(own: RunReader, laid: Laid, head_chain: Chain, base_chain: Chain) ->
     for entry in own.entries():
         _repair_ancestors(entry, own, head_chain, repairs)
         if entry.kind == Kind.TOMBSTONE:
-            if _keeps_others(entry, own, head_chain):
+            if _keeps_others(entry, own, head_chain, repairs):
                 repairs[entry.key] = None
         elif entry.kind != Kind.DIRECTORY:
             for below in head_chain.below(entry.path, with_hashes=False):
@@ -240,6 +245,10 @@ def _repair_ancestors(entry: Entry, own: RunReader, head_chain: Chain, repairs: 
         directory = parent
 
 
-def _keeps_others(entry: Entry, own: RunReader, head_chain: Chain) -> bool:
-    """Whether a directory that we delete holds, at the head, something that we do not delete."""
-    return any(own.lookup(below.key) is None for below in head_chain.below(entry.path, with_hashes=False))
+def _keeps_others(entry: Entry, own: RunReader, head_chain: Chain, repairs: dict[bytes, Entry | None]) -> bool:
+    """Whether a directory that we delete holds, at the head, something that goes neither by us nor by a repair."""
+    for other in head_chain.below(entry.path, with_hashes=False):
+        repair = repairs.get(other.key)
+        if own.lookup(other.key) is None and (repair is None or repair.kind != Kind.TOMBSTONE):
+            return True
+    return False

@@ -93,6 +93,7 @@ class _Publication:
         self._scanned_at_ns = host.clock.wall_ns()
         self._session = ulid_text(ulid_bytes(host.clock, host.entropy))
         self._has_intent = False
+        self._committed: list[RunRef] = []
 
     def run(self) -> PublishResult:
         dataset, host, options = self._dataset, self._host, self._options
@@ -103,31 +104,46 @@ class _Publication:
         self._head_entries = 0 if base else head.manifest.entry_count
         base_runs = base.runs if base else head.manifest.runs
         cache_directory = host.dataset_cache(dataset.store.url, dataset.root)
-        cache = RunCache(cache_directory / "run", dataset.store)
-        base_runs = self._fill(cache, base_runs, head)
+        cache = RunCache(cache_directory / "run", dataset.store, base_file.runs)
+        self._fill(cache, base_runs, head)
         head_chain = Chain.of(cache, dataset.root, head.manifest.runs)
         base_chain = head_chain if base_runs == head.manifest.runs else Chain.of(cache, dataset.root, base_runs)
         if options.is_dry_run:
             return self._count_only(head, head_chain, base_chain)
         index = ChunkIndex(cache_directory / "chunks.sqlite", self._session)
         try:
-            own = self._write(head, head_chain, base_chain, cache, index)
+            delta = self._write(head, head_chain, base_chain, cache, index)
         finally:
             index.end_session()
             index.close()
             self._end_intent()
-        base_file.write(self._result.seq, self._result.digest, [*base_runs, *own])
-        cache.prune(dataset.root, {*base_runs, *head.manifest.runs, *own})
+        self._write_base(base_file, base_runs, delta, cache)
         return self._result
 
-    def _fill(self, cache: RunCache, base_runs: list[RunRef], head: HeadState) -> list[RunRef]:
-        """Bring the runs here; a base whose runs the store no longer has is as good as none."""
+    def _write_base(self, base_file: BaseFile, base_runs: list[RunRef], delta: RunRef | None, cache: RunCache) -> None:
+        """The directory is now its former base and the delta upon it; a delta that is no run of the store is kept."""
+        runs = base_runs if delta is None else [*base_runs, delta]
+        committed = self._committed
+        if delta is not None and delta not in committed:
+            base_file.runs.mkdir(parents=True, exist_ok=True)
+            os.replace(cache.path(delta.key(self._dataset.root)), base_file.runs / delta.file_name)
+        base_file.write(self._result.seq, self._result.digest, runs)
+        base_file.prune(runs)
+        cache.prune({*runs, *committed})
+
+    def _fill(self, cache: RunCache, base_runs: list[RunRef], head: HeadState) -> None:
+        """Bring the runs here. Without its base a directory's deletions cannot be told from others' additions."""
         cache.fill(self._dataset.root, head.manifest.runs)
         try:
             cache.fill(self._dataset.root, base_runs)
-        except Missing:
-            return head.manifest.runs
-        return base_runs
+        except Missing as error:
+            shown = os.fsdecode(self._directory)
+            raise Missing(
+                f"what {shown} was when it was last published is no longer in the store",
+                hint=f"boxlink restore {self._dataset.name} {shown}, or publish it with --mirror",
+                key=error.key,
+                path=shown,
+            ) from error
 
     def _check_source(self, head: HeadState) -> None:
         shown = os.fsdecode(self._directory)
@@ -145,8 +161,8 @@ class _Publication:
 
     def _write(
         self, head: HeadState, head_chain: Chain, base_chain: Chain, cache: RunCache, index: ChunkIndex
-    ) -> list[RunRef]:
-        """Upload what changed and commit it; the runs that this directory's base gains."""
+    ) -> RunRef | None:
+        """Upload what changed and commit it; the delta to the base, None when there is none."""
         packs = self._index_chain(head_chain, index)
         packs.update(_packs_of(base_chain))
         laid = Laid(self._dataset.root, head, self._scanned_at_ns, packs)
@@ -163,17 +179,16 @@ class _Publication:
         commit = Commit(self._dataset, self._host, cache, packs)
         if base_chain is not head_chain:
             laid = commit.lay_again(laid, head, base_chain)
-        own: list[RunRef] = []
         state, laid = commit.commit(head, laid, base_chain)
+        self._committed = state.manifest.runs
         if laid.is_new:
-            own = [state.manifest.runs[-1]]
-            index.add_run(own[0].ulid, [])
+            index.add_run(self._committed[-1].ulid, [])
         manifest, result_ = state.manifest, self._result
         result_.seq, result_.digest, result_.is_new = manifest.seq, manifest.digest if manifest.seq else "", laid.is_new
         result_.files, result_.plain_bytes = manifest.file_count, manifest.plain_bytes
         result_.added, result_.changed, result_.deleted = laid.added, laid.changed, laid.deleted
         result_.overridden = laid.overridden
-        return own
+        return commit.delta
 
     def _index_chain(self, chain: Chain, index: ChunkIndex) -> dict[bytes, PackInfo]:
         """Every pack that the chain uses; their chunks become findable."""

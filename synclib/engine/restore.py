@@ -318,7 +318,7 @@ class _Restoration:
         self._held.write(
             State(dataset.store.url, dataset.root, manifest.seq, manifest.digest, manifest.runs, unsynced=unsynced)
         )
-        RunCache(self._held.runs, dataset.store).prune(dataset.root, self._held.kept_runs())
+        RunCache(self._held.runs, dataset.store).prune(self._held.kept_runs())
         base = BaseFile(self._host.state, dataset.store.url, dataset.root, os.fsencode(self._directory))
         base.write(manifest.seq, manifest.digest, manifest.runs)
 

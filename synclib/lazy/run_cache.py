@@ -19,14 +19,22 @@ _PIECE_BYTES = 8 << 20
 
 
 class RunCache:
-    """Whole copies of runs in a directory, by the last component of their key."""
+    """Whole copies of runs in a directory, by the last component of their key.
 
-    def __init__(self, directory: Path, store: Store) -> None:
+    ``own``: a directory with runs that the store does not have; it is read, never written to.
+    """
+
+    def __init__(self, directory: Path, store: Store, own: Path | None = None) -> None:
         self._directory = directory
         self._store = store
+        self._own = own
 
     def path(self, key: str) -> Path:
-        return self._directory / key.rpartition("/")[2]
+        """Where a run's copy is, or would be."""
+        name = key.rpartition("/")[2]
+        if self._own is not None and (self._own / name).exists():
+            return self._own / name
+        return self._directory / name
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """From the local copy if there is one, else from the store."""
@@ -69,16 +77,16 @@ class RunCache:
         return self.path(key)
 
     def drop(self, key: str) -> bool:
-        """Forget a copy; False when there was none."""
+        """Forget a copy; False when there was none, or it is the only one."""
         try:
-            os.unlink(self.path(key))
+            os.unlink(self._directory / key.rpartition("/")[2])
         except FileNotFoundError:
             return False
         return True
 
-    def prune(self, root: str, runs: Iterable[RunRef]) -> None:
+    def prune(self, runs: Iterable[RunRef]) -> None:
         """Remove copies of runs that are no longer wanted, and what a killed writer left."""
-        wanted = {self.path(ref.key(root)).name for ref in runs}
+        wanted = {ref.file_name for ref in runs}
         with contextlib.suppress(FileNotFoundError), os.scandir(self._directory) as listing:
             for item in listing:
                 if item.name not in wanted and item.is_file(follow_symlinks=False):

@@ -62,9 +62,10 @@ def boxlink() -> None:
     """Publish a large directory once, serve it from a whole fleet at once.
 
     \b
-    boxlink --store file:///srv/store init
-    boxlink --store file:///srv/store publish covers ./covers
-    boxlink sync --data ./data          then: touch data/covers/synch.active
+    export BOXLINK_STORE=file:///srv/store      (or --store URL after any verb)
+    boxlink init
+    boxlink publish covers ./covers
+    boxlink sync --data ./data                  then: touch data/covers/synch.active
     """
 
 
