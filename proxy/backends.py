@@ -32,6 +32,7 @@ class Backend:
         self.pool = Pool(str(ip), port)
         self.registration = registration
         self.health = Health(State(registration.state), changed_at=now)
+        self.is_suspect = False  # a request to it broke or had no answer in time: it is probed
         self.in_flight = 0
         self.requests = 0
         self.errors = 0
@@ -101,6 +102,8 @@ class Backends:
 
     def report(self, backend: Backend, event: Event) -> None:
         """Tell of a backend what was seen of it."""
+        if event is Event.ANSWERED:
+            backend.is_suspect = False
         before, after = backend.health, health.step(backend.health, self._clock.monotonic(), event)
         backend.health = after
         if not after.takes_requests:

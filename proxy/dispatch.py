@@ -7,7 +7,7 @@ from proxy.core.health import Event
 from proxy.core.message import Field, Request, encode_response_head
 from proxy.core.request import encode_request, forwarded_fields
 from proxy.metrics import Counters
-from proxy.upstream import Answer, StaleConnection, converse
+from proxy.upstream import Answer, NotConnected, StaleConnection, converse
 from synclib.clock import Clock
 from synclib.errors import Corrupt, Unavailable
 
@@ -118,8 +118,11 @@ class Dispatcher:
                 backend.requests -= 1
             elif isinstance(error, Unavailable | Corrupt):
                 backend.errors += 1
-                if isinstance(error, Unavailable):
+                if isinstance(error, NotConnected):
                     self.backends.report(backend, Event.FAILED)
+                elif isinstance(error, Unavailable):
+                    # One request that breaks must not take a backend from all others: a probe shall tell.
+                    backend.is_suspect = True
             raise
         backend.latencies.append(self._clock.monotonic() - asked_at)
         self.backends.report(backend, Event.ANSWERED)

@@ -22,12 +22,13 @@ async def probe_for_ever(backends: Backends) -> None:
 
 
 async def probe_all(backends: Backends) -> None:
-    """Probe each active backend that was taken out; all of them while the store cannot be read."""
+    """Probe each active backend that was taken out or is suspect; all of them while the store cannot be read."""
     gate = asyncio.Semaphore(AT_ONCE_MAX)
     due = [
         backend
         for backend in backends
-        if backend.health.state is State.ACTIVE and (backend.health.is_ejected or not backends.is_store_readable)
+        if backend.health.state is State.ACTIVE
+        and (backend.health.is_ejected or backend.is_suspect or not backends.is_store_readable)
     ]
 
     async def one(backend: Backend) -> None:

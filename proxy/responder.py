@@ -31,6 +31,7 @@ class Responder:
         self._on_stall = on_stall
         self._minor = 1
         self._is_chunked = False
+        self._head = b""  # started, and sent with the first piece
         self._resumed: asyncio.Future[None] | None = None
         transport.set_write_buffer_limits(high=WRITE_BYTES_HIGH)
 
@@ -52,7 +53,8 @@ class Responder:
         self._count(answer)
         self._transport.write(answer.head + self._connection())
         for offset in range(0, len(body), PIECE_BYTES):
-            await self._send(body[offset : offset + PIECE_BYTES])
+            self._transport.write(body[offset : offset + PIECE_BYTES])
+            await self._drain()
 
     def send_interim(self, head: bytes) -> None:
         if self._minor:
@@ -68,18 +70,22 @@ class Responder:
         else:
             framing = b""
             self.closes = True  # the end of the connection is the end of the body
-        self._transport.write(answer.head + framing + self._connection())
+        self._head = answer.head + framing + self._connection()
 
     async def write(self, piece: bytes) -> None:
+        head, self._head = self._head, b""
         if self._is_chunked:
-            self._transport.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
-            await self._drain()
+            self._transport.writelines((head + b"%x\r\n" % len(piece), piece, b"\r\n"))
+        elif head:
+            self._transport.writelines((head, piece))
         else:
-            await self._send(piece)
+            self._transport.write(piece)
+        await self._drain()
 
     def finish(self) -> None:
-        if self._is_chunked:
-            self._transport.write(b"0\r\n\r\n")
+        end = self._head + (b"0\r\n\r\n" if self._is_chunked else b"")
+        if end:
+            self._transport.write(end)
 
     def abort(self) -> None:
         self.closes = True
@@ -93,10 +99,6 @@ class Responder:
         self.is_full = False
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
-
-    async def _send(self, piece: bytes | memoryview) -> None:
-        self._transport.write(piece)
-        await self._drain()
 
     async def _drain(self) -> None:
         while self.is_full:

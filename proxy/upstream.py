@@ -22,6 +22,10 @@ IDLE_S = 60.0
 READ_AHEAD_BYTES = 256 << 10
 
 
+class NotConnected(Unavailable):
+    """There is nobody at a backend's address, or it did not accept in time."""
+
+
 class TooSlow(Unavailable):
     """A backend took the request and did not answer in time."""
 
@@ -154,9 +158,9 @@ class Pool:
             async with asyncio.timeout(CONNECT_S):
                 _, connection = await loop.create_connection(UpstreamConnection, self._host, self._port)
         except TimeoutError as error:
-            raise Unavailable(f"no connection to the backend within {CONNECT_S:g} s") from error
+            raise NotConnected(f"no connection to the backend within {CONNECT_S:g} s") from error
         except OSError as error:
-            raise Unavailable(f"no connection to the backend: {error.strerror or error}") from error
+            raise NotConnected(f"no connection to the backend: {error.strerror or error}") from error
         return connection
 
     def give_back(self, connection: UpstreamConnection, *, is_reusable: bool) -> None:

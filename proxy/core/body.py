@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from proxy.core.syntax import STRAY, parse_fields
+from proxy.core.syntax import has_stray, parse_fields
 from synclib.errors import Corrupt
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
@@ -108,7 +108,7 @@ class ChunkedBody:
     @staticmethod
     def _line(buffer: bytearray, length_max: int) -> bytes | None:
         end = buffer.find(b"\r\n", 0, length_max + 2)
-        if STRAY.search(buffer, 0, end if end >= 0 else min(len(buffer), length_max)):
+        if has_stray(buffer, 0, end if end >= 0 else min(len(buffer), length_max)):
             raise Corrupt("a stray CR, LF or NUL in chunked coding")
         if end < 0:
             if len(buffer) >= length_max + 2:

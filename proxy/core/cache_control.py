@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from proxy.core.message import Fields
@@ -39,8 +40,13 @@ class Directives:
 
 
 def parse_directives(fields: Fields, field: bytes = b"cache-control") -> Directives:
+    return _parse(tuple(fields.lines(field)))
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(lines: tuple[bytes, ...]) -> Directives:
     values: dict[bytes, list[bytes | None]] = {}
-    for line in fields.lines(field):
+    for line in lines:
         for item in split_list(line):
             name, equals, value = item.partition(b"=")
             if TOKEN.fullmatch(name):
@@ -71,14 +77,15 @@ _BARE_ITEM = (
     rb"|\?[01])"  # boolean
 )
 _MEMBER = re.compile(rb"(%b)(?:=(%b))?(?:; *%b(?:=%b)?)*" % (_KEY, _BARE_ITEM, _KEY, _BARE_ITEM))
+_NUMBERS = (b"max-age", b"s-maxage", b"stale-while-revalidate", b"stale-if-error")
 _SEPARATOR = re.compile(rb"[ \t]*,[ \t]*")
 
 
 def targeted_directives(fields: Fields) -> Directives | None:
     """CDN-Cache-Control (RFC 9213), which a shared cache obeys instead of Cache-Control and Expires.
 
-    A structured dictionary (RFC 8941 3.2): None when there is none, it is empty, or any part of it is malformed; of
-    several members with one key the last counts.
+    A structured dictionary (RFC 8941 3.2): None when there is none, it is empty, or any part of it is malformed or of
+    the wrong type; of several members with one key the last counts.
     """
     value = fields.get(b"cdn-cache-control")
     if value is None:
@@ -88,6 +95,8 @@ def targeted_directives(fields: Fields) -> Directives | None:
     while True:
         match = _MEMBER.match(value, position)
         if match is None:
+            return None
+        if match[1] in _NUMBERS and not _NUMBER.fullmatch(match[2] or b""):
             return None
         members[match[1]] = match[2]
         position = match.end()

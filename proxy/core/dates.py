@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import functools
 import re
 import time
 
@@ -22,13 +23,8 @@ _FORMS = (
 )
 
 
-def parse_date(value: bytes | None, now: float) -> int | None:
-    """Seconds since 1970 of an HTTP date, or None when it is none.
-
-    ``now`` (same unit) settles RFC 850's two-digit year: one that seems more than 50 years ahead is the past.
-    """
-    if value is None:
-        return None
+@functools.lru_cache(maxsize=1024)
+def _parse(value: bytes, this_year: int) -> int | None:
     for form in _FORMS:
         if match := form.fullmatch(value):
             break
@@ -38,7 +34,6 @@ def parse_date(value: bytes | None, now: float) -> int | None:
     year, day = int(match["year"]), int(match["day"])
     hour, minute, second = int(match["hour"]), int(match["minute"]), int(match["second"])
     if len(match["year"]) == 2:
-        this_year = time.gmtime(now).tm_year
         year += this_year // 100 * 100
         if year > this_year + 50:
             year -= 100
@@ -47,6 +42,14 @@ def parse_date(value: bytes | None, now: float) -> int | None:
     if hour > 23 or minute > 59 or second > 60:
         return None
     return calendar.timegm((year, month, day, hour, minute, second))
+
+
+def parse_date(value: bytes | None, now: float) -> int | None:
+    """Seconds since 1970 of an HTTP date, or None when it is none.
+
+    ``now`` (same unit) settles RFC 850's two-digit year: one that seems more than 50 years ahead is the past.
+    """
+    return None if value is None else _parse(value, time.gmtime(now).tm_year)
 
 
 def format_date(seconds: float) -> bytes:

@@ -2,7 +2,7 @@
 
     state       active --announced draining--> draining
                 active, draining --withdrawn or lease run out--> gone --announced--> active or draining
-    answering   FAILURES_MAX failures to connect or answer in a row take it out (``is_ejected``);
+    answering   FAILURES_MAX connections or probes in a row that fail take it out (``is_ejected``);
                 one answer, to a request or a probe, puts it back
 
 Requests go to a backend that is active and not ejected, and to no other.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -57,7 +58,10 @@ class Fields:
         self.pairs = tuple(pairs)
         index: dict[bytes, list[bytes]] = {}
         for name, value in self.pairs:
-            index.setdefault(name, []).append(value)
+            if name in index:
+                index[name].append(value)
+            else:
+                index[name] = [value]
         self._index = index
 
     def __contains__(self, name: bytes) -> bool:
@@ -87,7 +91,7 @@ class Fields:
         return values[0] if len(values) == 1 else b", ".join(values)
 
     def without(self, names: Collection[bytes]) -> Fields:
-        return Fields(pair for pair in self.pairs if pair[0] not in names)
+        return Fields([pair for pair in self.pairs if pair[0] not in names])
 
     def plus(self, *pairs: Field) -> Fields:
         return Fields((*self.pairs, *pairs))
@@ -126,6 +130,7 @@ class ResponseHead:
     fields: Fields
 
 
+@functools.lru_cache(maxsize=1024)
 def spell(name: bytes) -> bytes:
     """A field's name as it is usually written."""
     return _SPELLINGS.get(name) or b"-".join(word.capitalize() for word in name.split(b"-"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from proxy.core.message import HOP_BY_HOP, Field, Fields, Refused, Request, encode_fields
-from proxy.core.syntax import FIELDS_MAX, STRAY, TOKEN, parse_fields, parse_length, tokens
+from proxy.core.syntax import FIELDS_MAX, TOKEN, has_stray, parse_fields, parse_length, tokens
 from synclib.errors import Corrupt
 
 HEAD_BYTES_MAX = 16 << 10
@@ -41,6 +41,7 @@ _OVERRIDES = frozenset(
         b"x-rewrite-url",
     )
 )
+_DROPPED = HOP_BY_HOP | _OVERRIDES | {b"close", b"host", b"content-length", b"expect"}
 
 
 def find_head(buffer: bytearray, scanned: int) -> tuple[int, int]:
@@ -51,7 +52,7 @@ def find_head(buffer: bytearray, scanned: int) -> tuple[int, int]:
     start = max(0, scanned - 3)
     end = buffer.find(b"\r\n\r\n", start)
     stop = end if end >= 0 else len(buffer)
-    if STRAY.search(buffer, start, stop):
+    if has_stray(buffer, start, stop):
         raise Refused(400, "stray-byte", "a stray CR, LF or NUL in the head")
     if stop > HEAD_BYTES_MAX:
         if b"\r\n" not in buffer[: TARGET_BYTES_MAX + 64]:
@@ -82,7 +83,7 @@ def parse_request_head(head: bytes) -> Request:
     target, host = _resolve(method, target, minor, fields)
     length, is_chunked = _framing(minor, fields)
     connection = tokens(fields.get(b"connection"))
-    dropped = HOP_BY_HOP | _OVERRIDES | connection | {b"host", b"content-length", b"expect"}
+    dropped = _DROPPED if connection <= _DROPPED else _DROPPED | connection
     return Request(
         method=method,
         target=target,

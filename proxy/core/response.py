@@ -10,11 +10,13 @@ import re
 
 from proxy.core.body import ChunkedBody, SizedBody
 from proxy.core.message import HOP_BY_HOP, NEVER_CONNECTION, Fields, ResponseHead
-from proxy.core.syntax import STRAY, parse_fields, parse_length, tokens
+from proxy.core.syntax import has_stray, parse_fields, parse_length, tokens
 from synclib.errors import Corrupt
 
 HEAD_BYTES_MAX = 32 << 10
 INTERIM_MAX = 8
+
+_DROPPED = HOP_BY_HOP | {b"close", b"content-length"}
 
 _LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 
@@ -30,7 +32,7 @@ class ResponseReader:
 
     def __init__(self, method: bytes) -> None:
         self._method = method
-        self._buffer = bytearray()
+        self._buffer = b""
         self._body: SizedBody | ChunkedBody | None = None
         self._is_persistent = False
         self.head: ResponseHead | None = None
@@ -52,10 +54,10 @@ class ResponseReader:
     def feed(self, data: bytes) -> bytes:
         """The body's bytes in ``data``; b"" while the head is not complete."""
         if self.head is None:
-            self._buffer += data
-            data = self._read_heads()
-            if self.head is None:
+            rest = self._read_heads(self._buffer + data if self._buffer else data)
+            if rest is None:
                 return b""
+            data = rest
         if self.is_complete:
             self.surplus = self.surplus or bool(data)
             return b""
@@ -73,22 +75,21 @@ class ResponseReader:
         self.is_complete = True
         self._is_persistent = False
 
-    def _read_heads(self) -> bytes:
-        """Take heads off the buffer up to the final one; returns what follows it."""
+    def _read_heads(self, data: bytes) -> bytes | None:
+        """Take heads off ``data`` up to the final one; returns what follows it, None where it is still to come."""
         while self.head is None:
-            end = self._buffer.find(b"\r\n\r\n")
-            if STRAY.search(self._buffer, 0, end if end >= 0 else min(len(self._buffer), HEAD_BYTES_MAX)):
+            end = data.find(b"\r\n\r\n")
+            stop = end if end >= 0 else len(data)
+            if has_stray(data, 0, min(stop, HEAD_BYTES_MAX)):
                 raise Corrupt("a stray CR, LF or NUL in an answer's head")
-            if max(end, len(self._buffer) if end < 0 else 0) > HEAD_BYTES_MAX:
+            if stop > HEAD_BYTES_MAX:
                 raise Corrupt(f"an answer's head is larger than {HEAD_BYTES_MAX} bytes")
             if end < 0:
-                return b""
-            head = bytes(self._buffer[:end])
-            del self._buffer[: end + 4]
+                self._buffer = data
+                return None
+            head, data = data[:end], data[end + 4 :]
             self._take(head)
-        rest = bytes(self._buffer)
-        self._buffer.clear()
-        return rest
+        return data
 
     def _take(self, head: bytes) -> None:
         line, *field_lines = head.split(b"\r\n")
@@ -98,7 +99,7 @@ class ResponseReader:
         minor, status, reason = int(match[1]), int(match[2]), match[3] or b""
         fields = Fields(parse_fields(field_lines))
         connection = tokens(fields.get(b"connection"))
-        dropped = HOP_BY_HOP | {b"content-length"} | (connection - NEVER_CONNECTION)
+        dropped = _DROPPED if connection <= _DROPPED else _DROPPED | (connection - NEVER_CONNECTION)
         ours = ResponseHead(status, reason, fields.without(dropped))
         if status < 200:
             # 101 answers an Upgrade, and none was sent.

@@ -11,10 +11,26 @@ from synclib.errors import Corrupt
 FIELDS_MAX = 100
 
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# A CR or LF that is not half of a CRLF, or a NUL: never legal in a head, and the root of most desyncs.
-STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# Possessive: a value of blanks before a control byte must not be tried in every way.
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*+)")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+
+
+def has_stray(data: bytes | bytearray, start: int, stop: int) -> bool:
+    """Whether a part holds a CR or LF that is not half of a CRLF, or a NUL: never legal, the root of most desyncs.
+
+    A CR at the very end is let pass, since its LF may be still to come.
+    """
+    if start and data[start - 1] == 0x0D:
+        start -= 1
+    if stop > start and data[stop - 1] == 0x0D:
+        stop -= 1
+    pairs = data.count(b"\r\n", start, stop)
+    return (
+        data.count(b"\n", start, stop) != pairs
+        or data.count(b"\r", start, stop) != pairs
+        or data.find(b"\0", start, stop) >= 0
+    )
 
 
 def parse_fields(lines: Iterable[bytes]) -> list[Field]:
@@ -24,13 +40,11 @@ def parse_fields(lines: Iterable[bytes]) -> list[Field]:
     """
     fields: list[Field] = []
     for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or not TOKEN.fullmatch(name):
-            raise Corrupt("a field line has no valid name")
-        value = value.strip(b" \t")
-        if _CONTROL.search(value):
-            raise Corrupt("a field's value holds a control character")
-        fields.append((name.lower(), value))
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise Corrupt("a field line has no valid name, or a control character in its value")
+        name, value = match.groups()
+        fields.append((name.lower(), value.strip(b" \t")))
     if len(fields) > FIELDS_MAX:
         raise Corrupt(f"more than {FIELDS_MAX} fields")
     return fields

@@ -225,6 +225,32 @@ async def test_a_backend_that_refuses_connections_is_taken_out_and_put_back_by_a
 
 
 @in_loop
+async def test_one_request_that_a_backend_cannot_bear_takes_it_from_nobody() -> None:
+    async with world() as running:
+        origin = await running.backend(lambda r: b"" if r.target == "/bad" else named("x"))
+        for number in range(5):
+            assert (await running.get("/bad")).status == 503
+            assert (await running.get(f"/{number}")).status == 200
+        await running.get("/bad")
+        await probe_all(running.server.backends)
+        assert origin.requests[-1].target == "/healthz"
+        assert (await running.get("/a")).status == 200
+
+
+@in_loop
+async def test_a_backend_that_accepts_and_never_answers_is_taken_out_by_probes() -> None:
+    async with world() as running:
+        silent, good = await running.backend(lambda _: b""), await running.backend(lambda _: named("x"))
+        while not silent.requests:
+            assert (await running.get(f"/{len(good.requests)}")).status == 200
+        for _ in range(3):
+            assert shown(running, silent)["ejected"] is False
+            await probe_all(running.server.backends)
+        assert shown(running, silent)["ejected"] is True
+        assert all(seen.target != "/healthz" for seen in good.requests)
+
+
+@in_loop
 async def test_all_failed_is_said() -> None:
     async with world() as running:
         origin = await running.backend(lambda _: named("x"))

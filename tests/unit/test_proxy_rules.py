@@ -249,6 +249,9 @@ def test_whether_a_stale_answer_stands_in(
         ("max-age=60,", None),
         ("Max-Age=60", None),
         ("max-age=", None),
+        ('max-age="60"', None),
+        ("max-age=6.0", None),
+        ("max-age", None),
         ("", None),
     ],
 )
