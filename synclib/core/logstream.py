@@ -42,6 +42,10 @@ def stream_of(name: str) -> tuple[str, int]:
     return (match[1], int(match[2])) if match else (name, 0)
 
 
-def is_due(pending_bytes: int, waiting_s: float, is_complete: bool) -> bool:
-    """Whether pending bytes go up now: enough of them, old enough, or nothing more will come."""
-    return pending_bytes > 0 and (is_complete or pending_bytes >= SEGMENT_BYTES_MAX or waiting_s >= SEGMENT_AGE_S)
+def is_due(pending_bytes: int, waiting_s: float, *, is_first: bool, is_complete: bool) -> bool:
+    """Whether pending bytes go up now: enough of them, old enough, nothing more will come, or nothing came before.
+
+    A stream's first bytes go at once: whoever starts a node wants to see that it lives.
+    """
+    is_urgent = is_first or is_complete
+    return pending_bytes > 0 and (is_urgent or pending_bytes >= SEGMENT_BYTES_MAX or waiting_s >= SEGMENT_AGE_S)

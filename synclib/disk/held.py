@@ -40,6 +40,14 @@ class Restoring(msgspec.Struct, frozen=True):
     boot_id: str
 
 
+class Unsynced(msgspec.Struct, frozen=True):
+    """Files that were placed and perhaps never reached the disk: those with a change time of at least ``since_ns`` are
+    believed only while the machine has not started anew."""
+
+    since_ns: int
+    boot_id: str
+
+
 class State(msgspec.Struct, frozen=True):
     store: str
     root: str
@@ -47,6 +55,7 @@ class State(msgspec.Struct, frozen=True):
     digest: str
     runs: list[RunRef]
     restoring: Restoring | None = None
+    unsynced: Unsynced | None = None
     v: int = 1
 
 

@@ -1,7 +1,7 @@
 """A dataset's directory on disk, written so that no name leads outside it (I9) and no file is ever torn.
 
-Every directory is opened component by component without following symlinks; every file is written beside its final
-place (in ``.boxlink/tmp``), verified by the caller, given its times and modes, and then renamed.
+Every directory is opened component by component without following symlinks; every file is written without a name (or,
+where the file system cannot do that, under one in ``.boxlink/tmp``), given its mode and time, and only then its name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class Tree:
         self.top = top
         self._root = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._absent: bytes | None = None
         self._count = 0
+        # Names in /proc lead from a descriptor to a name; without it files are written under names.
+        self._has_unnamed = os.path.isdir("/proc/self/fd")
 
     def close(self) -> None:
         self.forget()
@@ -66,12 +69,18 @@ class Tree:
 
     def lstat(self, entry: Entry) -> os.stat_result | None:
         """What stands at an entry's path; None when nothing does."""
-        try:
-            return os.stat(entry.name, dir_fd=self.directory(entry.directory), follow_symlinks=False)
-        except FileNotFoundError:
+        if entry.directory == self._absent:
             return None
-        except Corrupt:
-            # A parent is no directory (yet): whatever is there, it is not this path.
+        try:
+            parent = self.directory(entry.directory)
+        except (FileNotFoundError, Corrupt):
+            # No parent, or one that is no directory (yet): whatever is there, it is not this path. The next entries
+            # are mostly of the same directory.
+            self._absent = entry.directory
+            return None
+        try:
+            return os.stat(entry.name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
             return None
 
     def readlink(self, entry: Entry) -> bytes:
@@ -88,6 +97,7 @@ class Tree:
 
     def make_directory(self, entry: Entry) -> None:
         """A directory with at least the owner's rights, so that it can be filled; its mode comes last."""
+        self._absent = None
         parent = self.directory(entry.directory)
         for _ in range(2):
             try:
@@ -110,20 +120,57 @@ class Tree:
             os.close(descriptor)
 
     def make_symlink(self, entry: Entry) -> None:
-        temporary = self._temporary_name()
-        while self._exists(temporary):
-            temporary = self._temporary_name()
+        temporary = self._free_name()
         os.symlink(entry.target, temporary, dir_fd=self._temporary())
         os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=self._temporary(), follow_symlinks=False)
         self._place(temporary, entry)
 
     def write_file(self, entry: Entry, pieces: Iterable[bytes | memoryview]) -> None:
         """A file whole: its bytes, mode and time, then its name."""
+        unnamed = self._open_unnamed(entry)
+        if unnamed is None:
+            self._write_named(entry, pieces)
+            return
+        try:
+            for piece in pieces:
+                write_all(unnamed, piece)
+            os.fchmod(unnamed, entry.mode)
+            os.utime(unnamed, ns=(entry.mtime_ns, entry.mtime_ns))
+            self._link(unnamed, entry)
+        finally:
+            os.close(unnamed)
+
+    def _open_unnamed(self, entry: Entry) -> int | None:
+        """A file that has no name yet, beside where it will be: a killed restore leaves nothing of it (open(2),
+        O_TMPFILE). None where the file system has no such files."""
+        if not self._has_unnamed:
+            return None
+        flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
+        try:
+            with full_disk_is_an_error():
+                return os.open(b".", flags, 0o600, dir_fd=self.directory(entry.directory))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+            self._has_unnamed = False
+            return None
+
+    def _link(self, descriptor: int, entry: Entry) -> None:
+        """Give a file without a name its name; what stands there is replaced."""
+        source = f"/proc/self/fd/{descriptor}".encode()
+        with full_disk_is_an_error():
+            try:
+                os.link(source, entry.name, dst_dir_fd=self.directory(entry.directory), follow_symlinks=True)
+            except FileExistsError:
+                temporary = self._free_name()
+                os.link(source, temporary, dst_dir_fd=self._temporary(), follow_symlinks=True)
+                self._place(temporary, entry)
+
+    def _write_named(self, entry: Entry, pieces: Iterable[bytes | memoryview]) -> None:
         temporary, descriptor = self.create_temporary()
         try:
-            with open(descriptor, "wb", buffering=0, closefd=False) as file:
-                for piece in pieces:
-                    write_all(file.fileno(), piece)
+            for piece in pieces:
+                write_all(descriptor, piece)
             self.finish_file(temporary, descriptor, entry)
         except BaseException:
             self.discard(temporary)
@@ -197,12 +244,14 @@ class Tree:
             for item in listing:
                 os.unlink(item.name, dir_fd=self._temporary())
 
-    def _exists(self, temporary: bytes) -> bool:
-        try:
-            os.stat(temporary, dir_fd=self._temporary(), follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
+    def _free_name(self) -> bytes:
+        """A name that no temporary file has."""
+        while True:
+            temporary = self._temporary_name()
+            try:
+                os.stat(temporary, dir_fd=self._temporary(), follow_symlinks=False)
+            except FileNotFoundError:
+                return temporary
 
     def _temporary(self) -> int:
         return self.directory(TEMPORARY)

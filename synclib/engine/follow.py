@@ -179,7 +179,7 @@ class Follower:
     def _restore(self, target: Manifest, is_checked: bool) -> None:
         clock = self._host.clock
         started = clock.monotonic()
-        options = RestoreOptions(is_full=not is_checked, before_change=self._withdraw)
+        options = RestoreOptions(is_full=not is_checked, is_durable=True, before_change=self._withdraw)
         done = restore(self._dataset, target, self._connect, self._directory, self._host, options, self._stoppable())
         self._meter.add(done.meter)
         if done.problems:

@@ -142,7 +142,8 @@ class LogShipper:
             while True:
                 data = os.pread(descriptor, SEGMENT_BYTES_MAX, file.sent)
                 since = self._waiting.setdefault(name, now) if data else now
-                if not data or not is_due(len(data), now - since, is_complete):
+                is_first = file.start + file.sent == 0
+                if not is_due(len(data), now - since, is_first=is_first, is_complete=is_complete):
                     return sent
                 self._send(name, file, data)
                 self._waiting.pop(name, None)

@@ -26,7 +26,7 @@ from synclib.core.plan import RANGE_BYTES_MAX, WINDOW_BYTES, WINDOW_FILES, Fetch
 from synclib.disk.atomic import sync_file_system
 from synclib.disk.base import BaseFile
 from synclib.disk.faults import disk_errors, full_disk_is_an_error
-from synclib.disk.held import Held, Restoring, State, boot_id
+from synclib.disk.held import Held, Restoring, State, Unsynced, boot_id
 from synclib.disk.markers import Markers
 from synclib.disk.scan import scan
 from synclib.disk.spool import Spool
@@ -52,6 +52,7 @@ class RestoreOptions:
     is_delete: bool = False  # remove what the dataset does not have
     is_dry_run: bool = False
     is_full: bool = True  # look at every path; else only at what the chain changed since
+    is_durable: bool = False  # flush all to the disk before saying that it is done; else the next restore may check
     before_change: Callable[[], None] = lambda: None  # called once, before the first change to what stands here
 
 
@@ -129,6 +130,7 @@ class _Restoration:
         self._done_bytes = 0
         self._late_modes: list[Entry] = []
         self._large: dict[bytes, _Large] = {}
+        self._unsynced: Unsynced | None = None
 
     def run(self) -> RestoreResult:
         root = self._dataset.root
@@ -237,7 +239,9 @@ class _Restoration:
         """Whether size and time are enough: only of files that a restore of ours has placed."""
         if found.st_mtime_ns != entry.mtime_ns or self._before is None:
             return False
-        restoring = self._before.restoring
+        restoring, unsynced = self._before.restoring, self._before.unsynced
+        if unsynced is not None and unsynced.boot_id != boot_id() and found.st_ctime_ns >= unsynced.since_ns:
+            return False
         if restoring is None:
             return self._before.seq > 0
         return restoring.boot_id == boot_id() and found.st_ctime_ns >= restoring.started_at_ns
@@ -289,7 +293,12 @@ class _Restoration:
         targets = [*(runs for runs in abandoned if runs != self._manifest.runs), self._manifest.runs]
         restoring = Restoring(targets, started, boot_id())
         seq, digest, runs = (before.seq, before.digest, before.runs) if before is not None else (0, "", [])
-        self._held.write(State(self._dataset.store.url, self._dataset.root, seq, digest, runs, restoring))
+        former_unsynced = before.unsynced if before is not None else None
+        # What an older boot left unsynced has been looked at by now, all of it if this is a full restore.
+        is_older = former_unsynced is not None and former_unsynced.boot_id == boot_id()
+        self._unsynced = former_unsynced if is_older else Unsynced(started, boot_id())
+        store_url, root = self._dataset.store.url, self._dataset.root
+        self._held.write(State(store_url, root, seq, digest, runs, restoring, former_unsynced))
         return abandoned
 
     def _disk_time_ns(self) -> int:
@@ -306,10 +315,14 @@ class _Restoration:
         if self._options.path:
             # A part is no seq: what is written of the whole stays.
             return
-        sync_file_system(self._directory)
+        if self._options.is_durable:
+            sync_file_system(self._directory)
         dataset, manifest = self._dataset, self._manifest
+        unsynced = None if self._options.is_durable else self._unsynced
         self._held.keep_manifest(manifest)
-        self._held.write(State(dataset.store.url, dataset.root, manifest.seq, manifest.digest, manifest.runs))
+        self._held.write(
+            State(dataset.store.url, dataset.root, manifest.seq, manifest.digest, manifest.runs, unsynced=unsynced)
+        )
         RunCache(self._held.runs, dataset.store).prune(dataset.root, self._held.kept_runs())
         base = BaseFile(self._host.state, dataset.store.url, dataset.root, os.fsencode(self._directory))
         base.write(manifest.seq, manifest.digest, manifest.runs)

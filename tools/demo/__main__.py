@@ -17,7 +17,7 @@ from tools.demo.checks import Checks
 from tools.demo.covers import make_covers
 from tools.demo.processes import Demo, DemoError
 
-COVER_COUNT = 1200
+COVER_COUNT = 600
 PLACE = Path(".demo")
 
 

@@ -1,0 +1,60 @@
+"""The operator's side door: health, backends and metrics, on an address of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+from proxy.core.message import Refused, encode_response_head
+from proxy.core.request import HEAD_BYTES_MAX, parse_request_head
+
+_DEADLINE_S = 10.0
+
+# Path to a function that gives (status, media type, body).
+Pages = dict[bytes, Callable[[], tuple[int, str, bytes]]]
+
+
+def json_page(value: object, status: int = 200) -> tuple[int, str, bytes]:
+    return status, "application/json", json.dumps(value).encode() + b"\n"
+
+
+async def serve_admin(pages: Pages, host: str, port: int) -> asyncio.Server:
+    """Answer GET and HEAD of the pages, one request per connection."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(_answer(pages, head))
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+            writer.transport.abort()
+
+    return await asyncio.start_server(answer, host, port, limit=HEAD_BYTES_MAX)
+
+
+def _answer(pages: Pages, head: bytes) -> bytes:
+    method = b"GET"
+    try:
+        request = parse_request_head(head[:-4])
+        method = request.method
+        page = pages.get(request.path)
+        if method not in (b"GET", b"HEAD"):
+            status, kind, body = json_page({"error": "only GET and HEAD"}, 405)
+        elif page is None:
+            status, kind, body = json_page({"error": "no such page", "pages": [p.decode() for p in pages]}, 404)
+        else:
+            status, kind, body = page()
+    except Refused as refusal:
+        status, kind, body = json_page({"error": refusal.message}, refusal.status)
+    fields = [
+        (b"content-type", kind.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"close"),
+    ]
+    encoded = encode_response_head(status, b"", fields) + b"\r\n"
+    return encoded + (b"" if method == b"HEAD" else body)
