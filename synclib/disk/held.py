@@ -1,7 +1,8 @@
 """What a restored directory knows of itself: ``.boxlink`` at its top.
 
 state.json             the seq that stands here, its runs, and a restore that has begun
-lock                   held by the restore that is at work
+lock                   held by the restore that is at work; its bytes are that restore's fence
+writers                held, shared, by each of its worker processes while it writes
 manifest/<seq>-<…>     the manifests of the newest seqs that stood here
 run/<ulid>             their runs: names, sizes and hashes without asking the store
 tmp/                   files being written
@@ -9,19 +10,25 @@ tmp/                   files being written
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from synclib.clock import Clock
 from synclib.core.manifest import Manifest, RunRef, decode_manifest, encode_manifest, manifest_digest
 from synclib.core.names import STATE_DIRECTORY
 from synclib.disk.atomic import TEMPORARY, write_atomic
-from synclib.errors import Conflict, Corrupt, Missing
+from synclib.errors import Conflict, Corrupt, Fenced, Missing
 
 _MANIFESTS_KEPT = 3
+_LOCK, _WRITERS = "lock", "writers"
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+# A worker writes at most one range's bytes before it looks again.
+_WRITERS_TIMEOUT_S = 60.0
 
 
 class Restoring(msgspec.Struct, frozen=True):
@@ -100,15 +107,57 @@ class Held:
     def lock(self) -> int:
         """A descriptor that holds the lock until it is closed; Conflict when another process is at work here."""
         self.directory.mkdir(exist_ok=True)
-        descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        descriptor = os.open(self.directory / _LOCK, _LOCK_FLAGS, 0o644)
+        if not _try_lock(descriptor, fcntl.LOCK_EX):
             os.close(descriptor)
-            raise Conflict(
-                f"another process is restoring into {self.directory.parent}", hint="wait until it is done"
-            ) from error
+            raise Conflict(f"another process is restoring into {self.directory.parent}", hint="wait until it is done")
         return descriptor
+
+    def fence(self, lock: int, token: bytes, clock: Clock) -> None:
+        """Shut out the workers of a restore that was killed; ``lock`` is held. Conflict when one will not end.
+
+        A worker that is writing now is waited for. One that comes later finds ``token`` in place of its own, and ends.
+        """
+        os.pwrite(lock, token, 0)
+        descriptor = os.open(self.directory / _WRITERS, _LOCK_FLAGS, 0o644)
+        try:
+            deadline = clock.monotonic() + _WRITERS_TIMEOUT_S
+            while not _try_lock(descriptor, fcntl.LOCK_EX):
+                if clock.monotonic() > deadline:
+                    raise Conflict(
+                        f"a worker process of a killed restore still writes into {self.directory.parent}",
+                        hint="end that process",
+                    )
+                clock.sleep(0.02)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing(top: bytes, token: bytes) -> Iterator[None]:
+    """For a worker process: nobody else restores into ``top`` meanwhile. Fenced when another restore has begun."""
+    state = os.path.join(top, STATE_DIRECTORY.encode())
+    writers = os.open(os.path.join(state, _WRITERS.encode()), _LOCK_FLAGS, 0o644)
+    try:
+        fcntl.flock(writers, fcntl.LOCK_SH)
+        lock = os.open(os.path.join(state, _LOCK.encode()), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            found = os.pread(lock, len(token), 0)
+        finally:
+            os.close(lock)
+        if found != token:
+            raise Fenced("another restore has begun here")
+        yield
+    finally:
+        os.close(writers)
+
+
+def _try_lock(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def boot_id() -> str:

@@ -12,6 +12,7 @@ from synclib.core import names
 from synclib.core.entry import ChunkRef
 from synclib.core.pack import decode_chunk
 from synclib.core.plan import FetchPlan, Piece
+from synclib.disk.held import writing
 from synclib.disk.tree import InTheWay, Tree, write_all
 from synclib.engine.host import Connect, connect_once
 from synclib.errors import BoxlinkError, Corrupt
@@ -28,6 +29,7 @@ class FetchJob:
     top: bytes
     plan: FetchPlan
     temporaries: dict[bytes, bytes]
+    fence: bytes  # what the lock file holds while this restore is the one at work
 
 
 @dataclass
@@ -42,7 +44,8 @@ class FetchResult:
 def run_fetch_job(job: FetchJob) -> FetchResult:
     """In a worker process: with this process's own connection to the store."""
     store, meter = connect_once(job.connect)
-    result = fetch_files(job, store)
+    with writing(job.top, job.fence):
+        result = fetch_files(job, store)
     result.meter.add(meter.take())
     return result
 

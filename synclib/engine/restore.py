@@ -91,8 +91,12 @@ def restore(
         held = Held(directory)
         lock = held.lock()
         try:
+            fence = host.entropy.token(16)
+            held.fence(lock, fence, host.clock)
             with contextlib.closing(open_tree(os.fsencode(directory))) as tree:
-                return _Restoration(dataset, manifest, connect, directory, host, options, progress, held, tree).run()
+                return _Restoration(
+                    dataset, manifest, connect, directory, host, options, progress, held, tree, fence
+                ).run()
         finally:
             os.close(lock)
 
@@ -109,10 +113,11 @@ class _Restoration:
         progress: Progress,
         held: Held,
         tree: Tree,
+        fence: bytes,
     ) -> None:
         self._dataset, self._manifest, self._connect, self._directory = dataset, manifest, connect, directory
         self._host, self._options, self._progress = host, options, progress
-        self._held, self._tree = held, tree
+        self._held, self._tree, self._fence = held, tree, fence
         self._result = RestoreResult(manifest.seq, manifest.digest, manifest.file_count, manifest.plain_bytes)
         before = held.read()
         is_ours = before is not None and (before.store, before.root) == (dataset.store.url, dataset.root)
@@ -477,7 +482,8 @@ class _Restoration:
             piece.entry.path: self._large[piece.entry.path].temporary for piece in plan.pieces if not piece.is_whole
         }
         connect = self._connect or Connect(self._dataset.store.url)
-        return FetchJob(connect, self._dataset.root, os.fsencode(self._directory), plan, temporaries)
+        top = os.fsencode(self._directory)
+        return FetchJob(connect, self._dataset.root, top, plan, temporaries, self._fence)
 
     def _take(self, result: FetchResult) -> None:
         self._result.meter.add(result.meter)

@@ -16,6 +16,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.popen_forkserver import Popen
 from multiprocessing.process import BaseProcess
@@ -36,7 +37,19 @@ def start_processes(preload: str, count: int) -> ProcessPoolExecutor:
     """Worker processes that fork from a clean server: the parent's threads and store connections stay out of them."""
     context = _WorkerContext()
     context.set_forkserver_preload([preload])
+    with _interrupts_blocked():
+        forkserver.ensure_running()
     return ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker)
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """What starts meanwhile never sees Ctrl-C, which goes to the whole process group: it is the parent's to handle."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _WorkerProcess(ForkServerProcess):
@@ -57,8 +70,7 @@ class _WorkerContext(ForkServerContext):
 
 
 def _prepare_worker() -> None:
-    """Ctrl-C is the parent's to handle; and a parent that was killed must not leave workers waiting for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A parent that was killed must not leave workers waiting for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
