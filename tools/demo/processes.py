@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -131,16 +133,28 @@ class Demo:
             time.sleep(0.5)
 
     def stop(self) -> bool:
-        """End all, the newest first, each with time to drain; whether every one ended with 0."""
-        is_clean = True
-        for verb, program in reversed(self._programs.items()):
-            program.terminate()
-            code = program.wait(_STOP_S)
-            if code is None:
-                print(f"demo: boxlink {verb} did not stop; it is killed", file=sys.stderr)
+        """End all, the newest first, each with time to drain; whether every one ended with 0.
+
+        A Ctrl-C meanwhile waits no longer: what is left is killed, for nothing may outlive the demo.
+        """
+        try:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self.say("stopping")
+            codes = [self._end(program) for program in reversed(self._programs.values())]
+            return not any(codes)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for program in self._programs.values():
                 program.kill()
-            is_clean = code == 0 and is_clean
-        return is_clean
+            return False
+
+    def _end(self, program: Program) -> int | None:
+        program.terminate()
+        code = program.wait(_STOP_S)
+        if code is None:
+            print(f"demo: boxlink {program.name} did not stop; it is killed", file=sys.stderr)
+            program.kill()
+        return program.process.returncode
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
