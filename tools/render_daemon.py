@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from render.compose import Composer
 from render.follow import POLL_S, Follower, ask, wake_on_change
 from render.metrics import Metrics
-from render.register import LEASE_S, Identity, Registrar
+from render.register import Identity, Registrar
 from render.server import Site, Traffic
 from render.tiles import Tiles
 from render.walls import HeldWall, OpenReader, Walls, load_wall
@@ -39,7 +39,7 @@ class Plan:
     node: str
     advertise_ip: str
     advertise_port: int | None  # None: the port that is listened on
-    lease_s: float = LEASE_S
+    lease_s: float
     # After "draining" is said, proxies get this long to see it, and requests must have stopped for quiet_s.
     grace_s: float = 5.0
     quiet_s: float = 1.0

@@ -322,7 +322,7 @@ async function redrawNames() {
   const { wall } = state, { rows, indexes } = inView(), number = (value) => value.toLocaleString();
   const isClose = indexes.length <= LISTED_MAX;
   const shelves = rows[0] === rows[1] ? `Shelf ${number(rows[0] + 1)}` : `Shelves ${number(rows[0] + 1)} to ${number(rows[1] + 1)}`;
-  history.replaceState(null, '', `#${zoomNow().toFixed(2)}/${Math.round(state.x)}/${Math.round(state.y)}`);
+  history.replaceState(null, '', `#${zoomNow().toFixed(3)}/${state.x.toFixed(1)}/${state.y.toFixed(1)}`);
   say($('place'), `${shelves} of ${number(wall.rows)} · ${number(wall.covers)} covers`);
   $('hint').hidden = isClose;
   const known = isClose ? await Promise.all(indexes.map((index) => nameOf(wall, index))).catch(() => null) : [];

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 
 from synclib.errors import Unavailable
+from tests.browser import Visit, chromium, colour_count, difference, needs_chromium
 from tests.memory_reader import MemoryReader, read_directory
 from tests.render_site import RunningSite, running_site
 from tools.demo.covers import make_covers
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 COVERS = 120
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is not installed: apt-get install chromium"),
-]
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +31,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -52,57 +42,16 @@ def site(files: Path) -> Iterator[RunningSite]:
         yield site
 
 
-class Visit:
-    """A page, and what went wrong on it."""
-
-    def __init__(self, browser: Browser, site: RunningSite, fragment: str = "") -> None:
-        self.page: Page = browser.new_page(viewport={"width": 1000, "height": 700})
-        self.page.set_default_timeout(20_000)
-        self.troubles: list[str] = []
-        self.page.on("console", lambda message: self._note(message.type in ("error", "warning"), message.text))
-        self.page.on("pageerror", lambda error: self._note(True, str(error)))
-        self.page.on("requestfailed", lambda request: self._note(True, f"{request.url} {request.failure}"))
-        self.page.on("response", lambda reply: self._note(reply.status >= 400, f"{reply.status} {reply.url}"))
-        self.page.goto(f"http://127.0.0.1:{site.port}/{fragment}")
-
-    def _note(self, is_trouble: bool, text: str) -> None:
-        if is_trouble:
-            self.troubles.append(text)
-
-    def settle(self, **attributes: object) -> dict[str, str]:
-        """Waits until all tiles wanted are drawn (and the body's data has these values); the body's data."""
-        wanted = "".join(f'[data-{name}="{value}"]' for name, value in {"settled": "true", **attributes}.items())
-        self.page.wait_for_selector(f"body{wanted}")
-        found: dict[str, str] = self.page.evaluate("({...document.body.dataset})")
-        return found
-
-    def ask_for_the_wall(self) -> None:
-        """What the page does each few seconds, and when it comes back into view."""
-        self.page.evaluate("dispatchEvent(new Event('visibilitychange'))")
-
-    def pixels(self) -> np.ndarray:
-        return np.asarray(Image.open(io.BytesIO(self.page.locator("#wall").screenshot())).convert("RGB"))
-
-
-def _colour_count(pixels: np.ndarray) -> int:
-    """Colours, 32 steps apart, that cover at least a thousandth of the picture."""
-    steps = (pixels // 32).reshape(-1, 3).astype(np.int64) @ np.array([64, 8, 1])
-    return int((np.bincount(steps) > len(steps) / 1000).sum())
-
-
 def test_covers_are_seen_at_every_zoom(browser: Browser, site: RunningSite) -> None:
-    visit = Visit(browser, site)
+    visit = Visit(browser, site.port)
     home = visit.settle(covers=COVERS)
     assert int(home["tilesLoaded"]) > 0
-    assert _colour_count(visit.pixels()) > 20
+    assert colour_count(visit.pixels()) > 20
     visit.page.focus("#wall")
     for step in range(1, 4):
         visit.page.keyboard.press("+")
-        visit.page.wait_for_function(
-            "(zoom) => Number(document.body.dataset.zoom) > zoom", arg=float(home["zoom"]) + step - 0.1
-        )
-        visit.settle()
-        assert _colour_count(visit.pixels()) > 8
+        visit.wait_for_zoom(float(home["zoom"]) + step)
+        assert colour_count(visit.pixels()) > 8
     assert float(visit.settle()["zoom"]) == pytest.approx(float(home["zoom"]) + 3, abs=0.01)
     visit.page.keyboard.press("Home")
     visit.settle(zoom=home["zoom"])
@@ -115,7 +64,7 @@ def test_what_is_drawn_is_the_tile_itself(browser: Browser, site: RunningSite) -
     assert site.walls.current is not None
     zoom = site.walls.current.layout.zoom_max
     # At full resolution, one tile right in the middle of the canvas.
-    visit = Visit(browser, site, f"#{zoom}.00/{3 * 256 + 128}/{3 * 256 + 128}")
+    visit = Visit(browser, site.port, f"#{zoom}.00/{3 * 256 + 128}/{3 * 256 + 128}")
     visit.settle()
     shown = visit.pixels()
     top, left = shown.shape[0] // 2 - 128, shown.shape[1] // 2 - 128
@@ -129,7 +78,7 @@ def test_what_is_drawn_is_the_tile_itself(browser: Browser, site: RunningSite) -
 
 
 def test_wheel_drag_and_a_link_to_this_view(browser: Browser, site: RunningSite) -> None:
-    visit = Visit(browser, site)
+    visit = Visit(browser, site.port)
     home = visit.settle()
     visit.page.mouse.move(500, 400)
     for _ in range(6):
@@ -143,9 +92,9 @@ def test_wheel_drag_and_a_link_to_this_view(browser: Browser, site: RunningSite)
     visit.page.wait_for_function("(hash) => location.hash.length > 1 && location.hash !== hash", arg="")
     visit.page.wait_for_selector("#names li")
     before, fragment = visit.pixels(), visit.page.evaluate("location.hash")
-    again = Visit(browser, site, fragment)
+    again = Visit(browser, site.port, fragment)
     again.settle()
-    assert np.abs(again.pixels().astype(int) - before.astype(int)).mean() < 6
+    assert difference(again.pixels(), before) < 3
     assert visit.troubles == again.troubles == []
     visit.page.close()
     again.page.close()
@@ -154,7 +103,7 @@ def test_wheel_drag_and_a_link_to_this_view(browser: Browser, site: RunningSite)
 def test_names_in_view_are_listed_and_lead_to_their_covers(browser: Browser, site: RunningSite) -> None:
     wall = site.walls.current
     assert wall is not None
-    visit = Visit(browser, site, f"#{wall.layout.zoom_max - 1}/1600/1280")
+    visit = Visit(browser, site.port, f"#{wall.layout.zoom_max - 1}/1600/1280")
     visit.settle()
     visit.page.click('button[aria-label="List of the covers in view"]')
     visit.page.wait_for_selector("#names li")
@@ -172,7 +121,7 @@ def test_names_in_view_are_listed_and_lead_to_their_covers(browser: Browser, sit
 def test_a_new_wall_comes_without_a_reset(browser: Browser, site: RunningSite, files: Path) -> None:
     assert site.walls.current is not None
     zoom = site.walls.current.layout.zoom_max - 1
-    visit = Visit(browser, site, f"#{zoom}.00/1400/1100")
+    visit = Visit(browser, site.port, f"#{zoom}.00/1400/1100")
     first = visit.settle()
     cover = sorted(files.rglob("*.jpg"))[12]
     changed = MemoryReader({**_files(files), str(cover.relative_to(files)).encode(): b"no picture"}, 2)
@@ -194,11 +143,11 @@ def test_tiles_that_fail_are_asked_for_again(browser: Browser, site: RunningSite
     path = next(entry.path for entry in reader.walk() if entry.path.endswith(b".jpg"))
     reader.failures[path] = Unavailable("the store is away")
     site.show(reader)
-    visit = Visit(browser, site)
+    visit = Visit(browser, site.port)
     visit.page.wait_for_selector('body[data-tiles-failed="2"], body[data-tiles-failed="3"]')
     reader.failures.clear()
     assert int(visit.settle()["tilesFailed"]) >= 2
-    assert _colour_count(visit.pixels()) > 20
+    assert colour_count(visit.pixels()) > 20
     visit.page.close()
 
 

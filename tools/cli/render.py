@@ -19,9 +19,18 @@ from tools.cli_context import Context, node_option, verb
 @click.option(
     "--advertise", metavar="HOST:PORT", help="What is registered (else the address of the route to the store)."
 )
+@click.option(
+    "--lease",
+    "lease_s",
+    type=click.FloatRange(1, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="How long the registration holds without being renewed, which is done every third of it.",
+)
 @node_option
 @verb
-def command(context: Context, data: Path, dataset: str, listen: str, advertise: str | None) -> None:
+def command(context: Context, data: Path, dataset: str, listen: str, advertise: str | None, lease_s: float) -> None:
     """Serve a dataset's covers as a wall of tiles.
 
     Touches DATA/DATASET/synch.active where it is absent, waits for synch.down, then serves and registers. SIGTERM
@@ -68,5 +77,5 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    plan = Plan(data, dataset, context.node, plan_ip, plan_port)
+    plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s)
     RenderDaemon(plan, listener, store, open_reader, SystemClock(), log, say, stop).run()

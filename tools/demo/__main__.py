@@ -27,7 +27,9 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8080, help="where the wall is to be seen (default: %(default)s)")
     parser.add_argument("--count", type=int, default=COVER_COUNT, help="how many covers to make (default: %(default)s)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Its programs have sessions of their own: without this they would outlive a terminal that is closed.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     demo = Demo(PLACE.resolve())
     try:
         run(demo, arguments)
@@ -37,7 +39,7 @@ def main() -> int:
             demo.say(f"open http://127.0.0.1:{demo.port}/ in a browser; Ctrl-C stops all of it")
             demo.wait()
     except KeyboardInterrupt:
-        demo.say("stopping")
+        pass  # the wish to end it, not an error
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -51,7 +53,7 @@ def run(demo: Demo, arguments: argparse.Namespace) -> None:
     covers = cover_directory(demo, arguments.count)
     demo.boxlink("init")
     done = demo.boxlink("publish", "covers", str(covers))
-    demo.say(f"published {done['files']} covers, {megabytes(done['bytes'])} MB, as seq {done['seq']} of 'covers'")
+    demo.say(f"published {done['files']} files, {megabytes(done['bytes'])} MB, as seq {done['seq']} of 'covers'")
     demo.start("sync", "--data", str(demo.data), "--poll", "1")
     demo.wait_event("sync", "started")
     demo.say("a node is up on an empty data directory")

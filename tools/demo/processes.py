@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,8 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tools.demo.program import WAIT_S, Program, ProgramError, boxlink_command
+
 _MARK = ".boxlink-demo"
-_WAIT_S = 60.0
+_STOP_S = 45.0
 
 
 class DemoError(Exception):
@@ -35,8 +35,7 @@ class Demo:
         self.data = place / "data"
         self.port = 0
         self._started = time.monotonic()
-        self._processes: dict[str, subprocess.Popen[str]] = {}
-        self._events: dict[str, queue.Queue[dict[str, Any]]] = {}
+        self._programs: dict[str, Program] = {}
         if place.exists() and not (place / _MARK).exists():
             raise SystemExit(f"demo: {place} exists and is not the demo's; move it away")
         shutil.rmtree(place, ignore_errors=True)
@@ -54,14 +53,10 @@ class Demo:
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self._started:7.2f} s  {text}", flush=True)
 
-    @property
-    def command(self) -> list[str]:
-        return [str(Path(sys.executable).parent / "boxlink")]
-
     def boxlink(self, *arguments: str) -> dict[str, Any]:
         """Run a verb to its end; its JSON object."""
         done = subprocess.run(
-            [*self.command, *arguments, "--json"], env=self._environ, capture_output=True, text=True, check=False
+            [*boxlink_command(), *arguments, "--json"], env=self._environ, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise DemoError(f"boxlink {' '.join(arguments)} failed ({done.returncode}): {done.stdout}{done.stderr}")
@@ -69,24 +64,8 @@ class Demo:
         return found
 
     def start(self, verb: str, *arguments: str) -> None:
-        """Start a daemon; its events are read as they come. A session of its own: Ctrl-C is ours to hand on."""
-        process = subprocess.Popen(
-            [*self.command, verb, *arguments, "--json"],
-            env=self._environ,
-            stdout=subprocess.PIPE,
-            stderr=(self.place / f"{verb}.err").open("w"),
-            text=True,
-            start_new_session=True,
-        )
-        self._processes[verb] = process
-        self._events[verb] = queue.Queue()
-        threading.Thread(target=self._read, args=(verb, process), daemon=True).start()
-
-    def _read(self, verb: str, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            with contextlib.suppress(ValueError):
-                self._events[verb].put(json.loads(line))
+        """Start a daemon; its events are read as they come."""
+        self._programs[verb] = Program(verb, [verb, *arguments], self._environ, self.place / f"{verb}.err")
 
     def start_proxy(self, port: int) -> None:
         """On the wished port, or on a free one when that is taken."""
@@ -101,17 +80,12 @@ class Demo:
         self.port = int(str(ready["listen"]).rpartition(":")[2])
 
     def wait_event(self, verb: str, event: str) -> dict[str, Any]:
-        deadline = time.monotonic() + _WAIT_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(queue.Empty):
-                found = self._events[verb].get(timeout=0.1)
-                if found.get("event") == event:
-                    return found
-                continue
-            self._check(verb)
-        raise DemoError(f"boxlink {verb} did not say {event!r} within {_WAIT_S:.0f} s")
+        try:
+            return self._programs[verb].wait_event(event)
+        except ProgramError as error:
+            raise DemoError(str(error)) from error
 
-    def wait_for(self, is_true: Callable[[], bool], what: str, verb: str, seconds: float = _WAIT_S) -> None:
+    def wait_for(self, is_true: Callable[[], bool], what: str, verb: str, seconds: float = WAIT_S) -> None:
         deadline = time.monotonic() + seconds
         while not is_true():
             self._check(verb)
@@ -120,17 +94,19 @@ class Demo:
             time.sleep(0.02)
 
     def _check(self, verb: str) -> None:
-        code = self._processes[verb].poll()
-        if code is not None:
-            errors = (self.place / f"{verb}.err").read_text()
-            raise DemoError(f"boxlink {verb} ended with {code}: {errors[-2000:]}")
+        try:
+            self._programs[verb].check()
+        except ProgramError as error:
+            raise DemoError(str(error)) from error
 
     def registrations(self) -> list[str]:
         return sorted(f"proxy/{path.name}" for path in (self.place / "store/proxy").glob("*.p*"))
 
     def log_lines(self) -> list[str]:
         """What `boxlink logs` prints now."""
-        done = subprocess.run([*self.command, "logs"], env=self._environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*boxlink_command(), "logs"], env=self._environ, capture_output=True, text=True, check=False
+        )
         return done.stdout.splitlines()
 
     def fetch(self, path: str) -> tuple[int, dict[str, str], bytes]:
@@ -152,24 +128,33 @@ class Demo:
     def wait(self) -> None:
         """Until somebody interrupts, or a program ends by itself."""
         while True:
-            for verb in self._processes:
+            for verb in self._programs:
                 self._check(verb)
             time.sleep(0.5)
 
     def stop(self) -> bool:
-        """End all, the newest first, each with time to drain; whether every one ended with 0."""
-        is_clean = True
-        for verb, process in reversed(self._processes.items()):
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            try:
-                is_clean = process.wait(timeout=45) == 0 and is_clean
-            except subprocess.TimeoutExpired:
-                print(f"demo: boxlink {verb} did not stop; it is killed", file=sys.stderr)
-                process.kill()
-                process.wait()
-                is_clean = False
-        return is_clean
+        """End all, the newest first, each with time to drain; whether every one ended with 0.
+
+        A Ctrl-C meanwhile waits no longer: what is left is killed, for nothing may outlive the demo.
+        """
+        try:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self.say("stopping")
+            codes = [self._end(program) for program in reversed(self._programs.values())]
+            return not any(codes)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for program in self._programs.values():
+                program.kill()
+            return False
+
+    def _end(self, program: Program) -> int | None:
+        program.terminate()
+        code = program.wait(_STOP_S)
+        if code is None:
+            print(f"demo: boxlink {program.name} did not stop; it is killed", file=sys.stderr)
+            program.kill()
+        return program.process.returncode
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
