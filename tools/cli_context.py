@@ -135,6 +135,17 @@ def report_error(error: BoxlinkError) -> int:
     return error.exit_code
 
 
+def report_bug(error: Exception) -> int:
+    """Show where a bug of ours happened; returns its exit code."""
+    import traceback
+
+    traceback.print_exception(error)
+    if _running.is_json or "--json" in sys.argv:
+        shown = {"kind": "bug", "message": f"{type(error).__name__}: {error}", "hint": "report it with the traceback"}
+        click.echo(json.dumps({"error": shown}))
+    return BoxlinkError.exit_code
+
+
 def _read_settings() -> Settings:
     import tomllib
 

@@ -106,7 +106,7 @@ def decode_chunk(chunk: ChunkRef, stored: bytes | memoryview) -> bytes | memoryv
     return plain
 
 
-def parse_header(data: bytes) -> bytes:
+def parse_header(data: bytes | memoryview) -> bytes:
     """The ULID that a pack's first bytes name."""
     if len(data) < HEADER_BYTES:
         raise Corrupt("a pack is too short for its header")

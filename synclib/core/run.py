@@ -303,7 +303,7 @@ def encode_tail(tail: Tail, tail_offset: int) -> bytes:
     return stored + _FOOTER.pack(tail_offset, len(stored), len(plain), blake3(stored).digest(), VERSION, 0, MAGIC)
 
 
-def decode_tail(data: bytes, object_bytes: int, digest: bytes | None = None) -> Tail:
+def decode_tail(data: bytes | memoryview, object_bytes: int, digest: bytes | None = None) -> Tail:
     """The tail from the last bytes of a run object, which must be exactly tail and footer.
 
     ``digest`` is what a manifest says: BLAKE3-256 of ``data``. Everything in it is bounded and checked.
@@ -357,7 +357,7 @@ def _check_tail(tail: Tail, tail_offset: int) -> Tail:
     return tail
 
 
-def check_header(data: bytes, tail: Tail) -> None:
+def check_header(data: bytes | memoryview, tail: Tail) -> None:
     """Corrupt unless a run's first bytes say what its tail says."""
     if len(data) < HEADER_BYTES:
         raise Corrupt("a run is too short for its header")

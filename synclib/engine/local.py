@@ -23,7 +23,7 @@ from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_cache import RunCache
 from synclib.lazy.view import ChunkSource, View
-from synclib.store.base import Body, Fetched, ObjectInfo, Store
+from synclib.store.base import Body, Buffer, Fetched, ObjectInfo, Store
 
 
 def open_local(data_dir: str, dataset: str, store: Store | None, seq: int | None = None) -> LocalView:
@@ -109,7 +109,7 @@ class _NoStore:
     def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
         raise self._refuse(key)
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         raise self._refuse(key)
 
     def get_suffix(self, key: str, length: int) -> Fetched:

@@ -17,7 +17,7 @@ from synclib.core.manifest import RunRef
 from synclib.core.names import LEVELS, sort_key
 from synclib.core.run import BlockInfo, Tail, decode_block, decode_tail
 from synclib.errors import BoxlinkError, Corrupt
-from synclib.store.base import Store
+from synclib.store.base import Buffer, Store
 
 # One request of an iteration: enough that a chain of ten million entries is some hundred requests.
 _READ_BYTES = 1 << 20
@@ -29,7 +29,7 @@ T = TypeVar("T")
 class RangeSource(Protocol):
     """Where runs are read from: a store, or a cache in front of one."""
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]: ...
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]: ...
 
     def drop(self, key: str) -> bool:
         """Forget a copy that turned out to be damaged; False when there was none, so that to try again is useless."""
@@ -41,7 +41,7 @@ class StoreRuns:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         return self._store.get_ranges(key, ranges)
 
     def drop(self, key: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from synclib.core.manifest import RunRef
-from synclib.store.base import Store
+from synclib.store.base import Buffer, Store
 
 _PIECE_BYTES = 8 << 20
 
@@ -36,11 +36,11 @@ class RunCache:
             return self._own / name
         return self._directory / name
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         """From the local copy if there is one, else from the store."""
         try:
             with open(self.path(key), "rb", buffering=0) as file:
-                found = [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
+                found: list[Buffer] = [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
         except FileNotFoundError:
             return self._store.get_ranges(key, ranges)
         if any(len(data) != stop - start for data, (start, stop) in zip(found, ranges, strict=True)):
@@ -59,11 +59,11 @@ class RunCache:
                 pass
             self.keep(key, self._pieces(key, ref.object_bytes))
 
-    def _pieces(self, key: str, object_bytes: int) -> Iterator[bytes]:
+    def _pieces(self, key: str, object_bytes: int) -> Iterator[Buffer]:
         for start in range(0, object_bytes, _PIECE_BYTES):
             yield from self._store.get_ranges(key, [(start, min(start + _PIECE_BYTES, object_bytes))])
 
-    def keep(self, key: str, pieces: Iterable[bytes]) -> Path:
+    def keep(self, key: str, pieces: Iterable[Buffer]) -> Path:
         """Keep a run's bytes; returns the file that holds them."""
         self._directory.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=".run.", dir=self._directory)

@@ -16,7 +16,7 @@ from synclib.core.plan import Piece, coalesce
 from synclib.errors import Corrupt, Invalid, Missing
 from synclib.lazy.chain import Chain
 from synclib.reader import FirstTouch
-from synclib.store.base import Store
+from synclib.store.base import Buffer, Store
 
 _CACHE_BYTES = 64 << 20
 
@@ -68,7 +68,7 @@ class ChunkSource:
                 self._kept_bytes -= len(self._kept.popitem(last=False)[1])
 
 
-def _slice(chunk: ChunkRef, ranges: list[tuple[int, int]], data: list[bytes]) -> bytes:
+def _slice(chunk: ChunkRef, ranges: list[tuple[int, int]], data: list[Buffer]) -> bytes:
     for (start, stop), piece in zip(ranges, data, strict=True):
         if start <= chunk.offset and chunk.offset + chunk.stored_bytes <= stop:
             at = chunk.offset - start

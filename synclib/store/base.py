@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 Body = bytes | bytearray | memoryview | Path
+Buffer = bytes | memoryview  # what a read hands out: not copied where the client library need not
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Store(Protocol):
         Missing when there is none; Corrupt when it is larger than ``size_max`` bytes.
         """
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         """The bytes of each half-open range (start, stop), in that order.
 
         Ranges may be fetched at the same time or joined. Missing when there is no object; Corrupt for a range that

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from synclib.clock import Clock, Entropy
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Full, Invalid, Missing, Unavailable
 from synclib.store import file_tree as tree
-from synclib.store.base import Body, Fetched, ObjectInfo
+from synclib.store.base import Body, Buffer, Fetched, ObjectInfo
 from synclib.store.file_lock import WriteLock, clean_leftovers, open_reserved, stamp, temporary_file
 from synclib.store.file_names import split_key
 
@@ -55,7 +55,7 @@ class FileStore:
                 raise Corrupt(f"it has {size} bytes, {size_max} is the most that is expected", key=key)
             return Fetched(_pread(descriptor, 0, size, key), etag, size)
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         with self._reading(key) as (descriptor, size, _):
             for start, stop in ranges:
                 if not 0 <= start < stop <= size:

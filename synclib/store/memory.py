@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from synclib.errors import Conflict, Corrupt, Missing
-from synclib.store.base import Body, Fetched, ObjectInfo
+from synclib.store.base import Body, Buffer, Fetched, ObjectInfo
 from synclib.store.keys import check_key
 
 
@@ -34,7 +34,7 @@ class MemoryStore:
             raise Corrupt(f"it has {len(data)} bytes, {size_max} is the most that is expected", key=key)
         return Fetched(data, etag, len(data))
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         data, _ = self._find(key)
         for start, stop in ranges:
             if not 0 <= start < stop <= len(data):

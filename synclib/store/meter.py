@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from synclib.store.base import Body, Fetched, ObjectInfo, Store
+from synclib.store.base import Body, Buffer, Fetched, ObjectInfo, Store
 
 # Amazon S3 Standard, us-east-1, per request (aws.amazon.com/s3/pricing, 2026): reads $0.40, writes and listings $5 a
 # million; DELETE is free. Transfer inside a region is free, so bytes cost nothing here.
@@ -78,7 +78,7 @@ class MeteredStore:
         self.meter.count("get", requests=0, down=len(fetched.data) if fetched else 0)
         return fetched
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         self.meter.count("get", requests=len(ranges))
         found = self.store.get_ranges(key, ranges)
         self.meter.count("get", requests=0, down=sum(map(len, found)))

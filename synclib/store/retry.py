@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from synclib.clock import Clock, Entropy
 from synclib.errors import Ambiguous, Unavailable
-from synclib.store.base import Body, Fetched, ObjectInfo, Store
+from synclib.store.base import Body, Buffer, Fetched, ObjectInfo, Store
 from synclib.store.outcome import NotApplied
 
 TRIES = 8
@@ -33,7 +33,7 @@ class RetryStore:
     def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
         return self._repeat(lambda: self.store.get(key, size_max=size_max, if_none_match=if_none_match))
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         return self._repeat(lambda: self.store.get_ranges(key, ranges))
 
     def get_suffix(self, key: str, length: int) -> Fetched:

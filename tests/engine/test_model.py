@@ -20,7 +20,7 @@ from synclib.core.treehash import TreeHash
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Unavailable
 from synclib.lazy.chain import Chain, StoreRuns
 from synclib.lazy.dataset import STORE_KEY
-from synclib.store.base import Body, Fetched, ObjectInfo
+from synclib.store.base import Body, Buffer, Fetched, ObjectInfo
 from synclib.store.memory import MemoryStore
 from tests.kit import Content, Kit, read_tree
 
@@ -50,7 +50,7 @@ class FaultyStore:
     def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
         return self.store.get(key, size_max=size_max, if_none_match=if_none_match)
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         return self.store.get_ranges(key, ranges)
 
     def get_suffix(self, key: str, length: int) -> Fetched:

@@ -14,7 +14,7 @@ import click
 
 from synclib import __version__
 from synclib.errors import BoxlinkError, Interrupted
-from tools.cli_context import report_error
+from tools.cli_context import report_bug, report_error
 
 _GROUPS = (
     ("Data", ("init", "publish", "restore", "ls", "cat", "log", "diff", "verify")),
@@ -85,6 +85,8 @@ def main() -> None:
         # The reader of our output went away (`boxlink ls … | head`): no error of ours.
         sys.stderr.close()
         code = 0
+    except Exception as error:
+        code = report_bug(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
