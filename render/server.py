@@ -31,7 +31,7 @@ from synclib.clock import Clock
 from synclib.errors import BoxlinkError, Unavailable
 
 # How long an answer waits for its tile. The drawing goes on: the next who asks finds more of it done.
-TILE_WAIT_S = 20.0
+TILE_WAIT_S = 5.0  # well before a proxy gives up on us
 _STATIC = Path(__file__).parent / "static"
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",

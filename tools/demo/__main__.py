@@ -26,13 +26,22 @@ def main() -> int:
     parser.add_argument("--exit", action="store_true", help="check it and end, instead of staying up")
     parser.add_argument("--port", type=int, default=8080, help="where the wall is to be seen (default: %(default)s)")
     parser.add_argument("--count", type=int, default=COVER_COUNT, help="how many covers to make (default: %(default)s)")
+    parser.add_argument("--s3", action="store_true", help="on a real S3 server instead of a directory (needs Go)")
     arguments = parser.parse_args()
     # Its programs have sessions of their own: without this they would outlive a terminal that is closed.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    demo = Demo(PLACE.resolve())
+    if not arguments.s3:
+        return run(Demo(PLACE.resolve()), arguments)
+    from tools import s3server
+
+    with s3server.running() as server:
+        return run(Demo(PLACE.resolve(), server.url, server.environment()), arguments)
+
+
+def run(demo: Demo, arguments: argparse.Namespace) -> int:
     try:
-        run(demo, arguments)
+        start_all(demo, arguments)
         if arguments.exit:
             Checks(demo).run()
         else:
@@ -49,11 +58,12 @@ def main() -> int:
     return 0 if is_clean else 1
 
 
-def run(demo: Demo, arguments: argparse.Namespace) -> None:
+def start_all(demo: Demo, arguments: argparse.Namespace) -> None:
     covers = cover_directory(demo, arguments.count)
     demo.boxlink("init")
     done = demo.boxlink("publish", "covers", str(covers))
     demo.say(f"published {done['files']} files, {megabytes(done['bytes'])} MB, as seq {done['seq']} of 'covers'")
+    demo.say(f"    in {done['seconds']} s, with requests {done['requests']}, ${done['usd']:.6f}")
     demo.start("sync", "--data", str(demo.data), "--poll", "1")
     demo.wait_event("sync", "started")
     demo.say("a node is up on an empty data directory")
@@ -62,9 +72,8 @@ def run(demo: Demo, arguments: argparse.Namespace) -> None:
     demo.say("render asked for it: data/covers/synch.active")
     demo.wait_for((demo.data / "covers/synch.down").exists, "synch.down", "sync")
     demo.say("the node answered: data/covers/synch.down")
-    demo.wait_event("render", "ready")
-    demo.wait_for(lambda: bool(demo.registrations()), "render registers", "render")
-    demo.say(f"render registered itself: {demo.registrations()[0]}")
+    ready = demo.wait_event("render", "ready")
+    demo.say(f"render is ready, and registers itself as {ready['registration']}")
     demo.start_proxy(arguments.port)
     demo.wait_for(lambda: demo.status("/wall.json") == 200, "the proxy finds render", "proxy")
     demo.say(f"the proxy found it, and serves on port {demo.port}")

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ class DemoError(Exception):
 class Demo:
     """A store, a data directory and four programs under one directory."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, store_url: str = "", environ: Mapping[str, str] | None = None) -> None:
         self.place = place
         self.data = place / "data"
+        self.store_url = store_url or f"file://{place}/store"
         self.port = 0
         self._started = time.monotonic()
         self._programs: dict[str, Program] = {}
@@ -43,7 +44,8 @@ class Demo:
         (place / _MARK).touch()
         self._environ = {
             **os.environ,
-            "BOXLINK_STORE": f"file://{place}/store",
+            **(environ or {}),
+            "BOXLINK_STORE": self.store_url,
             "BOXLINK_NODE": "demo",
             "BOXLINK_CONFIG": str(place / "boxlink.toml"),
             "XDG_STATE_HOME": str(place / "state"),
@@ -75,7 +77,10 @@ class Demo:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 port = 0
-        self.start("proxy", "--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0", "--poll", "0.5")
+        self.start(
+            "proxy",
+            *("--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0", "--poll", "0.5", "--allow", "127.0.0.0/8"),
+        )
         ready = self.wait_event("proxy", "ready")
         self.port = int(str(ready["listen"]).rpartition(":")[2])
 
@@ -98,9 +103,6 @@ class Demo:
             self._programs[verb].check()
         except ProgramError as error:
             raise DemoError(str(error)) from error
-
-    def registrations(self) -> list[str]:
-        return sorted(f"proxy/{path.name}" for path in (self.place / "store/proxy").glob("*.p*"))
 
     def log_lines(self) -> list[str]:
         """What `boxlink logs` prints now."""
