@@ -38,7 +38,8 @@ class Context:
     meter: Meter | None = None
 
     @functools.cached_property
-    def settings(self) -> Settings:
+    def settings(self) -> Settings | None:
+        """What ``boxlink.toml`` says; None where there is none, so that pydantic is not imported for nothing."""
         return _read_settings()
 
     @property
@@ -46,13 +47,18 @@ class Context:
         """This node's name: ``--node``, else ``BOXLINK_NODE``, else the configured one, else the host name."""
         from synclib.core.names import check_node
 
-        name = self.node_name or os.environ.get("BOXLINK_NODE") or self.settings.node or socket.gethostname()
+        name = self.node_name or os.environ.get("BOXLINK_NODE")
+        if not name and self.settings is not None:
+            name = self.settings.node
+        name = name or socket.gethostname()
         return check_node(name)
 
     @property
     def url(self) -> str:
         """The store's URL: ``--store``, else ``BOXLINK_STORE``, else ``store =`` in ``boxlink.toml``."""
-        url = self.store_url or os.environ.get("BOXLINK_STORE") or self.settings.store
+        url = self.store_url or os.environ.get("BOXLINK_STORE")
+        if not url and self.settings is not None:
+            url = self.settings.store
         if not url:
             raise Invalid(
                 "no store is named",
@@ -69,12 +75,15 @@ class Context:
 
     def s3_settings(self) -> dict[str, str | None]:
         """Endpoint, region and profile: the usual AWS variables, else ``[s3]`` in ``boxlink.toml``."""
-        s3 = self.settings.s3
+        s3 = self.settings.s3 if self.settings is not None else None
         environ = os.environ
+        endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+        region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
+        profile = environ.get("AWS_PROFILE")
         return {
-            "endpoint": environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or s3.endpoint,
-            "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or s3.region,
-            "profile": environ.get("AWS_PROFILE") or s3.profile,
+            "endpoint": endpoint or (s3.endpoint if s3 else None),
+            "region": region or (s3.region if s3 else None),
+            "profile": profile or (s3.profile if s3 else None),
         }
 
     def emit(self, result: dict[str, object], text: str = "") -> None:
@@ -146,18 +155,18 @@ def report_bug(error: Exception) -> int:
     return BoxlinkError.exit_code
 
 
-def _read_settings() -> Settings:
+def _read_settings() -> Settings | None:
+    path = os.environ.get("BOXLINK_CONFIG", CONFIG_FILE)
+    if not os.path.exists(path):
+        return None
     import tomllib
 
     from pydantic import ValidationError
 
     from synclib.config import Settings
 
-    path = os.environ.get("BOXLINK_CONFIG", CONFIG_FILE)
     try:
         with open(path, "rb") as file:
             return Settings.model_validate(tomllib.load(file))
-    except FileNotFoundError:
-        return Settings()
     except (tomllib.TOMLDecodeError, ValidationError, OSError) as error:
         raise Invalid(f"{path} does not read: {error}", hint=f"correct {path}, or set BOXLINK_CONFIG") from error

@@ -59,7 +59,7 @@ def command(
 
     settings = ProxySettings(
         listen=_address(listen, "--listen"),
-        networks=parse_networks(allow or context.settings.allow, context.url),
+        networks=parse_networks(allow or (context.settings.allow if context.settings else []), context.url),
         admin=None if admin is None else _address(admin, "--admin"),
         poll_s=poll_s,
         cache_bytes=cache_size,

@@ -36,11 +36,10 @@ def command(context: Context, data: Path, once: bool, poll: float | None) -> Non
     except OSError as error:
         raise Invalid(f"{data} cannot be used: {error.strerror}", path=str(data)) from error
     log = open_events(context, "sync", data / "log")
+    poll_s = poll or (context.settings.poll_s if context.settings else 10.0)
     store = context.open_store()
     assert context.meter is not None
-    node = Node(
-        data, store, connect_of(context), open_host(context), log, poll or context.settings.poll_s, context.meter
-    )
+    node = Node(data, store, connect_of(context), open_host(context), log, poll_s, context.meter)
     if once:
         errors = node.run_once()
         shown = {name: error.as_dict() for name, error in errors.items()}
