@@ -246,7 +246,7 @@ def test_a_restore_that_did_not_end_has_no_answer(rig: Rig, monkeypatch: pytest.
     rig.follower.round()
     answer = (rig.directory / names.DOWN).read_bytes()
     rig.publish({b"a": b"2", b"b": b"3"})
-    monkeypatch.setattr("synclib.engine.restore.fetch_files", _fail)
+    monkeypatch.setattr("synclib.engine.place.fetch_files", _fail)
     assert rig.later() is not None
     assert rig.marker(names.DOWN) is None
     (rig.directory / names.DOWN).write_bytes(answer)

@@ -1,0 +1,73 @@
+"""What a restore removes: what the chain had put here and has no longer, and, if asked, whatever is not its own."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+
+from synclib.core.delta import join
+from synclib.core.entry import Entry, Kind
+from synclib.disk.scan import scan
+from synclib.disk.tree import Tree
+from synclib.lazy.chain import Chain
+from synclib.lazy.changes import changes
+
+
+@dataclass
+class Cleared:
+    """``kept``: paths that the chain removed but somebody had changed here."""
+
+    deleted: int = 0
+    kept: list[bytes] = field(default_factory=list)
+
+
+def remove_old(tree: Tree, old: Chain, new: Chain, cleared: Cleared) -> None:
+    """Remove what ``old`` has and ``new`` has not; what somebody changed since stays, and is named."""
+    directories: list[Entry] = []
+    for former, entry in changes(old, new) if old.runs else ():
+        if former is None:
+            continue
+        if former.kind != Kind.DIRECTORY:
+            if entry is None:
+                _remove_file(tree, former, cleared)
+        elif entry is None or entry.kind != Kind.DIRECTORY:
+            directories.append(former)
+    for former in reversed(directories):
+        cleared.deleted += tree.remove(former)
+    tree.forget()
+
+
+def _remove_file(tree: Tree, former: Entry, cleared: Cleared) -> None:
+    found = tree.lstat(former)
+    if found is None:
+        return
+    is_same = found.st_mtime_ns == former.mtime_ns
+    if former.kind == Kind.FILE:
+        is_same = is_same and stat.S_ISREG(found.st_mode) and found.st_size == former.size
+    else:
+        is_same = is_same and stat.S_ISLNK(found.st_mode)
+    if is_same and tree.remove(former):
+        cleared.deleted += 1
+    else:
+        cleared.kept.append(former.path)
+
+
+def remove_extra(tree: Tree, prefix: bytes, new: Chain, cleared: Cleared) -> None:
+    """Remove whatever below ``prefix`` the dataset does not have, markers and state apart."""
+    top = os.path.join(tree.top, prefix) if prefix else tree.top
+    if not os.path.isdir(top):
+        return
+    directories: list[Entry] = []
+    entries = new.below(prefix, with_hashes=False)
+    for entry, found in join(entries, scan(top, prefix), lambda item: item.key, lambda item: item.key):
+        if entry is not None or found is None or not found.name:
+            continue
+        extra = Entry(found.directory, found.name, found.kind)
+        if found.kind == Kind.DIRECTORY:
+            directories.append(extra)
+        else:
+            cleared.deleted += tree.remove(extra)
+    for extra in reversed(directories):
+        cleared.deleted += tree.remove(extra)
+    tree.forget()
