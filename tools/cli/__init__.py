@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import signal
 import sys
 
 import click
@@ -71,6 +72,9 @@ def boxlink() -> None:
 
 def main() -> None:
     """Run the command; the exit code is the error's kind (docs/operations.md)."""
+    # Also where a shell that started us in the background had SIGINT ignored. Daemons put their own in place.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         code = boxlink.main(standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -28,8 +28,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=COVER_COUNT, help="how many covers to make (default: %(default)s)")
     parser.add_argument("--s3", action="store_true", help="on a real S3 server instead of a directory (needs Go)")
     arguments = parser.parse_args()
-    # Its programs have sessions of their own: without this they would outlive a terminal that is closed.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # Its programs have sessions of their own: without this they would outlive a terminal that is closed, or a demo
+    # that was started in the background, where shells ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     if not arguments.s3:
         return run(Demo(PLACE.resolve()), arguments)
