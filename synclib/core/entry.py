@@ -8,7 +8,7 @@ import struct
 import msgspec
 from blake3 import blake3
 
-from synclib.core.names import check_component, check_directory, is_reserved, sort_key
+from synclib.core.names import check_component, is_reserved, sort_key
 from synclib.errors import Corrupt
 
 CHUNK_BYTES_MAX = 1 << 20
@@ -116,8 +116,10 @@ def digest_input(entry: Entry) -> bytes:
 
 
 def check_entry(entry: Entry) -> Entry:
-    """``entry`` if a node may act on it (I9); Corrupt otherwise. For all that comes from a store."""
-    check_directory(entry.directory)
+    """``entry`` if a node may act on it (I9); Corrupt otherwise. For all that comes from a store.
+
+    Its directory is checked by the caller, once for all entries in it.
+    """
     check_component(entry.name)
     if is_reserved(entry.directory, entry.name):
         raise Corrupt(f"an entry would overwrite boxlink's own {entry.name!r}", path=repr(entry.path))
@@ -126,10 +128,12 @@ def check_entry(entry: Entry) -> Entry:
     if not -(1 << 63) <= entry.mtime_ns < 1 << 63:
         raise Corrupt("an entry's time is out of range", path=repr(entry.path))
     if entry.kind == Kind.FILE:
-        if entry.size != sum(chunk.plain_bytes for chunk in entry.chunks):
-            raise Corrupt("a file's size is not the sum of its chunks", path=repr(entry.path))
+        size = 0
         for chunk in entry.chunks:
             check_chunk(chunk, entry)
+            size += chunk.plain_bytes
+        if entry.size != size:
+            raise Corrupt("a file's size is not the sum of its chunks", path=repr(entry.path))
     elif entry.chunks or entry.size:
         raise Corrupt("an entry that is no file has content", path=repr(entry.path))
     elif entry.kind == Kind.SYMLINK and (not entry.target or b"\0" in entry.target or len(entry.target) > 4095):

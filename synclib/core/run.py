@@ -31,7 +31,7 @@ from synclib.core.entry import (
     check_entry,
 )
 from synclib.core.frame import VERSION, check_version
-from synclib.core.names import LEVELS
+from synclib.core.names import LEVELS, check_directory, is_reserved
 from synclib.core.pack import PackInfo
 from synclib.errors import Corrupt, Unsupported
 
@@ -212,6 +212,9 @@ def _entries(columns: _Columns, tail: Tail, hashes: bytes) -> Iterator[Entry]:
     )
     if any(length != count for length in lengths) or len(columns.directories) != len(columns.directory_counts):
         raise Corrupt("the columns of a block differ in length")
+    for directory in columns.directories:
+        if is_reserved(b"", check_directory(directory).partition(b"/")[0]):
+            raise Corrupt(f"an entry would lie in boxlink's own {directory!r}")
     directories = (
         directory
         for directory, number in zip(columns.directories, columns.directory_counts, strict=True)
