@@ -106,7 +106,8 @@ class Proxy:
     def tiles(self, wall: str, of: Iterable[str]) -> dict[str, bytes]:
         """The bytes of these places' tiles; each must be answered with 200."""
         replies = {place: self.get(f"/tiles/{wall}/{place}.jpg") for place in of}
-        assert {place: reply.status for place, reply in replies.items() if reply.status != 200} == {}
+        refused = {place: (reply.status, reply.data[:200]) for place, reply in replies.items() if reply.status != 200}
+        assert not refused, f"of {len(replies)} tiles: {refused}"
         return {place: reply.data for place, reply in replies.items()}
 
     def backends(self) -> dict[str, dict[str, Any]]:
@@ -188,9 +189,9 @@ class Fleet:
             )
         )  # fmt: skip
 
-    def proxy(self, poll_s: float = 0.3) -> Proxy:
-        words = ("proxy", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--poll", str(poll_s))
-        return Proxy(self.start("proxy", *words))
+    def proxy(self) -> Proxy:
+        words = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--poll", "0.3")
+        return Proxy(self.start("proxy", "proxy", *words))
 
     def registrations(self) -> list[str]:
         directory = self.store / "proxy"

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ class Demo:
 
     def start(self, verb: str, *arguments: str) -> None:
         """Start a daemon; its events are read as they come."""
-        self._programs[verb] = Program(verb, [verb, *arguments], self._environ, self.place / f"{verb}.err")
+        with _signals_wait():
+            self._programs[verb] = Program(verb, [verb, *arguments], self._environ, self.place / f"{verb}.err")
 
     def start_proxy(self, port: int) -> None:
         """On the wished port, or on a free one when that is taken."""
@@ -157,6 +158,23 @@ class Demo:
             print(f"demo: boxlink {program.name} did not stop; it is killed", file=sys.stderr)
             program.kill()
         return program.process.returncode
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """A wish to end that comes meanwhile is heard afterwards: a program half started would be known to no one."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda got, _: came.append(got))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
