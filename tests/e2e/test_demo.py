@@ -90,7 +90,7 @@ def is_refused(port: int) -> bool:
 def test_ctrl_c_ends_all_of_it(tmp_path: Path, demos: list[RunningDemo]) -> None:
     demos.append(demo := RunningDemo(tmp_path, "--count", "20"))
     page = demo.wait_line("open http://")
-    registered = demo.wait_line("render registered itself")
+    registered = demo.wait_line("registers itself as")
     ports = [int(port) for port in re.findall(r"127\.0\.0\.1[.:]p?(\d+)", page + registered)]
     assert len(ports) == 2
     assert len(demo.own_processes()) >= 3
@@ -105,7 +105,7 @@ def test_ctrl_c_ends_all_of_it(tmp_path: Path, demos: list[RunningDemo]) -> None
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, demos: list[RunningDemo]) -> None:
     demos.append(demo := RunningDemo(tmp_path, "--count", "20"))
-    demo.wait_line("render registered itself")
+    demo.wait_line("registers itself as")
     os.killpg(demo.process.pid, signal.SIGINT)
     demo.wait_line("stopping")
     os.killpg(demo.process.pid, signal.SIGINT)
