@@ -170,7 +170,8 @@ class _Restoration:
         before = self._before
         is_same = before is not None and before.restoring is None and before.runs == self._manifest.runs
         is_whole = not self._missing.count and not self._mislabelled.count
-        return is_same and is_whole and not self._options.is_delete
+        is_flushed = before is not None and (before.unsynced is None or not self._options.is_durable)
+        return is_same and is_whole and is_flushed and not self._options.is_delete
 
     # -- first pass: what is missing
 
