@@ -22,7 +22,8 @@ from synclib.core.delta import join
 from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.manifest import Manifest, RunRef
 from synclib.core.names import DOWN, sort_key, split_path
-from synclib.core.plan import RANGE_BYTES_MAX, WINDOW_BYTES, WINDOW_FILES, FetchPlan, plan_window, split_file
+from synclib.core.parents import no_parent, with_parents
+from synclib.core.plan import WINDOW_BYTES, WINDOW_FILES, FetchPlan, is_one_piece, plan_window, split_file
 from synclib.disk.atomic import sync_file_system
 from synclib.disk.base import BaseFile
 from synclib.disk.faults import disk_errors, full_disk_is_an_error
@@ -190,9 +191,10 @@ class _Restoration:
             return
         is_clean = self._before is not None and self._before.seq and self._before.restoring is None
         if is_clean and not self._options.is_full:
-            yield from changes(old, new)
+            yield from _within_tree(changes(old, new), new)
             return
-        yield from join(old.entries(), new.entries(), lambda entry: entry.key, lambda entry: entry.key)
+        entries = with_parents(new.entries())
+        yield from join(old.entries(), entries, lambda entry: entry.key, lambda entry: entry.key)
 
     def _below_path(self, new: Chain) -> Iterator[tuple[Entry | None, Entry | None]]:
         path = self._options.path
@@ -202,11 +204,12 @@ class _Restoration:
         parts = path.split(b"/")
         for depth in range(1, len(parts)):
             parent = new.lookup(sort_key(*split_path(b"/".join(parts[:depth]))))
-            if parent is not None:
-                yield None, parent
+            if parent is None or parent.kind != Kind.DIRECTORY:
+                raise no_parent(entry)
+            yield None, parent
         yield None, entry
         if entry.kind == Kind.DIRECTORY:
-            for below in new.below(path):
+            for below in with_parents(new.below(path), path):
                 yield None, below
 
     def _look(self, former: Entry | None, entry: Entry | None) -> None:
@@ -430,7 +433,7 @@ class _Restoration:
     def _wanted_chunks(self, entry: Entry) -> tuple[ChunkRef, ...]:
         """The chunks of a file that have to be fetched. A file of several pieces gets its temporary file here, and
         what an older version of it holds already."""
-        is_small = sum(chunk.stored_bytes for chunk in entry.chunks) <= RANGE_BYTES_MAX
+        is_small = is_one_piece(entry)
         former = self._old.lookup(entry.key) if len(entry.chunks) > 1 else None
         if is_small and (former is None or former.kind != Kind.FILE):
             return entry.chunks
@@ -519,6 +522,25 @@ class _Large:
     entry: Entry
     temporary: bytes
     pieces_left: int
+
+
+def _within_tree(
+    changed: Iterator[tuple[Entry | None, Entry | None]], new: Chain
+) -> Iterator[tuple[Entry | None, Entry | None]]:
+    """The changes as they came; Corrupt where one puts an entry into what is no directory of the new chain, or takes
+    the directory from under entries that stay."""
+    directory = b""
+    for before, after in changed:
+        if after is not None:
+            if after.directory != directory:
+                directory = after.directory
+                parent = new.lookup(sort_key(*split_path(directory))) if directory else None
+                if directory and (parent is None or parent.kind != Kind.DIRECTORY):
+                    raise no_parent(after)
+            is_taken = before is not None and before.kind == Kind.DIRECTORY and after.kind != Kind.DIRECTORY
+            if is_taken and (left := next(new.below(after.path, with_hashes=False), None)) is not None:
+                raise no_parent(left)
+        yield before, after
 
 
 def _read_chunks(descriptor: int, chunks: tuple[ChunkRef, ...]) -> Iterator[tuple[ChunkRef, bytes]]:
