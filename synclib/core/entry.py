@@ -13,6 +13,7 @@ from synclib.errors import Corrupt
 
 CHUNK_BYTES_MAX = 1 << 20
 CHUNKS_PER_FILE_MAX = 1 << 20
+EXTRA_NAME_BYTES_MAX = 0xFFFF  # what the digest can count
 HASH_BYTES = 32
 ULID_BYTES = 16
 
@@ -127,6 +128,8 @@ def check_entry(entry: Entry) -> Entry:
         raise Corrupt(f"an entry has mode {entry.mode:#o}", path=repr(entry.path))
     if not -(1 << 63) <= entry.mtime_ns < 1 << 63:
         raise Corrupt("an entry's time is out of range", path=repr(entry.path))
+    if any(len(name.encode()) > EXTRA_NAME_BYTES_MAX for name, _ in entry.extra):
+        raise Corrupt("an extra's name is too long", path=repr(entry.path))
     if entry.kind == Kind.FILE:
         size = 0
         for chunk in entry.chunks:

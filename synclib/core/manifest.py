@@ -9,6 +9,7 @@ from synclib.clock import ulid_text
 from synclib.core.entry import HASH_BYTES, ULID_BYTES
 from synclib.core.frame import pack_frame, unpack_frame
 from synclib.core.names import LEVELS, run_key
+from synclib.core.run import TAIL_STORED_MAX
 from synclib.core.treehash import STATE_BYTES, TreeHash
 from synclib.errors import Corrupt
 
@@ -106,7 +107,7 @@ def decode_manifest(data: bytes, digest: str | None = None) -> Manifest:
         raise Corrupt("a manifest does not have the digest that names it")
     try:
         manifest = _manifest_decoder.decode(unpack_frame(MANIFEST_MAGIC, data))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Corrupt(f"a manifest does not decode: {error}") from error
     return _check_manifest(manifest)
 
@@ -120,7 +121,9 @@ def _check_manifest(manifest: Manifest) -> Manifest:
             or run.seq_last < run.seq_first
             or len(run.ulid) != ULID_BYTES
             or len(run.tail_digest) != HASH_BYTES
-            or not 0 < run.tail_bytes <= run.object_bytes
+            or not 0 < run.tail_bytes <= min(run.object_bytes, TAIL_STORED_MAX)
+            or not all(map(_is_number, (run.seq_last, run.object_bytes, run.entry_count, run.tombstone_count)))
+            or not _is_number(run.created_at_ns)
         ):
             raise Corrupt("a manifest's chain is not contiguous")
         seq_next = run.seq_last + 1
@@ -129,11 +132,17 @@ def _check_manifest(manifest: Manifest) -> Manifest:
         or len(manifest.runs) > RUNS_MAX
         or manifest.seq != seq_next - 1
         or len(manifest.tree_state) != STATE_BYTES
-        or min(manifest.entry_count, manifest.file_count, manifest.plain_bytes) < 0
+        or not all(map(_is_number, (manifest.entry_count, manifest.file_count, manifest.plain_bytes)))
+        or not _is_number(manifest.published_at_ns)
         or len(manifest.parent) not in (0, HASH_BYTES)
     ):
         raise Corrupt("a manifest is impossible")
     return manifest
+
+
+def _is_number(number: int) -> bool:
+    """A count, a length or a time: nothing that overflows where it is added to."""
+    return 0 <= number < 1 << 63
 
 
 def encode_head(head: Head) -> bytes:
@@ -144,8 +153,10 @@ def decode_head(data: bytes, root: str) -> tuple[Head, Manifest]:
     """A checked head of the dataset at ``root``, and the manifest in it."""
     try:
         head = _head_decoder.decode(unpack_frame(HEAD_MAGIC, data))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Corrupt(f"the head does not decode: {error}") from error
+    if not all(map(_is_number, (head.epoch, head.condemned_at_seq))):
+        raise Corrupt("the head is impossible")
     if head.root != root:
         raise Corrupt(f"the head says that it belongs to {head.root!r}")
     return head, decode_manifest(head.manifest)

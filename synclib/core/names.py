@@ -166,8 +166,9 @@ def check_directory(path: bytes) -> bytes:
 
 
 def is_reserved(directory: bytes, name: bytes) -> bool:
-    """Whether a root entry is ours (markers, state) and so never part of a dataset."""
-    return not directory and (name == STATE_DIRECTORY.encode() or name.startswith(b"synch."))
+    """Whether a path is ours (markers and state in the root, and all below them) and so never part of a dataset."""
+    first = directory.partition(b"/")[0] or name
+    return first == STATE_DIRECTORY.encode() or first.startswith(b"synch.")
 
 
 def sort_key(directory: bytes, name: bytes) -> bytes:

@@ -40,9 +40,26 @@ class FetchPlan(msgspec.Struct, frozen=True):
         return sum(stop - start for ranges in self.ranges.values() for start, stop in ranges)
 
 
+def is_one_piece(entry: Entry) -> bool:
+    """Whether all of a file can be fetched at once: its ranges are no more than one range's bytes."""
+    return _read_bytes(None, entry.chunks) <= RANGE_BYTES_MAX
+
+
+def _read_bytes(last: ChunkRef | None, chunks: tuple[ChunkRef, ...]) -> int:
+    """What has to be read at most for chunks that come after ``last``: their bytes, and the gaps that
+    :func:`coalesce` may join them over."""
+    size = 0
+    for chunk in chunks:
+        size += chunk.stored_bytes
+        if last is not None and last.pack == chunk.pack:
+            size += min(GAP_BYTES_MAX, abs(chunk.offset - last.offset - last.stored_bytes))
+        last = chunk
+    return size
+
+
 def split_file(entry: Entry, wanted: tuple[ChunkRef, ...]) -> Iterator[Piece]:
     """Pieces of at most one range's bytes that hold the wanted chunks of a file, whole if that is possible."""
-    if sum(chunk.stored_bytes for chunk in entry.chunks) <= RANGE_BYTES_MAX and len(wanted) == len(entry.chunks):
+    if is_one_piece(entry) and len(wanted) == len(entry.chunks):
         yield Piece(entry, entry.chunks, 0, is_whole=True)
         return
     missing = {chunk.hash for chunk in wanted}
@@ -50,13 +67,14 @@ def split_file(entry: Entry, wanted: tuple[ChunkRef, ...]) -> Iterator[Piece]:
     run: list[ChunkRef] = []
     for chunk in entry.chunks:
         is_missing = chunk.hash in missing
-        if run and (not is_missing or size + chunk.stored_bytes > RANGE_BYTES_MAX or chunk.pack != run[-1].pack):
+        cost = _read_bytes(run[-1] if run else None, (chunk,))
+        if run and (not is_missing or size + cost > RANGE_BYTES_MAX or chunk.pack != run[-1].pack):
             yield Piece(entry, tuple(run), start, is_whole=False)
             run, size = [], 0
         if is_missing:
             start = start if run else offset
+            size += cost if run else chunk.stored_bytes
             run.append(chunk)
-            size += chunk.stored_bytes
         offset += chunk.plain_bytes
     if run:
         yield Piece(entry, tuple(run), start, is_whole=False)
@@ -82,12 +100,13 @@ def _cut(group: list[Piece]) -> Iterator[FetchPlan]:
     job: list[Piece] = []
     size = 0
     for piece in group:
-        piece_bytes = sum(chunk.stored_bytes for chunk in piece.chunks)
-        if job and size + piece_bytes > RANGE_BYTES_MAX:
+        cost = _read_bytes(job[-1].chunks[-1] if job else None, piece.chunks)
+        if job and size + cost > RANGE_BYTES_MAX:
             yield FetchPlan(coalesce(job), job)
             job, size = [], 0
+            cost = _read_bytes(None, piece.chunks)
         job.append(piece)
-        size += piece_bytes
+        size += cost
     if job:
         yield FetchPlan(coalesce(job), job)
 

@@ -32,7 +32,9 @@ from synclib.core.entry import (
 )
 from synclib.core.frame import VERSION, check_version
 from synclib.core.names import LEVELS, check_directory, is_reserved
-from synclib.core.pack import PackInfo
+from synclib.core.pack import FOOTER_BYTES as PACK_FOOTER_BYTES
+from synclib.core.pack import HEADER_BYTES as PACK_HEADER_BYTES
+from synclib.core.pack import SLOT_BYTES, PackInfo
 from synclib.errors import Corrupt, Unsupported
 
 MAGIC = b"BXLR"
@@ -40,6 +42,9 @@ BLOCK_PLAIN_TARGET = 64 << 10
 # One entry must fit in one block; this bounds what a reader may be made to allocate.
 BLOCK_PLAIN_MAX = 32 << 20
 TAIL_PLAIN_MAX = 256 << 20
+# zstd makes what it cannot compress longer by less than 1/128.
+TAIL_STORED_MAX = TAIL_PLAIN_MAX + (TAIL_PLAIN_MAX >> 7)
+_BLOCK_STORED_MAX = BLOCK_PLAIN_MAX + (BLOCK_PLAIN_MAX >> 7)
 BLOCK_DIGEST_BYTES = 16  # second preimages cost 2^128; collisions are only the publisher's own
 
 _HEADER = struct.Struct("<4sHHQB7xQQ")
@@ -192,7 +197,7 @@ def decode_block(
     try:
         columns = _block_decoder.decode(zstd.decompress(stored, info.plain_bytes))
         entries = list(_entries(columns, tail, b"" if hashes is None else bytes(hashes)))
-    except (msgspec.MsgspecError, IndexError, StopIteration, RuntimeError, OverflowError) as error:
+    except (msgspec.MsgspecError, IndexError, StopIteration, RuntimeError, OverflowError, ValueError) as error:
         raise Corrupt(f"a block of a run does not decode: {error}") from error
     if len(entries) != info.entry_count or not entries or entries[0].key != info.first_key:
         raise Corrupt("a block of a run does not hold what its index says")
@@ -336,11 +341,11 @@ def _check_tail(tail: Tail, tail_offset: int) -> Tail:
     for block in tail.blocks:
         if (
             block.offset != position
-            or block.stored_bytes <= 0
+            or not 0 < block.stored_bytes <= _BLOCK_STORED_MAX
             or not 0 < block.plain_bytes <= BLOCK_PLAIN_MAX
-            or block.entry_count <= 0
+            or not 0 < block.entry_count <= block.plain_bytes
             or block.hash_first != hashes
-            or block.hash_count < 0
+            or not 0 <= block.hash_count <= block.plain_bytes
             or block.first_key <= key
         ):
             raise Corrupt("a run's block index is impossible")
@@ -354,10 +359,22 @@ def _check_tail(tail: Tail, tail_offset: int) -> Tail:
         or not 0 < tail.level <= len(LEVELS)
         or not 0 < tail.seq_first <= tail.seq_last < 1 << 63
         or tail.last_key < key
-        or any(len(pack[0]) != ULID_BYTES or pack[1] < 0 or pack[2] < 0 for pack in tail.packs)
+        or not all(map(_is_possible, tail.packs))
     ):
         raise Corrupt("a run's tail is impossible")
     return tail
+
+
+def _is_possible(pack: tuple[bytes, int, int, bytes]) -> bool:
+    """Whether a pack of that length has room for that many slots, each of a chunk of at least a byte."""
+    ulid, object_bytes, slot_count, digest = pack
+    room = object_bytes - PACK_HEADER_BYTES - PACK_FOOTER_BYTES
+    return (
+        len(ulid) == ULID_BYTES
+        and len(digest) == HASH_BYTES
+        and object_bytes < 1 << 41
+        and 0 <= slot_count * (SLOT_BYTES + 1) <= room
+    )
 
 
 def check_header(data: bytes | memoryview, tail: Tail) -> None:

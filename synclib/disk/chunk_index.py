@@ -6,11 +6,13 @@ A session is one publish; workers in other processes use the same file.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from synclib.core.entry import ChunkRef
+from synclib.errors import BoxlinkError, Full, Invalid, Unavailable
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunk (
@@ -28,12 +30,16 @@ class ChunkIndex:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.session = session
-        try:
-            self._open()
-        except sqlite3.DatabaseError:
-            # It can always be made anew from the runs.
-            path.unlink(missing_ok=True)
-            self._open()
+        with _translated(path):
+            try:
+                self._open()
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    raise
+                # It can always be made anew from the runs.
+                for suffix in ("", "-wal", "-shm"):
+                    path.with_name(path.name + suffix).unlink(missing_ok=True)
+                self._open()
 
     def _open(self) -> None:
         self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
@@ -46,17 +52,29 @@ class ChunkIndex:
 
     def add_run(self, run: bytes, chunks: Iterable[ChunkRef]) -> None:
         """Record all chunks that a run names."""
-        self._database.execute("BEGIN IMMEDIATE")
-        self._insert(chunks)
-        self._database.execute("INSERT OR IGNORE INTO indexed VALUES (?)", (run,))
-        self._database.execute("COMMIT")
+        with self._transaction():
+            self._insert(chunks)
+            self._database.execute("INSERT OR IGNORE INTO indexed VALUES (?)", (run,))
 
     def add_pack(self, pack: bytes, chunks: Iterable[ChunkRef]) -> None:
         """Record a pack that this session has uploaded."""
-        self._database.execute("BEGIN IMMEDIATE")
-        self._insert(chunks)
-        self.add_live([pack])
-        self._database.execute("COMMIT")
+        with self._transaction():
+            self._insert(chunks)
+            self._add_live([pack])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of the body or nothing of it."""
+        with _translated(self.path):
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                # A full disk has rolled it back already.
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
 
     def _insert(self, chunks: Iterable[ChunkRef]) -> None:
         self._database.executemany(
@@ -65,6 +83,10 @@ class ChunkIndex:
         )
 
     def add_live(self, packs: Iterable[bytes]) -> None:
+        with self._transaction():
+            self._add_live(packs)
+
+    def _add_live(self, packs: Iterable[bytes]) -> None:
         rows = ((self.session, pack) for pack in packs)
         self._database.executemany("INSERT OR IGNORE INTO live VALUES (?, ?)", rows)
 
@@ -74,16 +96,39 @@ class ChunkIndex:
         for first in range(0, len(hashes), _BATCH):
             batch = hashes[first : first + _BATCH]
             marks = ",".join("?" * len(batch))
-            rows = self._database.execute(
-                "SELECT chunk.* FROM chunk JOIN live ON live.session = ? AND live.pack = chunk.pack "
-                f"WHERE hash IN ({marks})",
-                (self.session, *batch),
-            )
-            found.update((row[0], ChunkRef(*row)) for row in rows)
+            with _translated(self.path):
+                rows = self._database.execute(
+                    "SELECT chunk.* FROM chunk JOIN live ON live.session = ? AND live.pack = chunk.pack "
+                    f"WHERE hash IN ({marks})",
+                    (self.session, *batch),
+                )
+                found.update((row[0], ChunkRef(*row)) for row in rows)
         return found
 
     def end_session(self) -> None:
-        self._database.execute("DELETE FROM live WHERE session = ?", (self.session,))
+        # Rows that stay behind are of a session that never comes again; how the publish went is said elsewhere.
+        with contextlib.suppress(sqlite3.Error):
+            self._database.execute("DELETE FROM live WHERE session = ?", (self.session,))
 
     def close(self) -> None:
         self._database.close()
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _kind(error, path) from error
+
+
+def _kind(error: sqlite3.Error, path: Path) -> BoxlinkError:
+    """The kind of an error of SQLite (sqlite.org/rescode.html)."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    shown, text = str(path), f"the index of chunks failed: {error}"
+    # The shared memory beside the database is made longer before it is used; the log is written like any file.
+    if code & 0xFF == sqlite3.SQLITE_FULL or code in (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE):
+        return Full(text, hint="make room, then run it again: it continues", path=shown)
+    if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return Invalid(text, hint="check the owner and rights of the cache directory", path=shown)
+    return Unavailable(text, hint="run it again; if that does not help, remove the file", path=shown)

@@ -22,7 +22,7 @@ from synclib.clock import Clock
 from synclib.core.manifest import Manifest, RunRef, decode_manifest, encode_manifest, manifest_digest
 from synclib.core.names import STATE_DIRECTORY
 from synclib.disk.atomic import TEMPORARY, write_atomic
-from synclib.errors import Conflict, Corrupt, Fenced, Missing
+from synclib.errors import Conflict, Corrupt, Fenced, Invalid, Missing
 
 _MANIFESTS_KEPT = 3
 _LOCK, _WRITERS = "lock", "writers"
@@ -71,7 +71,7 @@ class Held:
     def read(self) -> State | None:
         """The state, or None where there is none that can be read: then nothing here is believed unread."""
         try:
-            return msgspec.json.decode(self._state.read_bytes(), type=State)
+            return msgspec.json.decode(_read_file(self._state), type=State)
         except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
             return None
 
@@ -105,7 +105,13 @@ class Held:
             yield from decode_manifest(path.read_bytes()).runs
 
     def lock(self) -> int:
-        """A descriptor that holds the lock until it is closed; Conflict when another process is at work here."""
+        """A descriptor that holds the lock until it is closed; Conflict when another process is at work here.
+
+        Invalid where a symlink stands in place of one of our directories: nothing is written through it (I9).
+        """
+        for directory in (self.directory, self.runs, self._manifests):
+            if directory.is_symlink():
+                raise Invalid(f"{directory} is a symlink", hint="remove it: boxlink makes a directory of its own")
         self.directory.mkdir(exist_ok=True)
         descriptor = os.open(self.directory / _LOCK, _LOCK_FLAGS, 0o644)
         if not _try_lock(descriptor, fcntl.LOCK_EX):
@@ -131,6 +137,12 @@ class Held:
                 clock.sleep(0.02)
         finally:
             os.close(descriptor)
+
+
+def _read_file(path: Path) -> bytes:
+    """A file's bytes; of a pipe that stands in its place nothing, at once."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        return file.read()
 
 
 @contextlib.contextmanager

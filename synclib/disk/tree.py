@@ -50,21 +50,27 @@ class Tree:
 
     def directory(self, path: bytes) -> int:
         """A descriptor of a directory below the top; Corrupt where a component is no directory."""
-        if not path:
-            return self._root
-        if (kept := self._open.get(path)) is not None:
-            self._open.move_to_end(path)
-            return kept
-        parent, _, name = path.rpartition(b"/")
-        try:
-            descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=self.directory(parent))
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise Corrupt("a path leads through something that is no directory", path=os.fsdecode(path)) from error
-            raise
-        self._open[path] = descriptor
-        while len(self._open) > _DIRECTORIES_KEPT:
-            os.close(self._open.popitem(last=False)[1])
+        kept, rest = path, list[bytes]()
+        while kept and kept not in self._open:
+            kept, _, name = kept.rpartition(b"/")
+            rest.append(name)
+        descriptor = self._root
+        if kept:
+            self._open.move_to_end(kept)
+            descriptor = self._open[kept]
+        for name in reversed(rest):
+            kept = kept + b"/" + name if kept else name
+            try:
+                descriptor = os.open(name, _OPEN_DIRECTORY, dir_fd=descriptor)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise Corrupt(
+                        "a path leads through something that is no directory", path=os.fsdecode(path)
+                    ) from error
+                raise
+            self._open[kept] = descriptor
+            if len(self._open) > _DIRECTORIES_KEPT:
+                os.close(self._open.popitem(last=False)[1])
         return descriptor
 
     def lstat(self, entry: Entry) -> os.stat_result | None:

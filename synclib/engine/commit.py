@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -92,6 +93,18 @@ def _differs(first: Entry | None, second: Entry | None) -> bool:
     return not is_same_content(first, second)
 
 
+@dataclass(frozen=True)
+class Committed:
+    """A head that holds the delta, the delta as it was laid, and its run; no run when it came to nothing.
+
+    The run need not be the head's newest: others may have published since.
+    """
+
+    head: HeadState
+    laid: Laid
+    run: RunRef | None
+
+
 class Commit:
     """Commits a laid delta; on a lost race lays it on the new head and tries again."""
 
@@ -99,28 +112,48 @@ class Commit:
         self._dataset, self._host, self._cache, self._packs = dataset, host, cache, packs
         # The delta as it was first laid: what the directory is, beside its former base. In the cache.
         self.delta: RunRef | None = None
+        # By commit: what may have been applied although no answer said so, now or later (I5).
+        self._tried: dict[str, tuple[Laid, RunRef]] = {}
 
-    def commit(self, head: HeadState, laid: Laid, base_chain: Chain) -> tuple[HeadState, Laid]:
-        """The head that holds the delta, and the delta as it was laid; unchanged when it came to nothing."""
+    def commit(self, head: HeadState, laid: Laid, base_chain: Chain) -> Committed:
         for attempt in range(_ATTEMPTS):
             if not laid.is_new:
-                return head, laid
+                return Committed(head, laid, None)
             ref, path = self._keep_run(laid)
             self._dataset.store.put(ref.key(self._dataset.root), path)
             self._archive(head)
-            state = self._swap(head, laid, ref)
-            if state is not None:
-                # It is committed. If this fails, whoever replaces the head does it.
-                with contextlib.suppress(Unavailable):
-                    self._archive(state)
-                return state, laid
-            self._host.clock.sleep(self._host.entropy.uniform() * min(2.0, 0.05 * 2**attempt))
-            head = self._dataset.read_head_or_empty()
-            laid = self._lay_kept(ref, head, laid, base_chain)
-            self._dataset.store.delete(ref.key(self._dataset.root))
+            commit = ulid_text(ulid_bytes(self._host.clock, self._host.entropy))
+            self._tried[commit] = (laid, ref)
+            is_lost = False
+            try:
+                done = Committed(self._swap(head, laid, ref, commit), laid, ref)
+            except (Conflict, Ambiguous) as error:
+                is_lost = isinstance(error, Conflict)
+                self._host.clock.sleep(self._host.entropy.uniform() * min(2.0, 0.05 * 2**attempt))
+                head = self._dataset.read_head_or_empty()
+                own = self._find_own(head)
+                if own is None:
+                    laid = self._lay_kept(ref, head, laid, base_chain)
+                    if is_lost:
+                        # Only then: a write whose answer was lost may still be under way.
+                        del self._tried[commit]
+                        self._dataset.store.delete(ref.key(self._dataset.root))
+                    continue
+                done = own
+            # It is committed. If this fails, whoever replaces the head does it.
+            with contextlib.suppress(Unavailable):
+                self._archive(done.head)
+            return done
         raise Conflict(
             f"{self._dataset.name} changes faster than this can be committed", hint="publish again when others are done"
         )
+
+    def _find_own(self, head: HeadState) -> Committed | None:
+        """The try of ours that a head holds, whichever it was and whoever came after it."""
+        for commit in head.head.commits:
+            if commit in self._tried:
+                return Committed(head, *self._tried[commit])
+        return None
 
     def lay_again(self, laid: Laid, head: HeadState, base_chain: Chain) -> Laid:
         """A delta that was laid on its base, laid on a head that others have moved."""
@@ -148,8 +181,8 @@ class Commit:
             key = names.manifest_key(self._dataset.root, head.manifest.seq, manifest_digest(data))
             self._dataset.store.put(key, data)
 
-    def _swap(self, head: HeadState, laid: Laid, ref: RunRef) -> HeadState | None:
-        """The new head, or None when another was there first."""
+    def _swap(self, head: HeadState, laid: Laid, ref: RunRef, commit: str) -> HeadState:
+        """The new head. Conflict when another was there first, Ambiguous when the answer was lost."""
         dataset, clock = self._dataset, self._host.clock
         manifest = Manifest(
             laid.seq,
@@ -163,7 +196,6 @@ class Commit:
             self._host.node,
             blake3(head.head.manifest).digest() if head.etag else b"",
         )
-        commit = ulid_text(ulid_bytes(clock, self._host.entropy))
         commits = [*head.head.commits, commit][-RECENT_COMMITS:]
         new = Head(
             dataset.root,
@@ -174,18 +206,8 @@ class Commit:
             head.head.condemned_at_seq,
         )
         key = names.head_key(dataset.root)
-        try:
-            etag = dataset.store.put(key, encode_head(new), if_absent=head.etag is None, if_match=head.etag)
-        except (Conflict, Ambiguous):
-            return self._own_commit(commit)
+        etag = dataset.store.put(key, encode_head(new), if_absent=head.etag is None, if_match=head.etag)
         return HeadState(new, manifest, etag)
-
-    def _own_commit(self, commit: str) -> HeadState | None:
-        """A lost answer may have been a success (I5): look for our own commit in the head that is there now."""
-        state = self._dataset.read_head_or_empty()
-        if commit not in state.head.commits:
-            return None
-        return state
 
     def _lay_kept(self, ref: RunRef, head: HeadState, laid: Laid, base_chain: Chain) -> Laid:
         own = RunReader(self._cache, self._dataset.root, ref)

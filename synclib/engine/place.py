@@ -10,11 +10,11 @@ from blake3 import blake3
 
 from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.plan import (
-    RANGE_BYTES_MAX,
     WINDOW_BYTES,
     WINDOW_FILES,
     FetchPlan,
     Piece,
+    is_one_piece,
     plan_window,
     split_file,
 )
@@ -126,7 +126,7 @@ class Placement:
     def _lacking_chunks(self, entry: Entry) -> tuple[ChunkRef, ...]:
         """The chunks of a file that have to be fetched. A file of several pieces gets its temporary file here, and
         what an older version of it holds already."""
-        is_small = sum(chunk.stored_bytes for chunk in entry.chunks) <= RANGE_BYTES_MAX
+        is_small = is_one_piece(entry)
         former = self._old.lookup(entry.key) if len(entry.chunks) > 1 else None
         if is_small and (former is None or former.kind != Kind.FILE):
             return entry.chunks

@@ -6,9 +6,11 @@ the new manifest. Before the head nothing refers to what was written; after it n
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -20,12 +22,13 @@ from synclib.core.manifest import RunRef
 from synclib.core.pack import PACK_BYTES_TARGET, PackInfo
 from synclib.disk.base import BaseFile
 from synclib.disk.chunk_index import ChunkIndex
+from synclib.disk.faults import disk_errors
 from synclib.disk.scan import Found, scan
 from synclib.engine.commit import Commit, Laid
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.pack_job import PackJob, PackResult, pack_files, run_pack_job
 from synclib.engine.workers import run_in_order, start_processes, worker_count
-from synclib.errors import Invalid, Missing
+from synclib.errors import BoxlinkError, Invalid, Missing
 from synclib.lazy.chain import Chain, below_bounds
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
@@ -94,17 +97,23 @@ class _Publication:
         self._session = ulid_text(ulid_bytes(host.clock, host.entropy))
         self._has_intent = False
         self._committed: list[RunRef] = []
+        self._is_delta_there = False  # whether the directory is not its base, which is not the head
 
     def run(self) -> PublishResult:
-        dataset, host, options = self._dataset, self._host, self._options
+        dataset = self._dataset
+        base_file = BaseFile(self._host.state, dataset.store.url, dataset.root, self._directory, self._options.prefix)
+        cache_directory = self._host.dataset_cache(dataset.store.url, dataset.root)
+        cache = RunCache(cache_directory / "run", dataset.store, base_file.runs)
+        with disk_errors(), cache.in_use():
+            return self._run(base_file, cache_directory, cache)
+
+    def _run(self, base_file: BaseFile, cache_directory: Path, cache: RunCache) -> PublishResult:
+        dataset, options = self._dataset, self._options
         head = dataset.read_head_or_empty()
         self._check_source(head)
-        base_file = BaseFile(host.state, dataset.store.url, dataset.root, self._directory, options.prefix)
         base = None if options.is_mirror else base_file.read()
         self._head_entries = 0 if base else head.manifest.entry_count
         base_runs = base.runs if base else head.manifest.runs
-        cache_directory = host.dataset_cache(dataset.store.url, dataset.root)
-        cache = RunCache(cache_directory / "run", dataset.store, base_file.runs)
         self._fill(cache, base_runs, head)
         head_chain = Chain.of(cache, dataset.root, head.manifest.runs)
         base_chain = head_chain if base_runs == head.manifest.runs else Chain.of(cache, dataset.root, base_runs)
@@ -117,8 +126,15 @@ class _Publication:
             index.end_session()
             index.close()
             self._end_intent()
+        if self._is_delta_there and not self._result.is_new and self._is_head(head_chain):
+            base_runs, delta = head.manifest.runs, None
         self._write_base(base_file, base_runs, delta, cache)
         return self._result
+
+    def _is_head(self, head_chain: Chain) -> bool:
+        """Whether the directory is the head: so it is after a publish that was killed when it had committed, but not
+        yet noted it."""
+        return not self._result.skipped and next(self._changes(head_chain, head_chain), None) is None
 
     def _write_base(self, base_file: BaseFile, base_runs: list[RunRef], delta: RunRef | None, cache: RunCache) -> None:
         """The directory is now its former base and the delta upon it; a delta that is no run of the store is kept."""
@@ -178,11 +194,13 @@ class _Publication:
             self._progress("published", self._result.read_bytes, 0)
         commit = Commit(self._dataset, self._host, cache, packs)
         if base_chain is not head_chain:
+            self._is_delta_there = laid.is_new
             laid = commit.lay_again(laid, head, base_chain)
-        state, laid = commit.commit(head, laid, base_chain)
+        done = commit.commit(head, laid, base_chain)
+        state, laid = done.head, done.laid
         self._committed = state.manifest.runs
-        if laid.is_new:
-            index.add_run(self._committed[-1].ulid, [])
+        if done.run is not None:
+            index.add_run(done.run.ulid, [])
         manifest, result_ = state.manifest, self._result
         result_.seq, result_.digest, result_.is_new = manifest.seq, manifest.digest if manifest.seq else "", laid.is_new
         result_.files, result_.plain_bytes = manifest.file_count, manifest.plain_bytes
@@ -290,7 +308,9 @@ class _Publication:
 
     def _end_intent(self) -> None:
         if self._has_intent:
-            self._dataset.store.delete(names.intent_key(self._dataset.root, self._session))
+            # What came before says how it went; an intent that stays behind is only in a collector's way.
+            with contextlib.suppress(BoxlinkError):
+                self._dataset.store.delete(names.intent_key(self._dataset.root, self._session))
 
     def _count_only(self, head: HeadState, head_chain: Chain, base_chain: Chain) -> PublishResult:
         """What a publish would do, by what stat says: no file is read, nothing is written."""

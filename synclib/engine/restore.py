@@ -18,6 +18,7 @@ from pathlib import Path
 from synclib.core.entry import Entry, Kind
 from synclib.core.manifest import Manifest, RunRef
 from synclib.core.names import DOWN, sort_key, split_path
+from synclib.core.parents import no_parent, with_parents
 from synclib.disk.atomic import sync_file_system
 from synclib.disk.base import BaseFile
 from synclib.disk.faults import disk_errors
@@ -172,7 +173,8 @@ class _Restoration:
         before = self._before
         is_same = before is not None and before.restoring is None and before.runs == self._manifest.runs
         is_whole = not comparison.missing.count and not comparison.mislabelled.count
-        return is_same and is_whole and not self._options.is_delete
+        is_flushed = before is not None and (before.unsynced is None or not self._options.is_durable)
+        return is_same and is_whole and is_flushed and not self._options.is_delete
 
     def _chain_of(self, cache: RunCache, runs: list[RunRef]) -> Chain:
         """A chain that stood here; an empty one when its runs are gone from here and from the store."""
@@ -188,8 +190,8 @@ class _Restoration:
         if self._options.path:
             return self._below_path(new)
         if is_clean and not self._options.is_full:
-            return (entry for _, entry in changes(old, new) if entry is not None)
-        return new.entries()
+            return _within_tree(changes(old, new), new)
+        return with_parents(new.entries())
 
     def _below_path(self, new: Chain) -> Iterator[Entry]:
         path = self._options.path
@@ -199,11 +201,12 @@ class _Restoration:
         parts = path.split(b"/")
         for depth in range(1, len(parts)):
             parent = new.lookup(sort_key(*split_path(b"/".join(parts[:depth]))))
-            if parent is not None:
-                yield parent
+            if parent is None or parent.kind != Kind.DIRECTORY:
+                raise no_parent(entry)
+            yield parent
         yield entry
         if entry.kind == Kind.DIRECTORY:
-            yield from new.below(path)
+            yield from with_parents(new.below(path), path)
 
     def _check_space(self, need_bytes: int) -> None:
         status = os.statvfs(self._directory)
@@ -258,3 +261,21 @@ class _Restoration:
         RunCache(self._held.runs, dataset.store).prune(self._held.kept_runs())
         base = BaseFile(self._host.state, dataset.store.url, dataset.root, os.fsencode(self._directory))
         base.write(manifest.seq, manifest.digest, manifest.runs)
+
+
+def _within_tree(changed: Iterator[tuple[Entry | None, Entry | None]], new: Chain) -> Iterator[Entry]:
+    """What the changes put, as it came; Corrupt where one puts an entry into what is no directory of the new chain, or
+    takes the directory from under entries that stay."""
+    directory = b""
+    for before, after in changed:
+        if after is None:
+            continue
+        if after.directory != directory:
+            directory = after.directory
+            parent = new.lookup(sort_key(*split_path(directory))) if directory else None
+            if directory and (parent is None or parent.kind != Kind.DIRECTORY):
+                raise no_parent(after)
+        is_taken = before is not None and before.kind == Kind.DIRECTORY and after.kind != Kind.DIRECTORY
+        if is_taken and (left := next(new.below(after.path, with_hashes=False), None)) is not None:
+            raise no_parent(left)
+        yield after

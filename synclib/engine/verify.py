@@ -12,6 +12,7 @@ from synclib.core import names
 from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.manifest import Manifest
 from synclib.core.pack import PackInfo, decode_chunk, parse_header, parse_tail
+from synclib.core.parents import with_parents
 from synclib.core.run import HEADER_BYTES, check_header
 from synclib.core.treehash import TreeHash
 from synclib.engine.host import Progress
@@ -119,7 +120,7 @@ class _Verification:
         """The tree's digest, and that every file's chunks are slots of the packs it names."""
         tree = TreeHash()
         files = size = 0
-        for entry in self._chain.entries():
+        for entry in with_parents(self._chain.entries()):
             tree.add(entry)
             files += entry.kind == Kind.FILE
             size += entry.size

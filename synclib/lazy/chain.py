@@ -106,13 +106,23 @@ class RunReader:
 
         def read() -> list[Entry]:
             stored, *hashes = self._source.get_ranges(self.key, block_ranges(info, self.tail, with_hashes=True))
-            return decode_block(info, self.tail, stored, hashes[0] if hashes else b"")
+            return self._decode(index, stored, hashes[0] if hashes else b"")
 
         entries = self._checked(read)
         with self._lock:
             self._kept[index] = entries
             while len(self._kept) > _BLOCKS_KEPT:
                 self._kept.popitem(last=False)
+        return entries
+
+    def _decode(self, index: int, stored: bytes | memoryview, hashes: bytes | memoryview | None) -> list[Entry]:
+        """A block's entries, which must end before the next block begins, or where the run does."""
+        tail = self.tail
+        entries = decode_block(tail.blocks[index], tail, stored, hashes)
+        last = entries[-1].key
+        is_last = index + 1 == len(tail.blocks)
+        if last != tail.last_key if is_last else last >= tail.blocks[index + 1].first_key:
+            raise Corrupt("the blocks of a run overlap")
         return entries
 
     def entries(self, start: bytes = b"", stop: bytes | None = None, *, with_hashes: bool = True) -> Iterator[Entry]:
@@ -148,7 +158,7 @@ class RunReader:
             piece = stored[block.offset - start : block.offset - start + block.stored_bytes]
             own = hashes[at : at + block.hash_count * HASH_BYTES] if with_hashes else None
             try:
-                yield decode_block(block, tail, piece, own)
+                yield self._decode(index, piece, own)
             except Corrupt:
                 # Perhaps only a local copy is damaged: read this block alone, which goes back to the store.
                 yield self._block(index)

@@ -137,6 +137,9 @@ def check_prefix(text: str) -> bytes:
     """A folder inside a dataset as people write it, as its clean bytes; empty for the root."""
     path = text.strip("/").encode("utf-8", "surrogateescape")
     try:
-        return names.check_directory(path)
+        names.check_directory(path)
     except Corrupt as error:
         raise Invalid(f"{text!r} is no path inside a dataset: {error.message}") from error
+    if names.is_reserved(b"", path.partition(b"/")[0]):
+        raise Invalid(f"{text!r} is no path inside a dataset: synch.* and .boxlink are boxlink's own")
+    return path

@@ -7,6 +7,7 @@ damaged is dropped, and the reader tries again.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from synclib.core.manifest import RunRef
 from synclib.store.base import Buffer, Store
 
 _PIECE_BYTES = 8 << 20
+_LOCK = "lock"
 
 
 class RunCache:
@@ -28,6 +30,19 @@ class RunCache:
         self._directory = directory
         self._store = store
         self._own = own
+        self._lock: int | None = None
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """For a cache that several processes share: while one uses it, no other prunes it."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(self._lock)
+            self._lock = None
 
     def path(self, key: str) -> Path:
         """Where a run's copy is, or would be."""
@@ -85,8 +100,13 @@ class RunCache:
         return True
 
     def prune(self, runs: Iterable[RunRef]) -> None:
-        """Remove copies of runs that are no longer wanted, and what a killed writer left."""
-        wanted = {ref.file_name for ref in runs}
+        """Remove copies of runs that are no longer wanted, and what a killed writer left; not while others use it."""
+        if self._lock is not None:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+        wanted = {_LOCK, *(ref.file_name for ref in runs)}
         with contextlib.suppress(FileNotFoundError), os.scandir(self._directory) as listing:
             for item in listing:
                 if item.name not in wanted and item.is_file(follow_symlinks=False):

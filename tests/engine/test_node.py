@@ -17,6 +17,7 @@ from synclib.clock import ManualClock, SeededEntropy, SystemClock
 from synclib.core import names
 from synclib.core.markers import Active, Down
 from synclib.core.node import RELEASED, Do, Seen, decide
+from synclib.disk.held import Held
 from synclib.engine import follow, node
 from synclib.engine.follow import Follower
 from synclib.engine.host import Host
@@ -237,6 +238,20 @@ def test_a_restore_by_hand_takes_the_answer_away_too(rig: Rig) -> None:
     rig.follower.round()
     rig.publisher.restore(rig.directory, 1)
     assert rig.marker(names.DOWN) is None
+
+
+def test_what_a_restore_by_hand_did_not_flush_is_flushed_before_the_answer(rig: Rig) -> None:
+    rig.publish({b"a": b"1"})
+    rig.publisher.restore(rig.directory)
+    state = Held(rig.directory).read()
+    assert state is not None
+    assert state.unsynced is not None
+    rig.touch(names.ACTIVE)
+    assert rig.follower.round() is None
+    state = Held(rig.directory).read()
+    assert state is not None
+    assert state.unsynced is None
+    assert rig.marker(names.DOWN) is not None
 
 
 def test_a_restore_that_did_not_end_has_no_answer(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

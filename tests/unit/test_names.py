@@ -68,3 +68,21 @@ def test_order_is_that_of_a_depth_first_walk(pairs: list[tuple[bytes, bytes]]) -
     split = [(tuple(directory.split(b"/")) if directory else (), name) for directory, name in pairs]
     expected = [(b"/".join(directory), name) for directory, name in walk(split, 0)]
     assert sorted(pairs, key=lambda pair: sort_key(*pair)) == expected
+
+
+@pytest.mark.parametrize(
+    ("directory", "name", "expected"),
+    [
+        (b"", b".boxlink", True),
+        (b".boxlink", b"state.json", True),
+        (b".boxlink/run", b"x", True),
+        (b"", b"synch.down", True),
+        (b"synch.x/y", b"z", True),
+        (b"a", b".boxlink", False),
+        (b"a/.boxlink", b"x", False),
+        (b".boxlinks", b"x", False),
+        (b"", b"synch", False),
+    ],
+)
+def test_what_is_ours_is_ours_with_all_below_it(directory: bytes, name: bytes, expected: bool) -> None:
+    assert names.is_reserved(directory, name) is expected

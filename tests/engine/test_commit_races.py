@@ -1,0 +1,194 @@
+"""A commit whose answer is lost, and what others do meanwhile (I5): own commits are known for own, in any order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from synclib.core.manifest import decode_head
+from synclib.disk.base import BaseFile
+from synclib.errors import Ambiguous, Unavailable
+from synclib.lazy.run_cache import RunCache
+from synclib.store.base import Body
+from synclib.store.memory import MemoryStore
+from synclib.store.meter import Meter, MeteredStore
+from tests.kit import Content, Kit, read_tree
+
+HEAD = "data/covers/head"
+
+
+class LosesAnswers(MemoryStore):
+    """Does to the next write of a head what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trouble: Callable[[Callable[[], str]], str] | None = None
+
+    def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        def write() -> str:
+            return super(LosesAnswers, self).put(key, body, if_absent=if_absent, if_match=if_match)
+
+        trouble = self.trouble
+        if key != HEAD or trouble is None:
+            return write()
+        self.trouble = None
+        return trouble(write)
+
+
+class Pair:
+    def __init__(self, place: Path) -> None:
+        self.store = LosesAnswers()
+        self.store.put("boxlink.json", b"{}")
+        self.one = Kit(place / "1", self.store, seed=1)
+        self.two = Kit(place / "2", self.store, seed=2)
+        self.place = place
+        self.one.write({b"shared": b"0"})
+        self.one.publish()
+        self.two.restore(self.two.directory)
+
+    def restored(self) -> Content:
+        self.one.restore(self.place / "out")
+        assert self.one.verify().damage == []
+        return read_tree(self.place / "out")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Pair(tmp_path)
+
+
+def test_a_lost_answer_and_another_commit_before_it_is_looked_for(pair: Pair) -> None:
+    """The head's newest run is then the other's: it is not what this directory holds."""
+
+    def apply_then_lose(write: Callable[[], str]) -> str:
+        write()
+        pair.two.write({b"shared": b"0", b"theirs": b"2"})
+        pair.two.publish()
+        raise Ambiguous("the answer was lost")
+
+    pair.one.write({b"shared": b"0", b"mine": b"1"})
+    pair.store.trouble = apply_then_lose
+    done = pair.one.publish()
+    assert (done.seq, done.is_new, done.added) == (3, True, 1)
+    # And so the next publish does not take what the other added for deleted.
+    pair.one.write({b"shared": b"0", b"mine": b"1", b"more": b"3"})
+    assert pair.one.publish().deleted == 0
+    assert pair.restored() == {b"shared": b"0", b"mine": b"1", b"theirs": b"2", b"more": b"3"}
+
+
+def test_a_write_that_is_applied_long_after_its_answer_was_given_up(pair: Pair) -> None:
+    """Applied just before the second try: that meets a conflict, and the first is known for its own."""
+    late: list[Callable[[], str]] = []
+
+    def lose(write: Callable[[], str]) -> str:
+        late.append(write)
+        pair.store.trouble = arrive
+        raise Ambiguous("no answer in time")
+
+    def arrive(write: Callable[[], str]) -> str:
+        late.pop()()
+        return write()
+
+    pair.one.write({b"shared": b"0", b"mine": b"1"})
+    pair.store.trouble = lose
+    done = pair.one.publish()
+    assert (done.seq, done.is_new, done.added) == (2, True, 1)
+    assert pair.restored() == {b"shared": b"0", b"mine": b"1"}
+    assert pair.one.publish().is_new is False
+
+
+def test_a_write_that_is_applied_between_two_looks(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its run is not deleted while it may still be applied."""
+    late: list[Callable[[], str]] = []
+
+    def lose(write: Callable[[], str]) -> str:
+        late.append(write)
+        raise Ambiguous("no answer in time")
+
+    real = RunCache.drop
+
+    def drop(cache: RunCache, key: str) -> bool:
+        while late:
+            late.pop()()
+        return real(cache, key)
+
+    monkeypatch.setattr(RunCache, "drop", drop)
+    pair.one.write({b"shared": b"0", b"mine": b"1"})
+    pair.store.trouble = lose
+    pair.one.publish()
+    head = pair.store.get(HEAD, size_max=1 << 20)
+    assert head is not None
+    runs = decode_head(head.data, "data/covers")[1].runs
+    for ref in runs:
+        pair.store.get_suffix(ref.key("data/covers"), 1)
+    assert pair.restored() == {b"shared": b"0", b"mine": b"1"}
+
+
+def test_killed_after_the_commit_before_the_base_is_noted(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next publish changes nothing and finds that the directory is the head; the one after that reads no file."""
+    pair.one.write({b"shared": b"1", b"mine": b"1"})
+    for path in pair.one.directory.iterdir():
+        os.utime(path, (1, 1))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseFile, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pair.one.publish()
+    done = pair.one.publish()
+    assert (done.seq, done.is_new) == (2, False)
+    meter = Meter()
+    pair.one.dataset.store = MeteredStore(pair.store, meter)
+    done = pair.one.publish()
+    assert (done.seq, done.is_new, done.read_bytes) == (2, False, 0)
+    assert meter.requests == {"get": 1, "put": 0, "list": 0, "delete": 0}
+
+
+def test_an_intent_that_cannot_be_taken_back_does_not_unsay_a_publish(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(key: str, *, if_match: str | None = None) -> None:
+        raise Unavailable("the store went away", key=key)
+
+    monkeypatch.setattr(pair.store, "delete", unavailable)
+    pair.one.write({b"shared": b"1"})
+    assert pair.one.publish().seq == 2
+    monkeypatch.undo()
+    assert pair.one.publish().is_new is False
+
+
+def test_publishers_that_share_a_cache_do_not_prune_each_others_runs(tmp_path: Path) -> None:
+    """One ends while the other has a run laid that is in no head yet."""
+    one = Kit(tmp_path)
+    two = Kit(tmp_path / "2", one.store, seed=2)
+    two.host = one.host
+    one.write({b"shared": b"0"})
+    one.publish()
+    two.restore(two.directory)
+    two.write({b"shared": b"0", b"theirs": b"2"})
+    real_put = one.store.put
+    runs = one.host.dataset_cache(one.store.url, one.dataset.root) / "run"
+    before = set(os.listdir(runs))
+
+    def put_late(key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        """The other's whole publish comes between laying a run and uploading it."""
+        if "/run/" in key:
+            one.store.put = real_put  # type: ignore[method-assign]
+            assert two.publish().seq == 2
+        return real_put(key, body, if_absent=if_absent, if_match=if_match)
+
+    one.store.put = put_late  # type: ignore[method-assign]
+    one.write({b"shared": b"0", b"mine": b"1"})
+    assert one.publish().seq == 3
+    one.restore(tmp_path / "out")
+    assert read_tree(tmp_path / "out") == {b"shared": b"0", b"mine": b"1", b"theirs": b"2"}
+    # When nobody else is at work, what is no longer wanted goes.
+    one.write({b"shared": b"0", b"mine": b"2"})
+    one.publish()
+    assert before <= set(os.listdir(runs))
+    assert len(os.listdir(runs)) <= 6
