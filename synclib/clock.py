@@ -10,6 +10,8 @@ import random
 import time
 from typing import Protocol
 
+_CLOCK_REALTIME_COARSE = 5  # linux/time.h; Python has no name for it
+
 
 class Clock(Protocol):
     def wall_ns(self) -> int:
@@ -39,6 +41,14 @@ class SystemClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+def stamp_clock_ns() -> int:
+    """The kernel's clock that stamps changes of files, which moves in ticks (clock_gettime(2), CLOCK_REALTIME_COARSE).
+
+    No argument like the others: it is asked only about stamps that the same kernel made.
+    """
+    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 class SystemEntropy:

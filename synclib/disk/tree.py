@@ -116,6 +116,21 @@ class Tree:
                 os.unlink(entry.name, dir_fd=parent)
         self.set_mode(Entry(entry.directory, entry.name, Kind.DIRECTORY, entry.mode | 0o700))
 
+    def open_up(self, path: bytes) -> int | None:
+        """Let the owner write into a directory, if it can be had; returns the mode it had where that was changed."""
+        if not path:
+            return None
+        try:
+            descriptor = self.directory(path)
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            if mode & 0o300 == 0o300:
+                return None
+            os.fchmod(descriptor, mode | 0o700)
+        except (FileNotFoundError, PermissionError, Corrupt):
+            # What is to be written there will say why it cannot.
+            return None
+        return mode
+
     def set_mode(self, entry: Entry) -> None:
         """A directory's or file's mode. Symlinks are refused, not followed."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

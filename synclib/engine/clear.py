@@ -10,6 +10,7 @@ from synclib.core.delta import join
 from synclib.core.entry import Entry, Kind
 from synclib.disk.scan import scan
 from synclib.disk.tree import Tree
+from synclib.engine.opened import Opened
 from synclib.lazy.chain import Chain
 from synclib.lazy.changes import changes
 
@@ -22,7 +23,7 @@ class Cleared:
     kept: list[bytes] = field(default_factory=list)
 
 
-def remove_old(tree: Tree, old: Chain, new: Chain, cleared: Cleared) -> None:
+def remove_old(tree: Tree, opened: Opened, old: Chain, new: Chain, cleared: Cleared) -> None:
     """Remove what ``old`` has and ``new`` has not; what somebody changed since stays, and is named."""
     directories: list[Entry] = []
     for former, entry in changes(old, new) if old.runs else ():
@@ -30,15 +31,25 @@ def remove_old(tree: Tree, old: Chain, new: Chain, cleared: Cleared) -> None:
             continue
         if former.kind != Kind.DIRECTORY:
             if entry is None:
-                _remove_file(tree, former, cleared)
+                _remove_file(tree, opened, former, cleared)
         elif entry is None or entry.kind != Kind.DIRECTORY:
             directories.append(former)
     for former in reversed(directories):
-        cleared.deleted += tree.remove(former)
+        _remove(tree, opened, former, cleared)
     tree.forget()
 
 
-def _remove_file(tree: Tree, former: Entry, cleared: Cleared) -> None:
+def _remove(tree: Tree, opened: Opened, entry: Entry, cleared: Cleared) -> bool:
+    """Remove what stands at a path; False when it stays, a directory that holds other things."""
+    opened.open_up(entry.directory)
+    if not tree.remove(entry):
+        return False
+    opened.forget(entry.path)
+    cleared.deleted += 1
+    return True
+
+
+def _remove_file(tree: Tree, opened: Opened, former: Entry, cleared: Cleared) -> None:
     found = tree.lstat(former)
     if found is None:
         return
@@ -47,13 +58,11 @@ def _remove_file(tree: Tree, former: Entry, cleared: Cleared) -> None:
         is_same = is_same and stat.S_ISREG(found.st_mode) and found.st_size == former.size
     else:
         is_same = is_same and stat.S_ISLNK(found.st_mode)
-    if is_same and tree.remove(former):
-        cleared.deleted += 1
-    else:
+    if not is_same or not _remove(tree, opened, former, cleared):
         cleared.kept.append(former.path)
 
 
-def remove_extra(tree: Tree, prefix: bytes, new: Chain, cleared: Cleared) -> None:
+def remove_extra(tree: Tree, opened: Opened, prefix: bytes, new: Chain, cleared: Cleared) -> None:
     """Remove whatever below ``prefix`` the dataset does not have, markers and state apart."""
     top = os.path.join(tree.top, prefix) if prefix else tree.top
     if not os.path.isdir(top):
@@ -67,7 +76,7 @@ def remove_extra(tree: Tree, prefix: bytes, new: Chain, cleared: Cleared) -> Non
         if found.kind == Kind.DIRECTORY:
             directories.append(extra)
         else:
-            cleared.deleted += tree.remove(extra)
+            _remove(tree, opened, extra, cleared)
     for extra in reversed(directories):
-        cleared.deleted += tree.remove(extra)
+        _remove(tree, opened, extra, cleared)
     tree.forget()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from synclib.clock import ulid_text
+from synclib.clock import SystemClock, stamp_clock_ns, ulid_text
 from synclib.core import names
 from synclib.core.chunker import cut
 from synclib.core.entry import CHUNK_BYTES_MAX, CHUNKS_PER_FILE_MAX, ChunkRef, Codec, Entry, Kind
@@ -23,6 +23,8 @@ from synclib.store.meter import Meter
 
 # Plain bytes that wait for one look into the index.
 _PENDING_BYTES = 8 << 20
+# Linux's clock ticks every 10 ms at the slowest.
+_TICK_MAX_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,11 @@ def _read_file(job: PackJob, found: Found, packer: _Packer) -> tuple[list[bytes]
     except OSError as error:
         return [], error.strerror or str(error)
     try:
-        before = os.fstat(descriptor)
+        before = _settled(descriptor)
         if not stat.S_ISREG(before.st_mode):
             return [], "it is no longer a file"
-        if (before.st_mtime_ns, before.st_size) != (found.mtime_ns, found.size):
+        is_moving = before.st_ctime_ns >= stamp_clock_ns()
+        if is_moving or (before.st_mtime_ns, before.st_size) != (found.mtime_ns, found.size):
             return [], "it changed while it was published"
         hashes = [packer.add(piece) for piece in _pieces(descriptor, found.size)]
         after = os.fstat(descriptor)
@@ -115,6 +118,19 @@ def _read_file(job: PackJob, found: Found, packer: _Packer) -> tuple[list[bytes]
     if len(hashes) > CHUNKS_PER_FILE_MAX:
         return [], "it is too large for one entry"
     return hashes, ""
+
+
+def _settled(descriptor: int) -> os.stat_result:
+    """A file's status once the clock that stamps changes has moved on since its last one: a change that comes while it
+    is read then shows in its times. Waits a tick of that clock at most; a file that changes all the time stays young.
+    """
+    clock = SystemClock()
+    deadline = clock.monotonic() + _TICK_MAX_S
+    while True:
+        status = os.fstat(descriptor)
+        if status.st_ctime_ns < stamp_clock_ns() or clock.monotonic() > deadline:
+            return status
+        clock.sleep(0.001)
 
 
 def _pieces(descriptor: int, size: int) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ from synclib.disk.spool import Spool
 from synclib.disk.tree import InTheWay, Tree, write_all
 from synclib.engine.fetch_job import FetchJob, FetchResult, fetch_files, run_fetch_job
 from synclib.engine.host import Connect, Progress
+from synclib.engine.opened import Opened
 from synclib.engine.workers import run_in_order, start_processes, worker_count
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
@@ -72,11 +73,17 @@ class Placement:
     """Makes what is missing of one seq in one directory. ``old``: the chain that stood there, for its bytes."""
 
     def __init__(
-        self, dataset: Dataset, connect: Connect | None, tree: Tree, fence: bytes, old: Chain, progress: Progress
+        self,
+        dataset: Dataset,
+        connect: Connect | None,
+        tree: Tree,
+        opened: Opened,
+        fence: bytes,
+        old: Chain,
+        progress: Progress,
     ) -> None:
         self._dataset, self._connect, self._tree, self._fence = dataset, connect, tree, fence
-        self._old, self._progress = old, progress
-        self._late_modes: list[Entry] = []
+        self._opened, self._old, self._progress = opened, old, progress
         self._large: dict[bytes, _Large] = {}
         self._done_bytes = 0
         self.placed = Placed()
@@ -92,13 +99,14 @@ class Placement:
             self._progress("restored", self._done_bytes, need_bytes)
         for large in list(self._large.values()):
             self._finish_large(large)
-        for entry in reversed(self._late_modes):
+        for entry in self._opened.modes():
             self._attempt(entry, self._tree.set_mode)
         return self.placed
 
     def _wanted(self, missing: Spool[Entry]) -> Iterator[tuple[Entry, tuple[ChunkRef, ...]]]:
         """Make all that needs no fetching; the chunks of the rest."""
         for entry in missing:
+            self._opened.open_up(entry.directory)
             if entry.kind == Kind.FILE and entry.chunks:
                 yield entry, self._lacking_chunks(entry)
             else:
@@ -109,8 +117,9 @@ class Placement:
             self._tree.make_directory(entry)
             if entry.mode & 0o700 == 0o700:
                 self._tree.set_mode(entry)
+                self._opened.forget(entry.path)
             else:
-                self._late_modes.append(entry)
+                self._opened.later(entry)
         elif entry.kind == Kind.SYMLINK:
             self._tree.make_symlink(entry)
         else:

@@ -234,12 +234,12 @@ class _Publication:
         based = (
             (entry, run) for entry, run in base_chain.merged(*bounds, with_hashes=False) if entry.kind != Kind.TOMBSTONE
         )
-        unreadable: bytes | None = None
+        closed: set[bytes] = set()  # directories that could not be looked into: what lay below them stays
         found_count = 0
         for old, found in join(based, scan(self._directory, prefix), lambda item: item[0].key, lambda item: item.key):
             if found is None:
                 assert old is not None
-                if unreadable is None or not old[0].key.startswith(unreadable):
+                if not _lies_below(old[0].directory, closed):
                     yield Entry(old[0].directory, old[0].name, Kind.TOMBSTONE)
                 continue
             found_count += 1
@@ -248,7 +248,9 @@ class _Publication:
             if found.problem:
                 self._result.skipped.append((found.path.rstrip(b"/"), found.problem))
                 if not found.name:
-                    unreadable = found.directory.replace(b"/", b"\0") + b"\0"
+                    closed.add(found.directory)
+                elif old is not None and old[0].kind == Kind.DIRECTORY:
+                    closed.add(found.path)
             elif old is None or not _is_as_before(old[0], found, old[1].tail.scanned_at_ns):
                 yield found if found.kind == Kind.FILE else _plain_entry(found)
 
@@ -332,6 +334,15 @@ class _Publication:
 
 def _packs_of(chain: Chain) -> dict[bytes, PackInfo]:
     return {row[0]: PackInfo(*row) for run in chain.runs for row in run.tail.packs}
+
+
+def _lies_below(directory: bytes, closed: set[bytes]) -> bool:
+    """Whether a directory is one of these, or lies below one."""
+    while closed and directory:
+        if directory in closed:
+            return True
+        directory = directory.rpartition(b"/")[0]
+    return False
 
 
 def _is_as_before(entry: Entry, found: Found, scanned_at_ns: int) -> bool:

@@ -28,6 +28,7 @@ from synclib.disk.tree import Tree, open_tree
 from synclib.engine.clear import Cleared, remove_extra, remove_old
 from synclib.engine.compare import Comparison
 from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.opened import Opened
 from synclib.engine.place import Placed, Placement, count_requests
 from synclib.errors import Full, Missing
 from synclib.lazy.chain import Chain
@@ -156,14 +157,15 @@ class _Restoration:
         abandoned = self._mark_begun()
         self._tree.prepare()
         comparison.label()
+        opened = Opened(self._tree)
         if not self._options.path:
             for runs in abandoned:
-                remove_old(self._tree, self._chain_of(cache, runs), new, cleared)
-            remove_old(self._tree, old, new, cleared)
+                remove_old(self._tree, opened, self._chain_of(cache, runs), new, cleared)
+            remove_old(self._tree, opened, old, new, cleared)
         if self._options.is_delete:
             # First, so that a stranger's full directory is not in the way of a file.
-            remove_extra(self._tree, self._options.path, new, cleared)
-        placement = Placement(self._dataset, self._connect, self._tree, self._fence, old, self._progress)
+            remove_extra(self._tree, opened, self._options.path, new, cleared)
+        placement = Placement(self._dataset, self._connect, self._tree, opened, self._fence, old, self._progress)
         placed = placement.make(comparison.missing, comparison.need_bytes)
         if not placed.problems and not self._options.path:
             self._mark_done()
