@@ -114,6 +114,9 @@ def reply_of(error: Exception) -> Reply:
     return Reply(status, code, first_line, _NEVER_SENT.search(text) is None)
 
 
+_UNREACHED = "is the endpoint right (AWS_ENDPOINT_URL) and reachable from here? then try again"
+
+
 def translate(error: Exception, key: str, *, is_conditional: bool = False) -> BoxlinkError:
     """The kind of a failure of obstore or boto3.
 
@@ -145,7 +148,7 @@ def _kind(reply: Reply) -> tuple[type[BoxlinkError], str]:
         return Invalid, _REGION
     if 400 <= reply.status < 500:
         return Invalid, ""
-    return (Unavailable if reply.was_sent else NotApplied), ""
+    return (Unavailable if reply.was_sent else NotApplied), "" if reply.status else _UNREACHED
 
 
 def _message(kind: type[BoxlinkError], reply: Reply) -> str:
