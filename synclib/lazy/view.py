@@ -82,6 +82,7 @@ class View:
     def __init__(self, manifest: Manifest, chain: Chain, source: ChunkSource) -> None:
         self.seq = manifest.seq
         self.digest = manifest.digest
+        self.file_count, self.plain_bytes = manifest.file_count, manifest.plain_bytes
         self.on_first_touch: FirstTouch | None = None
         self._chain = chain
         self._source = source

@@ -53,4 +53,5 @@ def command(context: Context, dataset: str, path: str, seq: int | None, recursiv
         when = time_text(entry.mtime_ns) if entry.mtime_ns else "-" * 20
         click.echo(f"{mode} {entry.size:>12} {when} {printable(name)}{target}")
     if context.is_json:
-        context.emit({"dataset": dataset, "seq": view.seq, "digest": view.digest, "entries": rows})
+        whole: dict[str, object] = {"dataset": dataset, "seq": view.seq, "digest": view.digest}
+        context.emit({**whole, "files": view.file_count, "bytes": view.plain_bytes, "entries": rows})
