@@ -34,7 +34,7 @@ from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
 from synclib.store.meter import Meter
 
-_JOB_FILES = 2000
+_JOB_FILES = 8000
 _JOB_ITEMS = 20_000
 
 

@@ -49,7 +49,7 @@ def command(context: Context, dataset: str | None, seq: int | None, is_data: boo
                 "damage": [{"key": key, "message": message} for key, message in done.damage],
             }
         )
-        if not context.is_json:
+        if not context.is_json and (done.damage or not context.is_quiet):
             state = f"{len(done.damage)} damaged objects" if done.damage else "whole"
             click.echo(f"{name} seq {done.seq}: {state} ({done.runs} runs, {done.packs} packs)")
             for key, message in done.damage:
