@@ -1,7 +1,9 @@
-"""Rolling log files as endless streams: which bytes of which file come next, as a pure plan.
+"""Rolling log files as endless streams: which file a name stands for, and when its bytes go up.
 
 A stream is named by its newest file, ``render-17.log``; ``render-17.log.1``, ``.2`` … are what it was before, the
-highest number the oldest. A file is told by its inode and by how it begins, so a rotation is a change of names only.
+highest number the oldest. A file is told by its inode, by how it begins and by how what was sent of it ends: so a
+rotation is a change of names only, a file under an old inode's number is a new one, and a copy of a file that was then
+truncated goes on where its original was.
 """
 
 from __future__ import annotations
@@ -13,26 +15,28 @@ import msgspec
 SEGMENT_BYTES_MAX = 1 << 20
 SEGMENT_AGE_S = 30.0
 BACKLOG_BYTES_MAX = 1 << 30
-PREFIX_BYTES = 256
+SAMPLE_BYTES = 256
+# Rounds that a file waits which looks like a copy of another: until that other is truncated, or it is clear that not.
+COPY_ROUNDS_MAX = 3
 
 _ROTATED = re.compile(r"(.+)\.([0-9]{1,4})")
 
 
 class LogFile(msgspec.Struct):
-    """What was sent of one file. ``start``: place of its first byte in the stream."""
+    """What was sent of one file: at least a byte."""
 
     device: int
     inode: int
-    prefix: bytes  # how it begins: at most PREFIX_BYTES of what was sent
-    start: int
     sent: int = 0
+    prefix: bytes = b""  # the first SAMPLE_BYTES of what was sent
+    suffix: bytes = b""  # the last SAMPLE_BYTES of what was sent
 
 
 class LogStream(msgspec.Struct):
-    """What was sent of one stream; files oldest first."""
+    """What was sent of one stream: ``stop`` is the place of its next segment, behind all that went up."""
 
     files: list[LogFile] = []
-    stop: int = 0  # place after the last byte of all files that are gone
+    stop: int = 0
     dropped_bytes: int = 0
 
 

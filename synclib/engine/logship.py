@@ -1,13 +1,17 @@
 """Log shipping: what grows in data/log goes up as immutable segments, each byte exactly once.
 
 A segment's key names the place of its first byte in its stream, and it is written with create-if-absent. When a killed
-shipper had written one and not noted it, its successor meets a Conflict, reads the segment, and goes on behind it.
+shipper had written one and not noted it, its successor meets a Conflict, reads the segment, and goes on behind it. A
+segment of somebody else's is never replaced: the stream goes on behind it.
+
+Where the record of what was sent is lost or an older one, the stream's segments are walked over until one is met that
+holds what stands here next. After WALK_SEGMENTS_MAX of them it goes on behind all that are there, and what stands here
+goes up once more: rather twice than never.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,21 +19,17 @@ import msgspec
 
 from synclib.clock import Clock
 from synclib.core import names, zstd
-from synclib.core.logstream import (
-    BACKLOG_BYTES_MAX,
-    PREFIX_BYTES,
-    SEGMENT_BYTES_MAX,
-    LogFile,
-    LogStream,
-    is_due,
-    stream_of,
-)
+from synclib.core.logstream import BACKLOG_BYTES_MAX, SEGMENT_BYTES_MAX, LogFile, LogStream, is_due
 from synclib.disk.atomic import write_atomic
+from synclib.disk.log_files import Matcher, Present, list_streams, note_sent
 from synclib.engine.follow import Log
-from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Invalid
+from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Missing, Unavailable
 from synclib.store.base import Store
 
 _STORED_BYTES_MAX = SEGMENT_BYTES_MAX + (64 << 10)
+WALK_SEGMENTS_MAX = 100
+
+Pairs = list[tuple[Present, LogFile]]
 
 
 class LogShipper:
@@ -38,7 +38,9 @@ class LogShipper:
     def __init__(self, directory: Path, state: Path, node: str, store: Store, clock: Clock, log: Log) -> None:
         self._directory, self._state, self._node = directory, state, node
         self._store, self._clock, self._log = store, clock, log
+        self._matchers: dict[str, Matcher] = {}
         self._waiting: dict[str, float] = {}
+        self._walked: dict[str, int] = {}  # segments of others that a stream has met one after the other
         self._refused: set[str] = set()
         self._streams = self._load()
 
@@ -59,134 +61,127 @@ class LogShipper:
     def round(self, *, is_last: bool = False) -> int:
         """Send what is due (with ``is_last``: all there is); the number of segments sent.
 
-        Raises what the store raises: what was not sent is sent later.
+        Raises what the store raises: what was not sent is sent later. One stream's damage does not hold up another.
         """
-        sent = 0
-        for name, paths in self._listed().items():
-            for path, file, is_complete in self._match(name, paths):
-                sent += self._send_file(name, path, file, is_complete or is_last)
+        present = list_streams(self._directory, self._refuse)
+        if present is None:
+            return 0
+        pairs: dict[str, Pairs] = {}
+        for name in {*present, *self._streams}:
+            stream = self._streams.setdefault(name, LogStream())
+            pairs[name] = self._matchers.setdefault(name, Matcher()).match(stream, present.get(name, []))
+        self._drop_backlog(pairs)
+        sent, failed = 0, None
+        for name, files in sorted(pairs.items()):
+            try:
+                sent += self._send_stream(name, files, is_last)
+            except Unavailable:
+                raise
+            except BoxlinkError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
         return sent
 
-    def _listed(self) -> dict[str, list[Path]]:
-        """The files of each stream, oldest first."""
-        found: dict[str, list[tuple[int, Path]]] = {}
-        try:
-            listing = list(os.scandir(self._directory))
-        except FileNotFoundError:
-            return {}
-        for item in listing:
-            if item.name.startswith(".") or not item.is_file(follow_symlinks=False):
+    def _refuse(self, file: str) -> None:
+        if file not in self._refused:
+            self._refused.add(file)
+            self._log.warning("log file not shipped: its name has other characters", file=file)
+
+    def _drop_backlog(self, pairs: dict[str, Pairs]) -> None:
+        """Give up the oldest bytes of the node beyond what may wait."""
+        waiting = [(file, record, name) for name, files in pairs.items() for file, record in files]
+        backlog = sum(max(0, file.size - record.sent) for file, record, _ in waiting)
+        if backlog <= BACKLOG_BYTES_MAX:
+            return
+        for file, record, name in sorted(waiting, key=lambda item: (item[0].mtime_ns, -item[0].age)):
+            drop = min(backlog - BACKLOG_BYTES_MAX, file.size - record.sent)
+            descriptor = file.open() if drop > 0 else None
+            if descriptor is None:
                 continue
-            stream, age = stream_of(item.name)
             try:
-                names.check_node(stream)
-            except Invalid:
-                if item.name not in self._refused:
-                    self._refused.add(item.name)
-                    self._log.warning("log file not shipped: its name has other characters", file=item.name)
-                continue
-            found.setdefault(stream, []).append((age, Path(item.path)))
-        return {stream: [path for _, path in sorted(aged, reverse=True)] for stream, aged in sorted(found.items())}
-
-    def _match(self, name: str, paths: list[Path]) -> Iterator[tuple[Path, LogFile, bool]]:
-        """Pair files with what was sent of them; new ones are appended to the stream, vanished ones forgotten."""
-        stream = self._streams.setdefault(name, LogStream())
-        present: list[tuple[Path, LogFile]] = []
-        sizes: dict[int, int] = {}
-        place = stream.stop
-        for path in paths:
-            try:
-                status = os.lstat(path)
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                continue
-            file = _known(stream, path, status)
-            if file is None:
-                file = LogFile(status.st_dev, status.st_ino, b"", place)
-            present.append((path, file))
-            sizes[id(file)] = status.st_size
-            place = file.start + max(file.sent, status.st_size)
-        if present:
-            # Files that are gone were sent as far as they could be; the stream goes on behind what was sent.
-            stream.stop = max(stream.stop, present[0][1].start)
-        stream.files = [file for _, file in present]
-        self._drop_backlog(name, stream, present, sizes)
-        for index, (path, file) in enumerate(present):
-            yield path, file, index < len(present) - 1
-
-    def _drop_backlog(
-        self, name: str, stream: LogStream, present: list[tuple[Path, LogFile]], sizes: dict[int, int]
-    ) -> None:
-        backlog = sum(max(0, sizes[id(file)] - file.sent) for _, file in present)
-        for _, file in present:
-            if backlog <= BACKLOG_BYTES_MAX:
-                return
-            drop = min(backlog - BACKLOG_BYTES_MAX, sizes[id(file)] - file.sent)
-            if drop > 0:
-                file.sent += drop
-                backlog -= drop
-                stream.dropped_bytes += drop
-                self._log.warning("log backlog too large, oldest bytes dropped", stream=name, dropped=drop)
-
-    def _send_file(self, name: str, path: Path, file: LogFile, is_complete: bool) -> int:
-        sent = 0
-        now = self._clock.monotonic()
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return 0
-        try:
-            if os.fstat(descriptor).st_ino != file.inode:
-                return 0
-            while True:
-                data = os.pread(descriptor, SEGMENT_BYTES_MAX, file.sent)
-                since = self._waiting.setdefault(name, now) if data else now
-                is_first = file.start + file.sent == 0
-                if not is_due(len(data), now - since, is_first=is_first, is_complete=is_complete):
-                    return sent
-                self._send(name, file, data)
-                self._waiting.pop(name, None)
-                sent += 1
-        finally:
-            os.close(descriptor)
-
-    def _send(self, name: str, file: LogFile, data: bytes) -> None:
-        """One segment; notes how far the stream is sent now."""
-        key = names.log_key(self._node, name, file.start + file.sent)
-        try:
-            self._store.put(key, zstd.compress(data), if_absent=True)
-            advance = len(data)
-        except (Conflict, Ambiguous):
-            advance = self._sent_before(name, key, file, data)
-        if file.sent < PREFIX_BYTES:
-            file.prefix = (file.prefix + data[:advance])[:PREFIX_BYTES]
-        file.sent += advance
+                note_sent(record, descriptor, record.sent + drop)
+            finally:
+                os.close(descriptor)
+            backlog -= drop
+            self._streams[name].dropped_bytes += drop
+            self._log.warning("log backlog too large, oldest bytes dropped", stream=name, dropped=drop)
         self._save()
 
-    def _sent_before(self, name: str, key: str, file: LogFile, data: bytes) -> int:
-        """How much of ``data`` a segment holds that is there already; 0 when it is another's: then behind all of it."""
-        found = read_segment(self._store, key)
-        if data.startswith(found):
+    def _send_stream(self, name: str, files: Pairs, is_last: bool) -> int:
+        sent = 0
+        for index, (file, record) in enumerate(files):
+            descriptor = file.open()
+            if descriptor is None:
+                # Names have changed meanwhile: what comes after it must wait for it.
+                break
+            try:
+                is_complete = is_last or index < len(files) - 1
+                sent += self._send_file(name, descriptor, record, is_complete)
+            finally:
+                os.close(descriptor)
+        return sent
+
+    def _send_file(self, name: str, descriptor: int, record: LogFile, is_complete: bool) -> int:
+        sent = 0
+        now = self._clock.monotonic()
+        stream = self._streams[name]
+        while True:
+            data = os.pread(descriptor, SEGMENT_BYTES_MAX, record.sent)
+            since = self._waiting.setdefault(name, now) if data else now
+            if not is_due(len(data), now - since, is_first=stream.stop == 0, is_complete=is_complete):
+                return sent
+            advance = self._send(name, stream, data)
+            note_sent(record, descriptor, record.sent + advance)
+            stream.stop += advance
+            self._save()
+            self._waiting.pop(name, None)
+            sent += 1
+
+    def _send(self, name: str, stream: LogStream, data: bytes) -> int:
+        """Write a segment at the stream's place; how much of ``data`` stands there now. 0: the place was taken, and is
+        now behind what stood there."""
+        key = names.log_key(self._node, name, stream.stop)
+        try:
+            self._store.put(key, zstd.compress(data), if_absent=True)
+            self._walked.pop(name, None)
+            return len(data)
+        except Conflict:
+            found = self._found(key)
+        except Ambiguous as error:
+            try:
+                found = self._found(key)
+            except Missing:
+                raise error from None
+        if found and data.startswith(found):
+            # Our own: a shipper was killed before it noted it, or its answer was lost.
             return len(found)
-        last = max((info.key for info in self._store.list(names.log_prefix(self._node, name))), default=key)
-        stop = names.parse_log_key(last)[2] + len(read_segment(self._store, last))
-        self._log.warning("log stream goes on behind another's segments", stream=name, place=stop)
-        file.start = stop - file.sent
+        walked = self._walked[name] = self._walked.get(name, 0) + 1
+        if walked == 1:
+            self._log.warning("log stream meets segments that it does not know", stream=name, place=stream.stop)
+        is_near = found and walked <= WALK_SEGMENTS_MAX
+        stream.stop = stream.stop + len(found) if is_near else self._behind(name, stream.stop)
         return 0
 
+    def _found(self, key: str) -> bytes:
+        """What stands at a segment's place; nothing when it is no segment."""
+        try:
+            return read_segment(self._store, key)
+        except Corrupt:
+            return b""
 
-def _known(stream: LogStream, path: Path, status: os.stat_result) -> LogFile | None:
-    """The record of a file; None for one that is new, was cut, or only has an old one's inode number."""
-    for file in stream.files:
-        if (file.device, file.inode) == (status.st_dev, status.st_ino) and status.st_size >= file.sent:
+    def _behind(self, name: str, place: int) -> int:
+        """The first place behind all segments that are there."""
+        last, last_key = place, names.log_key(self._node, name, place)
+        for info in self._store.list(names.log_prefix(self._node, name)):
             try:
-                with open(path, "rb") as opened:
-                    if opened.read(len(file.prefix)) == file.prefix:
-                        return file
-            except FileNotFoundError:
-                return None
-    return None
+                found = names.parse_log_key(info.key)[2]
+            except BoxlinkError:
+                # A stranger's object: no place of this stream.
+                continue
+            if found >= last:
+                last, last_key = found, info.key
+        return last + max(1, len(self._found(last_key)))
 
 
 def read_segment(store: Store, key: str) -> bytes:
