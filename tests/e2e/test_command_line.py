@@ -132,6 +132,14 @@ def test_an_emptied_source_and_a_garbage_head(published: Machine) -> None:
     assert (error["kind"], error["key"]) == ("corrupt", "data/covers/head")
 
 
+def test_what_cannot_be_read_is_named_and_the_rest_is_published(published: Machine) -> None:
+    os.mkfifo(published.place / "covers/pipe")
+    (published.place / "covers/new").write_text("new")
+    done = published.json("publish", "covers", "covers", code=3)
+    assert (done["seq"], done["added"], done["skipped"]) == (2, 1, ["pipe"])
+    assert "pipe" in published.run("publish", "covers", "covers", code=3).stderr
+
+
 def test_a_damaged_pack_is_named_by_every_reader(published: Machine) -> None:
     (pack,) = (published.place / "store/data/covers/pack").iterdir()
     data = bytearray(pack.read_bytes())
