@@ -2,6 +2,9 @@
 
 Only a help: a row counts only if its pack is live in the session that asks, so a stale or foreign row costs nothing.
 A session is one publish; workers in other processes use the same file.
+
+It is not flushed to the disk, so a file that an older start of the machine left is not believed (a row must be right
+where its pack is live). Not in WAL mode: there the last to close and the next to open meet without waiting.
 """
 
 from __future__ import annotations
@@ -23,6 +26,15 @@ CREATE TABLE IF NOT EXISTS indexed (run BLOB PRIMARY KEY) WITHOUT ROWID;
 _BATCH = 500  # well below SQLite's limit of variables in a statement
 
 
+def index_path(directory: Path, boot: str) -> Path:
+    """The index in a dataset's cache directory, of this start of the machine; those of older ones are removed."""
+    path = directory / f"chunks-{boot}.sqlite"
+    for other in directory.glob("chunks*.sqlite*"):
+        if not other.name.startswith(path.name):
+            other.unlink(missing_ok=True)
+    return path
+
+
 class ChunkIndex:
     """One process's connection. Not safe between threads."""
 
@@ -37,13 +49,13 @@ class ChunkIndex:
                 if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                     raise
                 # It can always be made anew from the runs.
-                for suffix in ("", "-wal", "-shm"):
+                for suffix in ("", "-journal"):
                     path.with_name(path.name + suffix).unlink(missing_ok=True)
                 self._open()
 
     def _open(self) -> None:
         self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA journal_mode = TRUNCATE")
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.executescript(_SCHEMA)
 
@@ -126,8 +138,7 @@ def _kind(error: sqlite3.Error, path: Path) -> BoxlinkError:
     """The kind of an error of SQLite (sqlite.org/rescode.html)."""
     code = getattr(error, "sqlite_errorcode", 0)
     shown, text = str(path), f"the index of chunks failed: {error}"
-    # The shared memory beside the database is made longer before it is used; the log is written like any file.
-    if code & 0xFF == sqlite3.SQLITE_FULL or code in (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE):
+    if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE:
         return Full(text, hint="make room, then run it again: it continues", path=shown)
     if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return Invalid(text, hint="check the owner and rights of the cache directory", path=shown)

@@ -21,8 +21,9 @@ from synclib.core.entry import Entry, Kind
 from synclib.core.manifest import RunRef
 from synclib.core.pack import PACK_BYTES_TARGET, PackInfo
 from synclib.disk.base import BaseFile
-from synclib.disk.chunk_index import ChunkIndex
+from synclib.disk.chunk_index import ChunkIndex, index_path
 from synclib.disk.faults import disk_errors
+from synclib.disk.held import boot_id
 from synclib.disk.scan import Found, scan
 from synclib.engine.commit import Commit, Laid
 from synclib.engine.host import Connect, Host, Progress
@@ -119,7 +120,7 @@ class _Publication:
         base_chain = head_chain if base_runs == head.manifest.runs else Chain.of(cache, dataset.root, base_runs)
         if options.is_dry_run:
             return self._count_only(head, head_chain, base_chain)
-        index = ChunkIndex(cache_directory / "chunks.sqlite", self._session)
+        index = ChunkIndex(index_path(cache_directory, boot_id()), self._session)
         try:
             delta = self._write(head, head_chain, base_chain, cache, index)
         finally:
