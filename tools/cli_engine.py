@@ -77,12 +77,13 @@ def time_text(time_ns: int) -> str:
 
 
 def parse_time(text: str) -> int:
-    """Nanoseconds since 1970 of an ISO 8601 time; local time where it names no zone."""
+    """Nanoseconds since 1970 of an ISO 8601 time, to its end: times are shown in whole seconds, and a whole second
+    means all of it. Local time where it names no zone."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise Invalid(f"{text!r} is no time", hint="write 2026-11-24T08:00:00Z") from error
-    return int(moment.timestamp() * 1e9)
+    return int(moment.timestamp()) * 1_000_000_000 + (moment.microsecond * 1000 or 999_999_999)
 
 
 def size_text(size: float) -> str:

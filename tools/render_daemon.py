@@ -89,7 +89,7 @@ class RenderDaemon:
         directory = self._plan.data / self._plan.dataset
         was_absent = ask(directory)
         self._log.info("asked for the dataset", dataset=self._plan.dataset, was_absent=was_absent)
-        self._say("waiting", dataset=self._plan.dataset)
+        self._say("waiting", dataset=self._plan.dataset, hint=f"boxlink sync --data {self._plan.data} brings it")
         follower = Follower(directory, self._load, self._clock, self._log)
         with contextlib.ExitStack() as stack:
             stack.callback(self._walls.close)

@@ -15,6 +15,8 @@ CHUNK_BYTES_MAX = 1 << 20
 CHUNKS_PER_FILE_MAX = 1 << 20
 EXTRA_NAME_BYTES_MAX = 0xFFFF  # what the digest can count
 HASH_BYTES = 32
+# What 64 bits of nanoseconds reach: 1677-09-21 to 2262-04-11.
+TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1
 ULID_BYTES = 16
 
 
@@ -126,7 +128,7 @@ def check_entry(entry: Entry) -> Entry:
         raise Corrupt(f"an entry would overwrite boxlink's own {entry.name!r}", path=repr(entry.path))
     if not 0 <= entry.mode <= 0o7777:
         raise Corrupt(f"an entry has mode {entry.mode:#o}", path=repr(entry.path))
-    if not -(1 << 63) <= entry.mtime_ns < 1 << 63:
+    if not TIME_NS_MIN <= entry.mtime_ns <= TIME_NS_MAX:
         raise Corrupt("an entry's time is out of range", path=repr(entry.path))
     if any(len(name.encode()) > EXTRA_NAME_BYTES_MAX for name, _ in entry.extra):
         raise Corrupt("an extra's name is too long", path=repr(entry.path))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from synclib.core.entry import Kind
+from synclib.core.entry import TIME_NS_MAX, TIME_NS_MIN, Kind
 from synclib.core.names import NAME_BYTES_MAX, PATH_BYTES_MAX, is_reserved, sort_key
 
 
@@ -71,6 +71,8 @@ def _look(directory: bytes, item: os.DirEntry[bytes]) -> Found | None:
         if len(directory) + 1 + len(item.name) > PATH_BYTES_MAX or len(item.name) > NAME_BYTES_MAX:
             return Found(directory, item.name, Kind.FILE, problem="its path is longer than 4096 bytes")
         permissions = stat.S_IMODE(mode)
+        if not stat.S_ISDIR(mode) and not TIME_NS_MIN <= status.st_mtime_ns <= TIME_NS_MAX:
+            return Found(directory, item.name, Kind.FILE, problem="its time is before 1678 or after 2262")
         if stat.S_ISREG(mode):
             return Found(directory, item.name, Kind.FILE, permissions, status.st_mtime_ns, status.st_size)
         if stat.S_ISDIR(mode):

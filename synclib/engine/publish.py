@@ -20,7 +20,7 @@ from synclib.core.delta import is_unchanged, join
 from synclib.core.entry import Entry, Kind
 from synclib.core.manifest import RunRef
 from synclib.core.pack import PACK_BYTES_TARGET, PackInfo
-from synclib.disk.base import BaseFile
+from synclib.disk.base import Base, BaseFile
 from synclib.disk.chunk_index import ChunkIndex, index_path
 from synclib.disk.faults import disk_errors
 from synclib.disk.held import boot_id
@@ -29,7 +29,7 @@ from synclib.engine.commit import Commit, Laid
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.pack_job import PackJob, PackResult, pack_files, run_pack_job
 from synclib.engine.workers import run_in_order, start_processes, worker_count
-from synclib.errors import BoxlinkError, Invalid, Missing
+from synclib.errors import BoxlinkError, Conflict, Invalid, Missing
 from synclib.lazy.chain import Chain, below_bounds
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
@@ -112,7 +112,7 @@ class _Publication:
         dataset, options = self._dataset, self._options
         head = dataset.read_head_or_empty()
         self._check_source(head)
-        base = None if options.is_mirror else base_file.read()
+        base = None if options.is_mirror else self._base_of(base_file, head)
         self._head_entries = 0 if base else head.manifest.entry_count
         base_runs = base.runs if base else head.manifest.runs
         self._fill(cache, base_runs, head)
@@ -131,6 +131,19 @@ class _Publication:
             base_runs, delta = head.manifest.runs, None
         self._write_base(base_file, base_runs, delta, cache)
         return self._result
+
+    def _base_of(self, base_file: BaseFile, head: HeadState) -> Base | None:
+        """The directory's base, if it is of this dataset's history: a store may have been made anew under its URL."""
+        base = base_file.read()
+        if base is None or head.etag is None:
+            return None
+        manifest = head.manifest
+        if base.seq > manifest.seq or (base.seq == manifest.seq and base.digest != manifest.digest):
+            raise Conflict(
+                f"{self._dataset.name} is at seq {manifest.seq} there, this directory was last at seq {base.seq}",
+                hint="is it the right store? --mirror makes the dataset exactly this directory",
+            )
+        return base
 
     def _is_head(self, head_chain: Chain) -> bool:
         """Whether the directory is the head: so it is after a publish that was killed when it had committed, but not

@@ -30,7 +30,7 @@ from synclib.engine.compare import Comparison
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.opened import Opened
 from synclib.engine.place import Placed, Placement, count_requests
-from synclib.errors import Full, Missing
+from synclib.errors import Full, Invalid, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.changes import changes
 from synclib.lazy.dataset import Dataset
@@ -81,6 +81,10 @@ def restore(
 
     Before the first change ``synch.down`` is taken away: what it says holds no longer (I1).
     """
+    if directory.exists() and not directory.is_dir():
+        raise Invalid(f"{directory} is no directory", hint="name a directory to restore into", path=str(directory))
+    if options.is_dry_run:
+        return _dry_run(dataset, manifest, connect, directory, host, options, progress)
     with disk_errors():
         directory.mkdir(parents=True, exist_ok=True)
         held = Held(directory)
@@ -88,12 +92,31 @@ def restore(
         try:
             fence = host.entropy.token(16)
             held.fence(lock, fence, host.clock)
+            runs = RunCache(held.runs, dataset.store)
             with contextlib.closing(open_tree(os.fsencode(directory))) as tree:
                 return _Restoration(
-                    dataset, manifest, connect, directory, host, options, progress, held, tree, fence
+                    dataset, manifest, connect, directory, host, options, progress, held, tree, fence, runs
                 ).run()
         finally:
             os.close(lock)
+
+
+def _dry_run(
+    dataset: Dataset,
+    manifest: Manifest,
+    connect: Connect | None,
+    directory: Path,
+    host: Host,
+    options: RestoreOptions,
+    progress: Progress,
+) -> RestoreResult:
+    """What a restore would do. Nothing is written where it would restore, and nothing kept."""
+    with disk_errors(), tempfile.TemporaryDirectory(prefix="boxlink-") as scratch:
+        top = directory if directory.is_dir() else Path(scratch)
+        with contextlib.closing(open_tree(os.fsencode(top))) as tree:
+            held = Held(directory)
+            runs = RunCache(Path(scratch) / "run", dataset.store, held.runs)
+            return _Restoration(dataset, manifest, connect, top, host, options, progress, held, tree, b"", runs).run()
 
 
 class _Restoration:
@@ -109,17 +132,18 @@ class _Restoration:
         held: Held,
         tree: Tree,
         fence: bytes,
+        runs: RunCache,
     ) -> None:
         self._dataset, self._manifest, self._connect, self._directory = dataset, manifest, connect, directory
         self._host, self._options, self._progress = host, options, progress
-        self._held, self._tree, self._fence = held, tree, fence
+        self._held, self._tree, self._fence, self._runs = held, tree, fence, runs
         before = held.read()
         is_ours = before is not None and (before.store, before.root) == (dataset.store.url, dataset.root)
         self._before = before if is_ours else None
         self._unsynced: Unsynced | None = None
 
     def run(self) -> RestoreResult:
-        cache = RunCache(self._held.runs, self._dataset.store)
+        cache = self._runs
         cache.fill(self._dataset.root, self._manifest.runs)
         new = Chain.of(cache, self._dataset.root, self._manifest.runs)
         old = self._chain_of(cache, self._before.runs if self._before is not None else [])
@@ -260,7 +284,7 @@ class _Restoration:
         self._held.write(
             State(dataset.store.url, dataset.root, manifest.seq, manifest.digest, manifest.runs, unsynced=unsynced)
         )
-        RunCache(self._held.runs, dataset.store).prune(self._held.kept_runs())
+        self._runs.prune(self._held.kept_runs())
         base = BaseFile(self._host.state, dataset.store.url, dataset.root, os.fsencode(self._directory))
         base.write(manifest.seq, manifest.digest, manifest.runs)
 

@@ -91,7 +91,11 @@ class Dataset:
         if seq is None or seq == state.manifest.seq:
             return state.manifest
         if not 0 < seq < state.manifest.seq:
-            raise Missing(f"{self.name} has no seq {seq}; its head is at {state.manifest.seq}", dataset=self.name)
+            raise Missing(
+                f"{self.name} has no seq {seq}; its head is at {state.manifest.seq}",
+                hint=f"boxlink log {self.name} lists them",
+                dataset=self.name,
+            )
         for info in self.store.list(names.manifest_prefix(self.root, seq)):
             return self._read_manifest(info.key, seq)
         raise Missing(f"{self.name} no longer has seq {seq}", hint="boxlink log lists what is kept", dataset=self.name)

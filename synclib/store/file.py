@@ -116,7 +116,10 @@ class FileStore:
         try:
             root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise Missing(f"there is no store at {self.url}", hint=f"boxlink --store {self.url} init") from None
+            raise Missing(
+                f"there is no store at {self.url}",
+                hint=f"is it mounted? else: boxlink init --store {self.url}",
+            ) from None
         try:
             yield root
         finally:

@@ -278,7 +278,7 @@ def test_dry_runs_write_nothing(kit: Kit, tmp_path: Path) -> None:
     assert (done.changed, done.deleted, done.seq) == (1, 1, 1)
     plan = kit.restore(tmp_path / "out", is_dry_run=True)
     assert (plan.fetched_files, plan.fetch_requests) == (2, 1)
-    assert read_tree(tmp_path / "out") == {}
+    assert not (tmp_path / "out").exists()
     assert [info.key for info in kit.store.list("data/")] == before
 
 
@@ -358,3 +358,29 @@ def test_a_restore_without_space_says_need_and_have(kit: Kit, tmp_path: Path, mo
     with pytest.raises(Full, match=r"needs \d+ bytes here, \d+ are free"):
         kit.restore(tmp_path / "out")
     assert read_tree(tmp_path / "out") == {}
+
+
+def test_a_time_beyond_64_bits_is_skipped_and_named(kit: Kit) -> None:
+    kit.write({b"a": b"1", b"far": b"2"})
+    os.utime(kit.directory / "far", (10_000_000_000, 10_000_000_000))
+    done = kit.publish()
+    assert (done.added, [path for path, _ in done.skipped]) == (1, [b"far"])
+
+
+def test_a_store_made_anew_under_its_url(kit: Kit) -> None:
+    kit.write({b"a": b"1"})
+    kit.publish()
+    kit.write({b"a": b"2"})
+    kit.publish()
+    for info in list(kit.store.list("data/")):
+        kit.store.delete(info.key)
+    done = kit.publish()
+    assert (done.seq, done.added, done.is_new) == (1, 1, True)
+    for info in list(kit.store.list("data/")):
+        kit.store.delete(info.key)
+    other = Kit(kit.place / "other", kit.store, seed=2)
+    other.write({b"b": b"3"})
+    other.publish()
+    with pytest.raises(Conflict, match="this directory was last"):
+        kit.publish()
+    assert kit.publish(is_mirror=True).seq == 2

@@ -61,7 +61,7 @@ def test_a_directory_is_prepared_and_not_made_by_use(tmp_path: Path) -> None:
     store, _ = open_store(url, {})
     with pytest.raises(Missing) as caught:
         store.put("a", b"")
-    assert f"--store {url} init" in caught.value.hint
+    assert f"init --store {url}" in caught.value.hint
     assert not (tmp_path / "new").exists()
     prepare_store(url, {})
     prepare_store(url, {})

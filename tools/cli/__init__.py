@@ -79,10 +79,13 @@ def main() -> None:
         code = boxlink.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
     except click.ClickException as error:
         code = report_error(_from_click(error))
     except (KeyboardInterrupt, click.exceptions.Abort):
-        code = report_error(Interrupted("interrupted", hint="run the same command again: it continues"))
+        code = report_error(Interrupted("interrupted", hint="nothing is broken: run the same command again"))
     except BoxlinkError as error:
         code = report_error(error)
     except BrokenPipeError:

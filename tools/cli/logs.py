@@ -27,6 +27,7 @@ def command(context: Context, node: str, since: str | None, follow: bool) -> Non
     import time
 
     from synclib.engine.logship import read_log
+    from synclib.errors import Missing
     from tools.cli_engine import parse_time
 
     store = context.open_store()
@@ -42,6 +43,8 @@ def command(context: Context, node: str, since: str | None, follow: bool) -> Non
             *lines, rest[stream] = (rest.get(stream, b"") + data).split(b"\n")
             for line in lines:
                 _show(context, stream, line, since_ns)
+        if not done and node:
+            raise Missing(f"node {node} has sent no logs", hint="boxlink logs shows those of all nodes")
         if not follow:
             break
         time.sleep(1)

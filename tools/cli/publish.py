@@ -63,6 +63,8 @@ def command(
         "is_new": done.is_new,
         "dry_run": dry_run,
     }
+    if not done.seq and not dry_run:
+        context.note(f"boxlink: {dataset} is still empty: there is nothing in it to publish")
     what = "would be" if dry_run else "is at" if done.is_new else "is still at"
     place = "" if dry_run else f" seq {done.seq}, digest {done.digest[:16]}"
     changes = f"{done.added} added, {done.changed} changed, {done.deleted} deleted"

@@ -32,12 +32,18 @@ def main() -> int:
     # that was started in the background, where shells ignore Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    if not arguments.s3:
-        return run(Demo(PLACE.resolve()), arguments)
-    from tools import s3server
+    try:
+        if not arguments.s3:
+            return run(Demo(PLACE.resolve()), arguments)
+        from tools import s3server
 
-    with s3server.running() as server:
-        return run(Demo(PLACE.resolve(), server.url, server.environment()), arguments)
+        with s3server.running() as server:
+            return run(Demo(PLACE.resolve(), server.url, server.environment()), arguments)
+    except KeyboardInterrupt:
+        return 0  # before anything was started
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
 
 
 def run(demo: Demo, arguments: argparse.Namespace) -> int:
@@ -87,8 +93,8 @@ def cover_directory(demo: Demo, count: int) -> Path:
     target = demo.place / "covers"
     given = os.environ.get("COVERS")
     if given:
-        if not Path(given).is_dir():
-            raise DemoError(f"COVERS={given} is no directory")
+        if not Path(given).is_dir() or not any(path.is_file() for path in Path(given).rglob("*")):
+            raise DemoError(f"COVERS={given} is no directory with pictures")
         shutil.copytree(given, target, symlinks=True)
         demo.say(f"covers are those in {given}")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -38,10 +39,18 @@ class Demo:
         self._started = time.monotonic()
         self._programs: dict[str, Program] = {}
         if place.exists() and not (place / _MARK).exists():
-            raise SystemExit(f"demo: {place} exists and is not the demo's; move it away")
-        shutil.rmtree(place, ignore_errors=True)
-        self.data.mkdir(parents=True)
-        (place / _MARK).touch()
+            raise DemoError(f"{place} exists and is not the demo's; move it away")
+        place.mkdir(exist_ok=True)
+        # Held until this process ends: another demo here would take the ground from under this one.
+        self._mark = (place / _MARK).open("w")
+        try:
+            fcntl.flock(self._mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DemoError(f"a demo is running in {place}; stop it first") from None
+        for path in place.iterdir():
+            if path.name != _MARK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.data.mkdir()
         self._environ = {
             **os.environ,
             **(environ or {}),
