@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -91,7 +92,7 @@ class Context:
         if self.is_json:
             click.echo(json.dumps(self.with_costs(result)))
         elif text and not self.is_quiet:
-            click.echo(text)
+            click.echo(shown(text))
 
     def with_costs(self, result: dict[str, object]) -> dict[str, object]:
         costs: dict[str, object] = {} if self.meter is None else dict(self.meter.as_dict())
@@ -100,7 +101,14 @@ class Context:
     def note(self, text: str) -> None:
         """A line for a person on stderr."""
         if not self.is_quiet:
-            click.echo(text, err=True)
+            click.echo(shown(text), err=True)
+
+
+def shown(text: str) -> str:
+    """Text for a person: what is not printable, line ends apart, is shown with escapes and not sent to a terminal."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
+    )
 
 
 _running = Context()
@@ -135,13 +143,23 @@ def node_option(function: F) -> F:
 def report_error(error: BoxlinkError) -> int:
     """Say an error on stderr, or as the one JSON object on stdout; returns its exit code."""
     if _running.is_json or "--json" in sys.argv:
-        click.echo(json.dumps({"error": error.as_dict()}))
-    else:
-        where = error.key or error.path
-        click.echo(f"boxlink: {error.kind}: {where + ': ' if where else ''}{error.message}", err=True)
-        if error.hint:
-            click.echo(f"  hint: {error.hint}", err=True)
+        with contextlib.suppress(OSError):
+            click.echo(json.dumps({"error": error.as_dict()}))
+            return error.exit_code
+        # Nobody can be told there.
+    where = error.key or error.path
+    click.echo(shown(f"boxlink: {error.kind}: {where + ': ' if where else ''}{error.message}"), err=True)
+    if error.hint:
+        click.echo(shown(f"  hint: {error.hint}"), err=True)
     return error.exit_code
+
+
+def flush_output() -> None:
+    """Before the interpreter does, which would say in its own way that stdout cannot be written: that was said."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report_bug(error: Exception) -> int:

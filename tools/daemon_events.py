@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from pathlib import Path
 
 import click
 
-from tools.cli_context import Context
+from tools.cli_context import Context, shown
 from tools.daemon_log import open_log
 
 
@@ -29,12 +30,13 @@ class Events:
         self._show("warning", event, fields)
 
     def _show(self, level: str, event: str, fields: dict[str, object]) -> None:
-        with self._lock:
+        # Whoever started us may have gone away, or its disk be full: the log file has it all.
+        with self._lock, contextlib.suppress(OSError):
             if self._context.is_json:
                 click.echo(json.dumps({"event": event, "level": level, **fields}, default=repr))
             elif not self._context.is_quiet:
-                shown = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
-                click.echo(f"boxlink: {event} {shown}".rstrip(), err=True)
+                told = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
+                click.echo(shown(f"boxlink: {event} {told}".rstrip()), err=True)
 
 
 def open_events(context: Context, role: str, directory: Path) -> Events:

@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from synclib.errors import BoxlinkError, Full, Invalid, Missing, Unavailable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ELOOP,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 _FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY)
 
 
@@ -28,13 +37,18 @@ def disk_error(error: OSError) -> BoxlinkError:
     return Unavailable(f"the local disk failed: {text}", hint="see the kernel's log", path=shown)
 
 
+def is_of_the_world(error: OSError) -> bool:
+    """Whether the disk may say this to anyone; other errors only a bug can cause."""
+    return error.errno in (*_FULL, *_REFUSED, *_FAILED, errno.ENOENT)
+
+
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
     """What the local disk may say to anyone becomes a kind; an OSError that only a bug can cause stays what it is."""
     try:
         yield
     except OSError as error:
-        if error.errno in (*_FULL, *_REFUSED, *_FAILED, errno.ENOENT):
+        if is_of_the_world(error):
             raise disk_error(error) from error
         raise
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
+import queue
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,8 +38,10 @@ class Node:
     ) -> None:
         self._data, self._store, self._connect, self._host = data, store, connect, host
         self._log, self._poll_s, self._meter = log, poll_s, meter
-        self._stop = threading.Event()
-        self._wake = threading.Event()
+        self._is_stopping = False
+        # Of all that can wake a thread only this may be used in a signal handler: the lock of an Event may be held by
+        # the very code that the signal interrupts.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._followers: dict[str, Follower] = {}
         self._running: dict[str, Future[BoxlinkError | None]] = {}
         self._watched: set[str] = set()
@@ -58,8 +60,8 @@ class Node:
 
     def stop(self) -> None:
         """Ask it to end; safe in a signal handler."""
-        self._stop.set()
-        self._wake.set()
+        self._is_stopping = True
+        self._wake.put(None)
 
     def run_once(self) -> dict[str, BoxlinkError]:
         """One round of everything that is asked for; the errors, by dataset."""
@@ -77,8 +79,7 @@ class Node:
         observer.start()
         pool = ThreadPoolExecutor(_DATASETS_AT_ONCE, thread_name_prefix="dataset")
         try:
-            while not self._stop.is_set():
-                self._wake.clear()
+            while not self._is_stopping:
                 names_ = self._scan()
                 self._watch(observer)
                 self._collect()
@@ -87,13 +88,20 @@ class Node:
                     if name not in self._running and follower.is_due():
                         self._running[name] = pool.submit(follower.round)
                 self._ship(is_last=False)
-                self._wake.wait(_SCAN_S)
+                self._wait()
         finally:
-            self._stop.set()
+            self._is_stopping = True
             observer.stop()
             observer.join()
             pool.shutdown(wait=True, cancel_futures=True)
             self._ship(is_last=True)
+
+    def _wait(self) -> None:
+        """Until the next scan is due or somebody wakes us, however often it was called for."""
+        with contextlib.suppress(queue.Empty):
+            self._wake.get(timeout=_SCAN_S)
+            while True:
+                self._wake.get_nowait()
 
     def _collect(self) -> None:
         """Take the results of rounds that ended; a bug in one ends the daemon rather than going unseen."""
@@ -132,7 +140,7 @@ class Node:
                 self._host,
                 self._log,
                 self._poll_s,
-                self._stop.is_set,
+                lambda: self._is_stopping,
                 self._meter,
             )
         except Invalid as error:
@@ -173,10 +181,10 @@ class Node:
 class _Waker(FileSystemEventHandler):
     """Wakes the loop when something called synch.* comes, goes or changes."""
 
-    def __init__(self, wake: threading.Event) -> None:
+    def __init__(self, wake: queue.SimpleQueue[None]) -> None:
         self._wake = wake
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         paths = (event.src_path, getattr(event, "dest_path", ""))
         if event.is_directory or any(os.path.basename(os.fsdecode(path)) in names.MARKERS for path in paths if path):
-            self._wake.set()
+            self._wake.put(None)

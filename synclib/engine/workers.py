@@ -16,7 +16,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.popen_forkserver import Popen
 from multiprocessing.process import BaseProcess
@@ -37,15 +37,18 @@ def start_processes(preload: str, count: int) -> ProcessPoolExecutor:
     """Worker processes that fork from a clean server: the parent's threads and store connections stay out of them."""
     context = _WorkerContext()
     context.set_forkserver_preload([preload])
-    with _interrupts_blocked():
+    # It comes before: its own start ends with SIGINT let through again.
+    resource_tracker.ensure_running()
+    # What starts with SIGINT blocked never sees Ctrl-C, which goes to the whole process group.
+    with _held_back({signal.SIGINT}):
         forkserver.ensure_running()
     return ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker)
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """What starts meanwhile never sees Ctrl-C, which goes to the whole process group: it is the parent's to handle."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _held_back(signals: set[signal.Signals]) -> Iterator[None]:
+    """These signals come to this thread only afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
@@ -106,12 +109,19 @@ def run_in_order(
         return
     executor = start()
     pending: deque[Future[R]] = deque()
+
+    def submit(job: J) -> None:
+        # It may start a process, which would be lost, and say so, if we were interrupted halfway.
+        with _held_back({signal.SIGINT, signal.SIGTERM}):
+            pending.append(executor.submit(there, job))
+
     try:
-        pending.extend(executor.submit(there, job) for job in (first, second))
+        submit(first)
+        submit(second)
         for job in iterator:
             if len(pending) >= in_flight:
                 yield pending.popleft().result()
-            pending.append(executor.submit(there, job))
+            submit(job)
         while pending:
             yield pending.popleft().result()
     except BrokenExecutor as error:

@@ -15,7 +15,7 @@ import click
 
 from synclib import __version__
 from synclib.errors import BoxlinkError, Interrupted
-from tools.cli_context import report_bug, report_error
+from tools.cli_context import flush_output, report_bug, report_error
 
 _GROUPS = (
     ("Data", ("init", "publish", "restore", "ls", "cat", "log", "diff", "verify")),
@@ -75,6 +75,7 @@ def main() -> None:
     # Also where a shell that started us in the background had SIGINT ignored. Daemons put their own in place.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    stdout = sys.stdout
     try:
         code = boxlink.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -88,12 +89,20 @@ def main() -> None:
         code = report_error(Interrupted("interrupted", hint="nothing is broken: run the same command again"))
     except BoxlinkError as error:
         code = report_error(error)
-    except BrokenPipeError:
-        # The reader of our output went away (`boxlink ls … | head`): no error of ours.
-        sys.stderr.close()
-        code = 0
+    except SystemExit as stop:
+        # click's own way when the reader of our output went away (`boxlink ls … | head`), of which it leaves another
+        # stdout: no error of ours.
+        code = 0 if sys.stdout is not stdout else stop.code
+    except OSError as error:
+        from synclib.disk.faults import disk_error, is_of_the_world
+
+        code = report_error(disk_error(error)) if is_of_the_world(error) else report_bug(error)
     except Exception as error:
         code = report_bug(error)
+    # All is done and said: a signal while the interpreter ends changes nothing of it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    flush_output()
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
-from tools.cli_context import Context, verb
+from tools.cli_context import Context, shown, verb
 
 
 @click.command()
@@ -34,6 +35,7 @@ def command(context: Context, node: str, since: str | None, follow: bool) -> Non
     since_ns = parse_time(since) if since else 0
     done: dict[str, str] = {}
     rest: dict[str, bytes] = {}
+    listed: list[dict[str, str]] | None = [] if context.is_json and not follow else None
     while True:
         for key, found_node, file, data in read_log(store, node):
             stream = f"{found_node}/{file}"
@@ -42,7 +44,7 @@ def command(context: Context, node: str, since: str | None, follow: bool) -> Non
             done[stream] = key
             *lines, rest[stream] = (rest.get(stream, b"") + data).split(b"\n")
             for line in lines:
-                _show(context, stream, line, since_ns)
+                _show(context, stream, line, since_ns, listed)
         if not done and node:
             raise Missing(f"node {node} has sent no logs", hint="boxlink logs shows those of all nodes")
         if not follow:
@@ -50,17 +52,22 @@ def command(context: Context, node: str, since: str | None, follow: bool) -> Non
         time.sleep(1)
     for stream, line in rest.items():
         if line:
-            _show(context, stream, line, since_ns)
+            _show(context, stream, line, since_ns, listed)
+    if listed is not None:
+        context.emit({"lines": listed})
 
 
-def _show(context: Context, stream: str, line: bytes, since_ns: int) -> None:
+def _show(context: Context, stream: str, line: bytes, since_ns: int, listed: list[dict[str, str]] | None) -> None:
+    """Into ``listed``, which becomes the one object; else at once: as it is into a file, made safe on a terminal."""
     if since_ns and not _is_later(line, since_ns):
         return
     text = line.decode("utf-8", "replace")
-    if context.is_json:
+    if listed is not None:
+        listed.append({"stream": stream, "line": text})
+    elif context.is_json:
         click.echo(json.dumps({"stream": stream, "line": text}))
     else:
-        click.echo(f"{stream}: {text}")
+        click.echo(f"{stream}: {shown(text) if sys.stdout.isatty() else text}")
 
 
 def _is_later(line: bytes, since_ns: int) -> bool:

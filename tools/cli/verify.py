@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tools.cli_context import Context, verb
+from tools.cli_context import Context, shown, verb
 
 
 @click.command()
@@ -53,7 +53,7 @@ def command(context: Context, dataset: str | None, seq: int | None, is_data: boo
             state = f"{len(done.damage)} damaged objects" if done.damage else "whole"
             click.echo(f"{name} seq {done.seq}: {state} ({done.runs} runs, {done.packs} packs)")
             for key, message in done.damage:
-                click.echo(f"  {key}: {message}")
+                click.echo(shown(f"  {key}: {message}"))
     result: dict[str, object] = results[0] if dataset else {"datasets": results}
     context.emit(result, costs_text(context))
     if damaged:
