@@ -120,7 +120,7 @@ def verb(function: F) -> Callable[..., Any]:
     @click.option(
         "--store", metavar="URL", help="file:///DIR or s3://BUCKET/PREFIX (else BOXLINK_STORE, boxlink.toml)."
     )
-    @click.option("--json", "is_json", is_flag=True, help="JSON on stdout: one object (daemons and logs -f: one a line).")
+    @click.option("--json", "is_json", is_flag=True, help="JSON on stdout: one object (daemons, logs -f: one a line).")
     @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
     @click.option("-v", "--verbose", is_flag=True, help="Say more.")
     @functools.wraps(function)

@@ -13,15 +13,17 @@ ROUNDS = 10
 
 
 def test_two_publishers_at_once(tmp_path: Path) -> None:
-    """The first round has no bases (an empty dataset), the later ones have."""
+    """Each has a base; without one a publish that begins after the other's commit makes the dataset its directory."""
     entropy = random.Random(9)
     machine = Machine(tmp_path)
     machine.run("init")
     kit = Kit(tmp_path / "check", open_store(machine.store, {})[0])
-    contents: list[Content] = [{}, {}]
+    contents: list[Content] = [{b"seed": b"seed"}, {b"seed": b"seed"}]
     for who in range(2):
         (tmp_path / f"source{who}").mkdir()
-    seq = 0
+        kit.write(contents[who], tmp_path / f"source{who}")
+        machine.run("publish", "covers", tmp_path / f"source{who}")
+    seq = kit.dataset.read_head().manifest.seq
     for number in range(ROUNDS):
         for who, content in enumerate(contents):
             name = b"%d-%d" % (who, entropy.randrange(8))

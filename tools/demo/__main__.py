@@ -93,8 +93,10 @@ def cover_directory(demo: Demo, count: int) -> Path:
     target = demo.place / "covers"
     given = os.environ.get("COVERS")
     if given:
-        if not Path(given).is_dir() or not any(path.is_file() for path in Path(given).rglob("*")):
-            raise DemoError(f"COVERS={given} is no directory with pictures")
+        if not Path(given).is_dir():
+            raise DemoError(f"COVERS={given} is no directory")
+        if not any(path.is_file() for path in Path(given).rglob("*")):
+            raise DemoError(f"COVERS={given} has no pictures")
         shutil.copytree(given, target, symlinks=True)
         demo.say(f"covers are those in {given}")
     else:
