@@ -18,9 +18,9 @@ from synclib.disk.faults import disk_error
 from synclib.disk.held import Held
 from synclib.disk.markers import Markers
 from synclib.engine.host import Connect, Host, Progress
-from synclib.engine.publish import PublishOptions, publish
+from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
-from synclib.errors import BoxlinkError, Interrupted, Partial
+from synclib.errors import BoxlinkError, Interrupted, Invalid, Partial
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.store.base import Store
 from synclib.store.meter import Meter
@@ -64,6 +64,7 @@ class Follower:
         self._is_checked = False
         self._asked: tuple[object, ...] = ()
         self._failures = 0
+        self._is_told = False  # what synch.error says of the last publish stands until something else is done
         self.error: BoxlinkError | None = None
 
     def is_due(self) -> bool:
@@ -92,7 +93,7 @@ class Follower:
             self._fail(error)
         except OSError as error:
             self._fail(disk_error(error))
-        if self.error is None:
+        if self.error is None and not self._is_told:
             # Perhaps a former process's.
             self._markers.remove(names.ERROR)
         return self.error
@@ -159,10 +160,11 @@ class Follower:
             return self._dataset.manifest_at(active.seq)
 
     def _act(self, action: Do, seen: Seen, target: Manifest | None, active: Active | None) -> None:
+        self._is_told = False
         if action is Do.WITHDRAW:
             self._markers.remove(names.DOWN)
         elif action is Do.PUBLISH:
-            self._publish()
+            self._publish(is_followed=active is not None)
         elif action is Do.RELEASE:
             assert seen.down is not None
             self._markers.write_down(
@@ -222,23 +224,47 @@ class Follower:
         )
         self._markers.write_down(down)
 
-    def _publish(self) -> None:
+    def _publish(self, *, is_followed: bool) -> None:
+        """Publish, and answer if the directory then holds every byte of the seq (I1).
+
+        It may not: others' changes are in the seq, or files that could not be read kept their old entries. A dataset
+        that is followed is brought to the seq next; any other is not written into.
+        """
         identity = self._markers.up_identity()
         directory = os.fsencode(os.path.abspath(self._directory))
         done = publish(self._dataset, self._connect, directory, self._host, PublishOptions(), self._stoppable())
         self._meter.add(done.meter)
         self._log.info("published", dataset=self.name, seq=done.seq, digest=done.digest, skipped=len(done.skipped))
         self._head = None
+        if not done.seq:
+            raise Invalid("there is nothing in it to publish", hint="put files into it", path=str(self._directory))
+        if done.is_whole:
+            self._answer_publish(done)
+        else:
+            self._withdraw()
+        if identity == self._markers.up_identity():
+            self._markers.remove(names.UP)
+        self._tell(done, is_followed)
+
+    def _answer_publish(self, done: PublishResult) -> None:
         reason = f"{len(done.skipped)} paths were skipped" if done.skipped else ""
         at = now_text(self._host.clock)
         down = Down(dataset=self.name, seq=done.seq, digest=done.digest, mode="publish", reason=reason, at=at)
         self._markers.write_down(down)
-        if identity == self._markers.up_identity():
-            self._markers.remove(names.UP)
+
+    def _tell(self, done: PublishResult, is_followed: bool) -> None:
+        """Partial where the directory and the seq differ, and nothing will change that by itself."""
         if done.skipped:
+            self._is_told = True
             path, why = done.skipped[0]
             raise Partial(
                 f"{len(done.skipped)} paths were skipped, the first: {os.fsdecode(path)}: {why}", path=os.fsdecode(path)
+            )
+        if not done.is_whole and not is_followed:
+            self._is_told = True
+            raise Partial(
+                f"it is published as seq {done.seq}, which has others' changes too that are not here",
+                hint=f"touch {self._directory / names.ACTIVE} to bring them",
             )
 
 

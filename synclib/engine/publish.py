@@ -61,6 +61,7 @@ class PublishResult:
     skipped: list[tuple[bytes, str]] = field(default_factory=list)
     overridden: list[bytes] = field(default_factory=list)
     is_new: bool = False
+    is_whole: bool = False  # whether the directory holds every byte of the seq: no others' changes, nothing kept back
     read_bytes: int = 0  # of files that were, or in a dry run would be, read
     meter: Meter = field(default_factory=Meter)  # what worker processes asked of the store
 
@@ -130,6 +131,10 @@ class _Publication:
         if self._is_delta_there and not self._result.is_new and self._is_head(head_chain):
             base_runs, delta = head.manifest.runs, None
         self._write_base(base_file, base_runs, delta, cache)
+        is_kept_back = any(
+            head_chain.lookup(names.sort_key(*names.split_path(path))) for path, _ in self._result.skipped
+        )
+        self._result.is_whole = self._result.is_whole and not is_kept_back
         return self._result
 
     def _base_of(self, base_file: BaseFile, head: HeadState) -> Base | None:
@@ -154,6 +159,7 @@ class _Publication:
         """The directory is now its former base and the delta upon it; a delta that is no run of the store is kept."""
         runs = base_runs if delta is None else [*base_runs, delta]
         committed = self._committed
+        self._result.is_whole = runs == committed
         if delta is not None and delta not in committed:
             base_file.runs.mkdir(parents=True, exist_ok=True)
             os.replace(cache.path(delta.key(self._dataset.root)), base_file.runs / delta.file_name)

@@ -338,6 +338,54 @@ def test_skipped_files_are_named_beside_the_answer(rig: Rig) -> None:
     assert answer["reason"] == "1 paths were skipped"
 
 
+def test_a_publish_over_others_changes_is_not_answered_as_whole(rig: Rig) -> None:
+    """The seq has a file that is not here: no synch.down may say that it is (I1), until it was brought."""
+    put(rig.directory, b"mine", b"1")
+    rig.touch(names.UP)
+    assert rig.follower.round() is None
+    rig.publisher.restore(rig.publisher.directory)
+    rig.publish({b"mine": b"1", b"theirs": b"2"})
+    put(rig.directory, b"more", b"3")
+    rig.touch(names.UP)
+    error = rig.follower.round()
+    assert error is not None
+    assert error.kind == "partial"
+    assert rig.marker(names.DOWN) is None
+    assert not (rig.directory / names.UP).exists()
+    # It is told until something else is done, not until the next look.
+    assert rig.later() is None
+    assert rig.marker(names.ERROR) is not None
+    rig.touch(names.ACTIVE)
+    assert rig.later() is None
+    answer = rig.marker(names.DOWN)
+    assert answer is not None
+    assert answer["seq"] == rig.publisher.dataset.read_head().manifest.seq == 3
+    assert read_tree(rig.directory) == {b"mine": b"1", b"theirs": b"2", b"more": b"3"}
+    assert rig.marker(names.ERROR) is None
+
+
+def test_a_kept_back_file_is_not_answered_as_whole(rig: Rig) -> None:
+    """A pipe took a file's place: the seq still has the file, the directory has not."""
+    put(rig.directory, b"a", b"1")
+    put(rig.directory, b"b", b"2")
+    rig.touch(names.UP)
+    assert rig.follower.round() is None
+    os.unlink(rig.directory / "b")
+    os.mkfifo(rig.directory / "b")
+    put(rig.directory, b"a", b"3")
+    rig.touch(names.UP)
+    assert rig.follower.round() is not None
+    assert rig.marker(names.DOWN) is None
+
+
+def test_up_in_an_empty_directory_is_said(rig: Rig) -> None:
+    rig.directory.mkdir(parents=True, exist_ok=True)
+    rig.touch(names.UP)
+    error = rig.follower.round()
+    assert error is not None
+    assert error.kind == "invalid"
+
+
 def test_no_longer_asked_for_files_stay_and_it_is_said(rig: Rig) -> None:
     rig.publish({b"a": b"1"})
     rig.touch(names.ACTIVE)
