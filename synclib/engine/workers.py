@@ -47,12 +47,19 @@ def start_processes(preload: str, count: int) -> ProcessPoolExecutor:
 
 @contextlib.contextmanager
 def _held_back(signals: set[signal.Signals]) -> Iterator[None]:
-    """These signals come to this thread only afterwards."""
+    """These signals come to this thread only afterwards; the main one also takes none that came to another thread."""
+    is_main = threading.current_thread() is threading.main_thread()
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda n, _: came.append(n)) for number in signals} if is_main else {}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 class _WorkerProcess(ForkServerProcess):
@@ -129,5 +136,7 @@ def run_in_order(
     finally:
         for future in pending:
             future.cancel()
-        with contextlib.suppress(BrokenExecutor):
+        # It ends with finalizers, and an interrupt that falls into one is lost, and says so.
+        with _held_back({signal.SIGINT, signal.SIGTERM}), contextlib.suppress(BrokenExecutor):
             executor.shutdown(wait=True, cancel_futures=True)
+            del executor
