@@ -58,8 +58,8 @@ def _held_back(signals: set[signal.Signals]) -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for number in came[:1]:
-            signal.raise_signal(number)
+        if came:
+            signal.raise_signal(came[0])
 
 
 class _WorkerProcess(ForkServerProcess):
@@ -139,4 +139,3 @@ def run_in_order(
         # It ends with finalizers, and an interrupt that falls into one is lost, and says so.
         with _held_back({signal.SIGINT, signal.SIGTERM}), contextlib.suppress(BrokenExecutor):
             executor.shutdown(wait=True, cancel_futures=True)
-            del executor
