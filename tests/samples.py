@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from blake3 import blake3
 
 from synclib.core.entry import Codec, Entry, Kind
@@ -30,7 +31,7 @@ def sample_pack() -> tuple[bytes, PackInfo, list[Entry]]:
         Entry(b"", b"link", Kind.SYMLINK, 0o777, TIME_NS, target=b"a/two"),
         Entry(b"a", b"gone", Kind.TOMBSTONE),
         Entry(b"a", b"one\xff", Kind.FILE, 0o600, TIME_NS, first.plain_bytes, (first,)),
-        Entry(b"a", b"two", Kind.FILE, 0o644, TIME_NS, 416, (second, first)),
+        Entry(b"a", b"two", Kind.FILE, 0o644, TIME_NS, 416, (second, first), is_racy=True),
     ]
     return bytes(data), info, entries
 
@@ -39,7 +40,7 @@ def sample_run() -> tuple[bytes, RunRef, list[Entry]]:
     _, info, entries = sample_pack()
     table = PackTable()
     table.add(info)
-    builder = RunBuilder("diff1", 1, 1, TIME_NS, table)
+    builder = RunBuilder("diff1", 2, 2, table)
     for entry in entries:
         builder.add(entry)
     parts = builder.finish()
@@ -52,7 +53,8 @@ def sample_manifest() -> tuple[bytes, Manifest]:
     for entry in entries:
         if entry.kind != Kind.TOMBSTONE:
             tree.add(entry)
-    manifest = Manifest(1, tree.state_bytes(), tree.count, 3, 576, [ref], [], TIME_NS, "node-1")
+    snap = msgspec.structs.replace(ref, level="snap", seq_first=1, seq_last=1)
+    manifest = Manifest(2, tree.state_bytes(), tree.count, 3, 576, [snap, ref], [], TIME_NS, "node-1")
     return encode_manifest(manifest), manifest
 
 

@@ -42,7 +42,7 @@ def entries(draw: st.DrawFn) -> Entry:
     if kind == Kind.FILE:
         parts = tuple(draw(st.lists(chunks(), max_size=3)))
         size = sum(part.plain_bytes for part in parts)
-        return Entry(directory, name, kind, mode, mtime, size, parts, b"", extra)
+        return Entry(directory, name, kind, mode, mtime, size, parts, b"", extra, draw(st.booleans()))
     target = draw(st.binary(min_size=1, max_size=40)).replace(b"\0", b"_") if kind == Kind.SYMLINK else b""
     return Entry(directory, name, kind, mode, mtime, target=target, extra=extra)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from synclib.lazy.chain import Chain, StoreRuns
+from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
+from synclib.lazy.run_reader import StoreRuns
 from synclib.lazy.view import ChunkSource, View
 
 

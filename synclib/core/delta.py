@@ -40,17 +40,17 @@ def join(
         second = next(rights, None)
 
 
-def is_unchanged(
-    entry: Entry, kind: int, mode: int, mtime_ns: int, size: int, target: bytes, scanned_at_ns: int
-) -> bool:
-    """Whether what a stat says is what an entry says, and old enough to be believed.
-
-    ``scanned_at_ns``: when the scan that made the entry began.
-    """
+def is_unchanged(entry: Entry, kind: int, mode: int, mtime_ns: int, size: int, target: bytes) -> bool:
+    """Whether what a stat says is what an entry says, and old enough to be believed."""
     if entry.kind != kind or entry.mode != mode:
         return False
     if kind == Kind.FILE:
-        return entry.mtime_ns == mtime_ns and entry.size == size and mtime_ns < scanned_at_ns - RACY_NS
+        return entry.mtime_ns == mtime_ns and entry.size == size and not entry.is_racy
     if kind == Kind.SYMLINK:
         return entry.target == target and entry.mtime_ns == mtime_ns
     return True
+
+
+def is_racy(entry: Entry, scanned_at_ns: int) -> bool:
+    """Whether a file was so young when the scan that found it began that a change since may not show in its time."""
+    return entry.kind == Kind.FILE and entry.mtime_ns >= scanned_at_ns - RACY_NS

@@ -9,23 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
+import msgspec
 from blake3 import blake3
 
+from synclib.core.block import BLOCK_DIGEST_BYTES, BLOCK_PLAIN_TARGET, BlockInfo, encode_block
+from synclib.core.bloom import build_bloom
 from synclib.core.entry import HASH_BYTES, Entry, Kind
 from synclib.core.manifest import RunRef
 from synclib.core.names import LEVELS
-from synclib.core.run import (
-    BLOCK_DIGEST_BYTES,
-    BLOCK_PLAIN_TARGET,
-    HEADER_BYTES,
-    BlockInfo,
-    PackTable,
-    Tail,
-    encode_block,
-    encode_header,
-    encode_tail,
-)
+from synclib.core.pack import PackInfo
+from synclib.core.run import BLOOM_ENTRIES_MAX, HEADER_BYTES, PackTable, Tail, encode_header, encode_tail
 
+Buffer = bytes | bytearray | memoryview
 _SPOOL_BYTES = 4 << 20
 _COPY_BYTES = 1 << 20
 
@@ -33,9 +28,8 @@ _COPY_BYTES = 1 << 20
 class RunBuilder:
     """Takes entries in order and makes a run of them. Packs may be added to the table while it is built."""
 
-    def __init__(self, level: str, seq_first: int, seq_last: int, scanned_at_ns: int, table: PackTable) -> None:
+    def __init__(self, level: str, seq_first: int, seq_last: int, table: PackTable) -> None:
         self._level, self._seq_first, self._seq_last = level, seq_first, seq_last
-        self._scanned_at_ns = scanned_at_ns
         self._table = table
         self._entries: list[Entry] = []
         self._entries_bytes = 0
@@ -45,6 +39,8 @@ class RunBuilder:
         self._position = HEADER_BYTES
         self._hash_count = 0
         self._last_key = b""
+        # For the Bloom filter of a diff; None when it has none.
+        self._keys: list[bytes] | None = [] if seq_first > 1 else None
         self.entry_count = 0
         self.tombstone_count = 0
 
@@ -57,46 +53,73 @@ class RunBuilder:
         self._entries_bytes += 24 + len(entry.name) + len(entry.target) + 16 * len(entry.chunks)
         self.entry_count += 1
         self.tombstone_count += entry.kind == Kind.TOMBSTONE
+        if self._keys is not None:
+            self._keys.append(key)
+            if self.entry_count > BLOOM_ENTRIES_MAX:
+                self._keys = None
         if self._entries_bytes >= BLOCK_PLAIN_TARGET:
             self._flush()
 
-    def _flush(self) -> None:
-        stored, plain_bytes, hashes = encode_block(self._entries, self._table)
-        hash_count = len(hashes) // HASH_BYTES
-        self._blocks.append(
-            BlockInfo(
-                self._entries[0].key,
-                self._position,
-                len(stored),
-                plain_bytes,
-                len(self._entries),
-                self._hash_count,
-                hash_count,
-                blake3(stored).digest(BLOCK_DIGEST_BYTES),
-                blake3(hashes).digest(BLOCK_DIGEST_BYTES),
-            )
+    def copy(self, info: BlockInfo, packs: list[PackInfo], stored: Buffer, hashes: Buffer, last_key: bytes) -> None:
+        """Take a whole block of another run as it is. ``packs``: what its numbers mean there; ``last_key``: no less
+        than the keys in it, less than those that come after. A run that takes one has no Bloom filter."""
+        self._flush()
+        assert info.first_key > self._last_key, "entries of a run come sorted"
+        self._last_key = last_key
+        self._keys = None
+        self.entry_count += info.entry_count
+        self.tombstone_count += info.tombstone_count
+        for pack in packs:
+            self._table.add(pack)
+        numbers = self._table.numbers(pack.ulid for pack in packs)
+        self._append(
+            msgspec.structs.replace(info, offset=self._position, hash_first=self._hash_count, packs=numbers),
+            stored,
+            hashes,
         )
-        self._block_spool.write(stored)
-        self._hash_spool.write(hashes)
-        self._position += len(stored)
-        self._hash_count += hash_count
+
+    def _flush(self) -> None:
+        if not self._entries:
+            return
+        encoded = encode_block(self._entries)
+        info = BlockInfo(
+            self._entries[0].key,
+            self._position,
+            len(encoded.stored),
+            encoded.plain_bytes,
+            len(self._entries),
+            sum(entry.kind == Kind.TOMBSTONE for entry in self._entries),
+            self._hash_count,
+            len(encoded.hashes) // HASH_BYTES,
+            self._table.numbers(encoded.packs),
+            blake3(encoded.stored).digest(BLOCK_DIGEST_BYTES),
+            blake3(encoded.hashes).digest(BLOCK_DIGEST_BYTES),
+        )
+        self._append(info, encoded.stored, encoded.hashes)
         self._entries.clear()
         self._entries_bytes = 0
 
+    def _append(self, info: BlockInfo, stored: Buffer, hashes: Buffer) -> None:
+        self._blocks.append(info)
+        self._block_spool.write(stored)
+        self._hash_spool.write(hashes)
+        self._position += info.stored_bytes
+        self._hash_count += info.hash_count
+
     def finish(self) -> RunParts:
-        if self._entries:
-            self._flush()
+        self._flush()
+        bloom = b"" if self._keys is None else build_bloom(self._keys, len(self._keys))
         tail = Tail(
             LEVELS.index(self._level) + 1,
             self._seq_first,
             self._seq_last,
-            self._scanned_at_ns,
             self.entry_count,
             self.tombstone_count,
             self._position,
             [info.as_tuple() for info in self._table.infos],
             self._blocks,
             self._last_key,
+            bloom,
         )
         tail_offset = self._position + self._hash_count * HASH_BYTES
         header = encode_header(self._level, self._seq_first, self._seq_last)

@@ -6,10 +6,12 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from blake3 import blake3
 
 from synclib.clock import ulid_bytes, ulid_text
 from synclib.core import names
+from synclib.core.delta import is_racy
 from synclib.core.entry import Entry, Kind, is_same_content
 from synclib.core.manifest import (
     RECENT_COMMITS,
@@ -26,9 +28,10 @@ from synclib.core.runfile import RunBuilder
 from synclib.core.treehash import TreeHash
 from synclib.engine.host import Host
 from synclib.errors import Ambiguous, Conflict, Unavailable
-from synclib.lazy.chain import Chain, RunReader
+from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
+from synclib.lazy.run_reader import RunReader
 
 _ATTEMPTS = 30
 
@@ -44,7 +47,7 @@ class Laid:
         self._table = PackTable()
         # A snap is simply a run that starts at seq 1; the first publish makes one.
         level = "snap" if self.seq == 1 else "diff1"
-        self.builder = RunBuilder(level, self.seq, self.seq, scanned_at_ns, self._table)
+        self.builder = RunBuilder(level, self.seq, self.seq, self._table)
         self.tree = TreeHash(manifest.tree_state, manifest.entry_count)
         self.file_count, self.plain_bytes = manifest.file_count, manifest.plain_bytes
         self.added = self.changed = self.deleted = 0
@@ -76,6 +79,8 @@ class Laid:
         for chunk in entry.chunks:
             if chunk.pack not in self._table:
                 self._table.add(self._packs[chunk.pack])
+        if is_racy(entry, self.scanned_at_ns):
+            entry = msgspec.structs.replace(entry, is_racy=True)
         self.builder.add(entry)
 
     def _account(self, entry: Entry, sign: int) -> None:

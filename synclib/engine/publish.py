@@ -271,7 +271,7 @@ class _Publication:
                     closed.add(found.directory)
                 elif old is not None and old[0].kind == Kind.DIRECTORY:
                     closed.add(found.path)
-            elif old is None or not _is_as_before(old[0], found, old[1].tail.scanned_at_ns):
+            elif old is None or not _is_as_before(old[0], found):
                 yield found if found.kind == Kind.FILE else _plain_entry(found)
 
     def _missing_ancestors(self, head_chain: Chain) -> Iterator[Entry]:
@@ -365,8 +365,8 @@ def _lies_below(directory: bytes, closed: set[bytes]) -> bool:
     return False
 
 
-def _is_as_before(entry: Entry, found: Found, scanned_at_ns: int) -> bool:
-    return is_unchanged(entry, found.kind, found.mode, found.mtime_ns, found.size, found.target, scanned_at_ns)
+def _is_as_before(entry: Entry, found: Found) -> bool:
+    return is_unchanged(entry, found.kind, found.mode, found.mtime_ns, found.size, found.target)
 
 
 def _plain_entry(found: Found) -> Entry:

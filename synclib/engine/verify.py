@@ -17,8 +17,9 @@ from synclib.core.run import HEADER_BYTES, check_header
 from synclib.core.treehash import TreeHash
 from synclib.engine.host import Progress
 from synclib.errors import BoxlinkError, Corrupt, Missing
-from synclib.lazy.chain import Chain, StoreRuns
+from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
+from synclib.lazy.run_reader import StoreRuns
 
 _RANGE_BYTES = 16 << 20
 _TABLES_KEPT = 32

@@ -1,33 +1,44 @@
-"""What differs between two chains of one dataset; the cost follows the difference where one continues the other."""
+"""What differs between two chains of one dataset; the cost follows the difference.
+
+Compaction copies most blocks as they are, and never changes which of two records of a path is the newer. So a path
+whose records, in both chains, all lie in blocks that both chains have, is the same in both: only the keys of the other
+blocks are looked at.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 
-from synclib.core.delta import join
-from synclib.core.entry import Entry, Kind
+from synclib.core.entry import Entry, is_same_content
 from synclib.lazy.chain import Chain
+from synclib.lazy.run_reader import RunReader, block_id
 
 
 def changes(old: Chain, new: Chain) -> Iterator[tuple[Entry | None, Entry | None]]:
-    """(before, after) of each path that differs, in order; None where a chain does not have it."""
-    old_ulids = [run.ref.ulid for run in old.runs]
-    new_ulids = [run.ref.ulid for run in new.runs]
-    if old_ulids and new_ulids[: len(old_ulids)] == old_ulids:
-        return _added(old, new, len(old_ulids))
-    return _differing(old, new)
-
-
-def _added(old: Chain, new: Chain, first: int) -> Iterator[tuple[Entry | None, Entry | None]]:
-    """The new chain is the old one and some runs more: only those are read."""
-    for entry, _ in Chain(new.runs[first:]).merged():
-        before = old.lookup(entry.key)
-        after = None if entry.kind == Kind.TOMBSTONE else entry
-        if before is not None or after is not None:
+    """(before, after) of each path whose content differs, in order; None where a chain does not have it."""
+    shared = _block_ids(old) & _block_ids(new)
+    streams = [_keys(run, shared) for chain in (old, new) for run in chain.runs]
+    last = b""
+    for key in heapq.merge(*streams):
+        if key == last:
+            continue
+        last = key
+        before, after = old.lookup(key), new.lookup(key)
+        if before is None or after is None:
+            if before is not after:
+                yield before, after
+        elif not is_same_content(before, after):
             yield before, after
 
 
-def _differing(old: Chain, new: Chain) -> Iterator[tuple[Entry | None, Entry | None]]:
-    for before, after in join(old.entries(), new.entries(), lambda entry: entry.key, lambda entry: entry.key):
-        if before != after:
-            yield before, after
+def _block_ids(chain: Chain) -> set[bytes]:
+    chain.open()
+    return {block_id(info) for run in chain.runs for info in run.tail.blocks}
+
+
+def _keys(run: RunReader, shared: set[bytes]) -> Iterator[bytes]:
+    """The keys of a run's blocks that are not shared, in order."""
+    for index, info in enumerate(run.tail.blocks):
+        if block_id(info) not in shared:
+            yield from run.block(index).keys

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from synclib.core.manifest import RunRef
+from synclib.lazy.run_reader import Request
 from synclib.store.base import Buffer, Store
 
 _PIECE_BYTES = 8 << 20
@@ -25,6 +26,8 @@ class RunCache:
 
     ``own``: a directory with runs that the store does not have; it is read, never written to.
     """
+
+    is_far = False
 
     def __init__(self, directory: Path, store: Store, own: Path | None = None) -> None:
         self._directory = directory
@@ -62,6 +65,9 @@ class RunCache:
             self.drop(key)
             return self._store.get_ranges(key, ranges)
         return found
+
+    def get_many(self, requests: Sequence[Request]) -> list[list[Buffer]]:
+        return [self.get_ranges(key, ranges) for key, ranges in requests]
 
     def fill(self, root: str, runs: Iterable[RunRef]) -> None:
         """Make sure that whole copies of these runs are here."""

@@ -11,8 +11,10 @@ import msgspec
 from blake3 import blake3
 
 from synclib.clock import ulid_text
+from synclib.core import block as block_module
 from synclib.core import run as run_module
 from synclib.core import runfile, zstd
+from synclib.core.block import EncodedBlock
 from synclib.core.entry import ChunkRef, Codec, Entry, Kind
 from synclib.core.manifest import Head, Manifest, RunRef, encode_head, encode_manifest
 from synclib.core.names import head_key, pack_key, run_key
@@ -65,7 +67,7 @@ class Forge:
     ) -> None:
         """``blocks``: entries of each block. ``columns``, ``tail`` and ``ref`` change what is written of them."""
         seq = len(self.runs) + 1
-        builder = RunBuilder("snap" if seq == 1 else "diff1", seq, seq, TIME_NS + 10**18, table or PackTable())
+        builder = RunBuilder("snap" if seq == 1 else "diff1", seq, seq, table or PackTable())
         with (
             mock.patch.object(runfile, "encode_block", _with_columns(columns)),
             mock.patch.object(
@@ -100,12 +102,12 @@ class Forge:
         self.store.put(head_key(ROOT), encode_head(Head(root, 0, encode_manifest(manifest), ["0"], [])))
 
 
-def _with_columns(change: Callable[[Any], Any]) -> Callable[..., tuple[bytes, int, bytes]]:
-    def encode(entries: list[Entry], table: PackTable) -> tuple[bytes, int, bytes]:
-        stored, plain_bytes, hashes = run_module.encode_block(entries, table)
-        columns = msgspec.msgpack.decode(zstd.decompress(stored, plain_bytes), type=run_module._Columns)
+def _with_columns(change: Callable[[Any], Any]) -> Callable[[list[Entry]], EncodedBlock]:
+    def encode(entries: list[Entry]) -> EncodedBlock:
+        good = block_module.encode_block(entries)
+        columns = msgspec.msgpack.decode(zstd.decompress(good.stored, good.plain_bytes), type=block_module.Columns)
         plain = msgspec.msgpack.encode(change(columns))
-        return zstd.compress(plain), len(plain), hashes
+        return EncodedBlock(zstd.compress(plain), len(plain), good.hashes, good.packs)
 
     return encode
 

@@ -14,8 +14,9 @@ from synclib.disk.held import Held, writing
 from synclib.engine.fetch_job import FetchJob, run_fetch_job
 from synclib.engine.host import Connect
 from synclib.errors import Conflict, Fenced
-from synclib.lazy.chain import Chain, StoreRuns
+from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import STORE_KEY
+from synclib.lazy.run_reader import StoreRuns
 from synclib.store.open import open_store
 from tests.kit import Kit, read_tree
 

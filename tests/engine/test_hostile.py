@@ -26,7 +26,8 @@ from synclib.core.names import head_key, sort_key
 from synclib.core.plan import RANGE_BYTES_MAX, Piece, plan_window, split_file
 from synclib.core.run import Tail
 from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing, Unsupported
-from synclib.lazy.chain import Chain, StoreRuns
+from synclib.lazy.chain import Chain
+from synclib.lazy.run_reader import StoreRuns
 from synclib.store.memory import MemoryStore
 from tests.engine.forge import ROOT, TIME_NS, Forge, directory, file, link
 from tests.kit import Content, Kit, put, read_tree

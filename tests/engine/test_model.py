@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from synclib.core.treehash import TreeHash
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Unavailable
-from synclib.lazy.chain import Chain, StoreRuns
+from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import STORE_KEY
+from synclib.lazy.run_reader import StoreRuns
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo
 from synclib.store.memory import MemoryStore
 from tests.kit import Content, Kit, read_tree

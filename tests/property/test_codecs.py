@@ -9,11 +9,13 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synclib.core import pack, run
+from synclib.core import block, pack, run
+from synclib.core.block import decode_block
+from synclib.core.bloom import build_bloom, may_hold
 from synclib.core.entry import ChunkRef, Codec, Entry
 from synclib.core.manifest import decode_head, decode_manifest
 from synclib.core.pack import PackBuilder, PackInfo, decode_chunk, encode_chunk
-from synclib.core.run import PackTable, Tail, decode_block, decode_tail
+from synclib.core.run import PackTable, Tail, decode_tail
 from synclib.core.runfile import RunBuilder
 from synclib.core.treehash import TreeHash
 from synclib.errors import Corrupt, Unsupported
@@ -33,18 +35,21 @@ def read_run(data: bytes, tail: Tail) -> list[Entry]:
     for info in tail.blocks:
         hashes_at = tail.hashes_offset + info.hash_first * 32
         stored = data[info.offset : info.offset + info.stored_bytes]
-        found += decode_block(info, tail, stored, data[hashes_at : hashes_at + info.hash_count * 32])
+        packs = [row[0] for row in tail.packs]
+        decoded = decode_block(info, packs, stored, data[hashes_at : hashes_at + info.hash_count * 32])
+        assert [entry.key for entry in decoded.entries()] == decoded.keys
+        found += decoded.entries()
     return found
 
 
 @given(sorted_entries(max_size=80), st.booleans())
 def test_run_round_trip(entries: list[Entry], small_blocks: bool) -> None:
-    target, run_target = run.BLOCK_PLAIN_TARGET, 300
+    target, run_target = block.BLOCK_PLAIN_TARGET, 300
     import synclib.core.runfile as runfile
 
     runfile.BLOCK_PLAIN_TARGET = run_target if small_blocks else target
     try:
-        builder = RunBuilder("diff2", 3, 9, 17, table_of_all_packs())
+        builder = RunBuilder("diff2", 3, 9, table_of_all_packs())
         for entry in entries:
             builder.add(entry)
         parts = builder.finish()
@@ -55,8 +60,9 @@ def test_run_round_trip(entries: list[Entry], small_blocks: bool) -> None:
     assert len(data) == ref.object_bytes
     tail = decode_tail(data[-ref.tail_bytes :], len(data), ref.tail_digest)
     run.check_header(data, tail)
-    assert (tail.seq_first, tail.seq_last, tail.scanned_at_ns) == (3, 9, 17)
+    assert (tail.seq_first, tail.seq_last) == (3, 9)
     assert read_run(data, tail) == entries
+    assert all(may_hold(tail.bloom, entry.key) for entry in entries)
     parts.close()
 
 
@@ -164,3 +170,11 @@ def test_manifest_round_trip() -> None:
     encoded, manifest = sample_manifest()
     assert decode_manifest(encoded) == manifest
     assert decode_head(*[sample_head()[0], "data/covers"])[1] == manifest
+
+
+def test_bloom_lets_few_other_keys_pass() -> None:
+    keys = [b"a\0\0%d" % number for number in range(3000)]
+    bloom = build_bloom(keys, len(keys))
+    assert len(bloom) == 3750
+    assert all(may_hold(bloom, key) for key in keys)
+    assert sum(may_hold(bloom, b"b\0\0%d" % number) for number in range(10_000)) < 250

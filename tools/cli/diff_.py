@@ -19,8 +19,9 @@ def command(context: Context, dataset: str, first: int, second: int) -> None:
     boxlink diff covers 6 7
     """
     from synclib.core.entry import is_same_content
-    from synclib.lazy.chain import Chain, StoreRuns
+    from synclib.lazy.chain import Chain
     from synclib.lazy.changes import changes
+    from synclib.lazy.run_reader import StoreRuns
     from tools.cli_engine import open_dataset, path_text, printable
 
     opened = open_dataset(context, dataset)
