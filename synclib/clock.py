@@ -102,6 +102,16 @@ def ulid_bytes(clock: Clock, entropy: Entropy) -> bytes:
     return milliseconds.to_bytes(6, "big") + entropy.token(10)
 
 
+def ulid_from_text(text: str) -> bytes:
+    """The 16 bytes of a ULID's 26 characters; ValueError for any other text."""
+    if len(text) != 26:
+        raise ValueError("a ULID has 26 characters")
+    number = 0
+    for character in text:
+        number = number << 5 | CROCKFORD.index(character)
+    return number.to_bytes(17, "big")[-16:]
+
+
 def ulid_text(ulid: bytes) -> str:
     """The 26 characters of a ULID (Crockford's base 32, most significant first)."""
     number = int.from_bytes(ulid, "big")

@@ -15,6 +15,17 @@ class S3Settings(BaseModel):
     profile: str | None = None
 
 
+class GcSettings(BaseModel):
+    """Which seqs are kept; with nothing set, all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keep_last: int | None = Field(default=None, ge=0)
+    keep_daily: int | None = Field(default=None, ge=0)
+    keep_weekly: int | None = Field(default=None, ge=0)
+    keep_monthly: int | None = Field(default=None, ge=0)
+
+
 class Settings(BaseModel):
     """``boxlink.toml``."""
 
@@ -25,3 +36,4 @@ class Settings(BaseModel):
     poll_s: float = Field(default=10, gt=0, le=3600)
     allow: list[str] = []
     s3: S3Settings = S3Settings()
+    gc: GcSettings = GcSettings()

@@ -15,6 +15,7 @@ from synclib.core.names import dataset_root
 from synclib.engine.host import Connect, Host, Progress, no_progress
 from synclib.errors import Invalid
 from synclib.lazy.dataset import Dataset
+from synclib.store.base import Store
 from tools.cli_context import Context
 
 
@@ -29,6 +30,17 @@ def open_host(context: Context) -> Host:
 def open_dataset(context: Context, name: str) -> Dataset:
     root = dataset_root(name)
     return Dataset(context.open_store(), root)
+
+
+def dataset_names(store: Store) -> list[str]:
+    """The datasets of a store. A listing of a whole dataset's objects is spared: each is passed over by its name."""
+    found: list[str] = []
+    after = ""
+    while (info := next(iter(store.list("data/", after=after)), None)) is not None:
+        found.append(info.key.split("/")[1])
+        # "0" is the character after "/".
+        after = f"data/{found[-1]}0"
+    return found
 
 
 def connect_of(context: Context) -> Connect | None:

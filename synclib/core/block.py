@@ -148,17 +148,22 @@ def decode_block(
     Anything that is not exactly a block written by :func:`encode_block` raises Corrupt, at the latest when the
     entries concerned are made.
     """
+    check_block(info, stored, hashes)
+    try:
+        columns = _decoder.decode(zstd.decompress(stored, info.plain_bytes))
+    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
+        raise Corrupt(f"a block of a run does not decode: {error}") from error
+    return Block(info, columns, pack_table, None if hashes is None else bytes(hashes))
+
+
+def check_block(info: BlockInfo, stored: bytes | memoryview, hashes: bytes | memoryview | None) -> None:
+    """Corrupt unless a block and, where given, its hashes are those that a run's index names."""
     if len(stored) != info.stored_bytes or blake3(stored).digest(BLOCK_DIGEST_BYTES) != info.digest:
         raise Corrupt("a block of a run does not have its digest")
     if hashes is not None and (
         len(hashes) != info.hash_count * HASH_BYTES or blake3(hashes).digest(BLOCK_DIGEST_BYTES) != info.hashes_digest
     ):
         raise Corrupt("the hashes of a block of a run do not have their digest")
-    try:
-        columns = _decoder.decode(zstd.decompress(stored, info.plain_bytes))
-    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
-        raise Corrupt(f"a block of a run does not decode: {error}") from error
-    return Block(info, columns, pack_table, None if hashes is None else bytes(hashes))
 
 
 class Block:

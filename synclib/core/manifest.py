@@ -20,6 +20,8 @@ HEAD_BYTES_MAX = 2 << 20
 RUNS_MAX = 4096
 # How many commits a head remembers, so that a publisher whose answer was lost recognises its own.
 RECENT_COMMITS = 64
+# How many objects a head condemns at most: 256 KB of it.
+CONDEMNED_MAX = 1 << 14
 
 
 class RunRef(msgspec.Struct, array_like=True, frozen=True):
@@ -84,7 +86,7 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
     epoch: int
     manifest: bytes  # an encoded manifest
     commits: list[str]  # the newest last: ULIDs of those who wrote this head
-    condemned: list[bytes]  # packs and runs that a collector will sweep
+    condemned: list[bytes]  # what a collector will sweep: ULIDs of packs and runs, ids of manifests
     condemned_at_seq: int = 0
 
 
@@ -99,6 +101,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def manifest_digest(encoded: bytes) -> str:
     """64 hex digits that name a manifest object."""
     return blake3(encoded).hexdigest()
+
+
+def manifest_id(digest: str) -> bytes:
+    """16 bytes that name a manifest beside the ULIDs of runs and packs."""
+    return bytes.fromhex(digest)[:ULID_BYTES]
 
 
 def decode_manifest(data: bytes, digest: str | None = None) -> Manifest:
@@ -155,7 +162,9 @@ def decode_head(data: bytes, root: str) -> tuple[Head, Manifest]:
         head = _head_decoder.decode(unpack_frame(HEAD_MAGIC, data))
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Corrupt(f"the head does not decode: {error}") from error
-    if not all(map(_is_number, (head.epoch, head.condemned_at_seq))):
+    if not all(map(_is_number, (head.epoch, head.condemned_at_seq))) or any(
+        len(name) != ULID_BYTES for name in head.condemned
+    ):
         raise Corrupt("the head is impossible")
     if head.root != root:
         raise Corrupt(f"the head says that it belongs to {head.root!r}")

@@ -75,6 +75,10 @@ def parse_manifest_key(root: str, key: str) -> tuple[int, str]:
     return int(seq), digest
 
 
+def run_prefix(root: str) -> str:
+    return f"{root}/run/"
+
+
 def run_key(root: str, level: str, seq_first: int, seq_last: int, ulid: str) -> str:
     return f"{root}/run/{level}/{seq_first:020}-{seq_last:020}-{ulid}"
 
@@ -100,16 +104,40 @@ def parse_run_key(root: str, key: str) -> RunName:
     return RunName(level, int(parts[0]), int(parts[1]), parts[2])
 
 
+def pack_prefix(root: str) -> str:
+    return f"{root}/pack/"
+
+
 def pack_key(root: str, ulid: str) -> str:
     return f"{root}/pack/{ulid}"
+
+
+def intent_prefix(root: str) -> str:
+    return f"{root}/intent/"
 
 
 def intent_key(root: str, ulid: str) -> str:
     return f"{root}/intent/{ulid}"
 
 
-def pin_key(root: str, node: str) -> str:
-    return f"{root}/pin/{check_node(node)}"
+def pin_prefix(root: str) -> str:
+    return f"{root}/pin/"
+
+
+def pin_key(root: str, ulid: str) -> str:
+    return f"{root}/pin/{ulid}"
+
+
+def parse_ulid_key(prefix: str, key: str) -> str:
+    """The ULID that an object below ``prefix`` (a pack, an intent, a pin) is named by."""
+    text = key.removeprefix(prefix)
+    if not _ULID.fullmatch(text):
+        raise Corrupt("no object has such a name", key=key)
+    return text
+
+
+def tag_prefix(root: str) -> str:
+    return f"{root}/tag/"
 
 
 def tag_key(root: str, name: str) -> str:

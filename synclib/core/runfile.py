@@ -6,7 +6,7 @@ Blocks and hashes are spooled to temporary files beyond a few MiB; a run of ten 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 import msgspec
@@ -60,23 +60,31 @@ class RunBuilder:
         if self._entries_bytes >= BLOCK_PLAIN_TARGET:
             self._flush()
 
-    def copy(self, info: BlockInfo, packs: list[PackInfo], stored: Buffer, hashes: Buffer, last_key: bytes) -> None:
-        """Take a whole block of another run as it is. ``packs``: what its numbers mean there; ``last_key``: no less
-        than the keys in it, less than those that come after. A run that takes one has no Bloom filter."""
+    def copy(self, info: BlockInfo, packs: list[PackInfo], stored: Buffer, hashes: Buffer) -> None:
+        """Take a whole block of another run as it is. ``packs``: what its numbers mean there. A run that takes one has
+        no Bloom filter; one that ends with it must be told by :meth:`end_at` with which key."""
         self._flush()
         assert info.first_key > self._last_key, "entries of a run come sorted"
-        self._last_key = last_key
+        self._last_key = info.first_key
         self._keys = None
         self.entry_count += info.entry_count
         self.tombstone_count += info.tombstone_count
-        for pack in packs:
-            self._table.add(pack)
+        self.use(packs)
         numbers = self._table.numbers(pack.ulid for pack in packs)
         self._append(
             msgspec.structs.replace(info, offset=self._position, hash_first=self._hash_count, packs=numbers),
             stored,
             hashes,
         )
+
+    def use(self, packs: Iterable[PackInfo]) -> None:
+        """Make packs known to the run, before the entries that name them."""
+        for pack in packs:
+            self._table.add(pack)
+
+    def end_at(self, key: bytes) -> None:
+        """Say which is the last key of the block that was copied last."""
+        self._last_key = key
 
     def _flush(self) -> None:
         if not self._entries:

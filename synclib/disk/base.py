@@ -25,6 +25,7 @@ class Base(msgspec.Struct, frozen=True):
     seq: int
     digest: str
     runs: list[RunRef]
+    is_whole: bool = False  # whether the directory was exactly that seq: no others' changes are missing
 
 
 class BaseFile:
@@ -44,9 +45,9 @@ class BaseFile:
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
 
-    def write(self, seq: int, digest: str, runs: list[RunRef]) -> None:
+    def write(self, seq: int, digest: str, runs: list[RunRef], *, is_whole: bool) -> None:
         url, root, directory, prefix = self._identity
-        base = Base(url, root, repr(directory), repr(prefix), seq, digest, runs)
+        base = Base(url, root, repr(directory), repr(prefix), seq, digest, runs, is_whole)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path, msgspec.json.encode(base))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,27 +12,19 @@ from synclib.clock import ulid_bytes, ulid_text
 from synclib.core import names
 from synclib.core.delta import is_racy
 from synclib.core.entry import Entry, Kind, is_same_content
-from synclib.core.manifest import (
-    RECENT_COMMITS,
-    Head,
-    Manifest,
-    RunRef,
-    encode_head,
-    encode_manifest,
-    manifest_digest,
-)
+from synclib.core.manifest import Head, Manifest, RunRef, encode_manifest
 from synclib.core.pack import PackInfo
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
 from synclib.core.treehash import TreeHash
+from synclib.engine.head_swap import ATTEMPTS, archive, archive_later, swap_head, wait_after_conflict
 from synclib.engine.host import Host
-from synclib.errors import Ambiguous, Conflict, Unavailable
+from synclib.engine.lease import Holder
+from synclib.errors import Ambiguous, Conflict
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
 from synclib.lazy.run_reader import RunReader
-
-_ATTEMPTS = 30
 
 
 class Laid:
@@ -52,6 +43,10 @@ class Laid:
         self.file_count, self.plain_bytes = manifest.file_count, manifest.plain_bytes
         self.added = self.changed = self.deleted = 0
         self.overridden: list[bytes] = []
+
+    def packs_used(self) -> set[bytes]:
+        """The packs that the delta's entries name."""
+        return {info.ulid for info in self._table.infos}
 
     @property
     def is_new(self) -> bool:
@@ -113,20 +108,22 @@ class Committed:
 class Commit:
     """Commits a laid delta; on a lost race lays it on the new head and tries again."""
 
-    def __init__(self, dataset: Dataset, host: Host, cache: RunCache, packs: dict[bytes, PackInfo]) -> None:
-        self._dataset, self._host, self._cache, self._packs = dataset, host, cache, packs
+    def __init__(
+        self, dataset: Dataset, host: Host, intent: Holder, cache: RunCache, packs: dict[bytes, PackInfo]
+    ) -> None:
+        self._dataset, self._host, self._intent, self._cache, self._packs = dataset, host, intent, cache, packs
         # The delta as it was first laid: what the directory is, beside its former base. In the cache.
         self.delta: RunRef | None = None
         # By commit: what may have been applied although no answer said so, now or later (I5).
         self._tried: dict[str, tuple[Laid, RunRef]] = {}
 
     def commit(self, head: HeadState, laid: Laid, base_chain: Chain) -> Committed:
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             if not laid.is_new:
                 return Committed(head, laid, None)
             ref, path = self._keep_run(laid)
             self._dataset.store.put(ref.key(self._dataset.root), path)
-            self._archive(head)
+            archive(self._dataset, head)
             commit = ulid_text(ulid_bytes(self._host.clock, self._host.entropy))
             self._tried[commit] = (laid, ref)
             is_lost = False
@@ -134,7 +131,7 @@ class Commit:
                 done = Committed(self._swap(head, laid, ref, commit), laid, ref)
             except (Conflict, Ambiguous) as error:
                 is_lost = isinstance(error, Conflict)
-                self._host.clock.sleep(self._host.entropy.uniform() * min(2.0, 0.05 * 2**attempt))
+                wait_after_conflict(self._host, attempt)
                 head = self._dataset.read_head_or_empty()
                 own = self._find_own(head)
                 if own is None:
@@ -145,9 +142,7 @@ class Commit:
                         self._dataset.store.delete(ref.key(self._dataset.root))
                     continue
                 done = own
-            # It is committed. If this fails, whoever replaces the head does it.
-            with contextlib.suppress(Unavailable):
-                self._archive(done.head)
+            archive_later(self._dataset, done.head)
             return done
         raise Conflict(
             f"{self._dataset.name} changes faster than this can be committed", hint="publish again when others are done"
@@ -170,49 +165,18 @@ class Commit:
     def _keep_run(self, laid: Laid) -> tuple[RunRef, Path]:
         clock = self._host.clock
         parts = laid.builder.finish()
-        ref = parts.ref(ulid_bytes(clock, self._host.entropy), clock.wall_ns())
+        ref = parts.ref(self._intent.mint(), clock.wall_ns())
         path = self._cache.keep(ref.key(self._dataset.root), parts.read())
         parts.close()
         self.delta = self.delta or ref
         return ref, path
 
-    def _archive(self, head: HeadState) -> None:
-        """Make the manifest in a committed head an object of its own (decision 0002).
-
-        Its name is its digest, so to write it again is to write the same.
-        """
-        if head.etag is not None:
-            data = head.head.manifest
-            key = names.manifest_key(self._dataset.root, head.manifest.seq, manifest_digest(data))
-            self._dataset.store.put(key, data)
-
     def _swap(self, head: HeadState, laid: Laid, ref: RunRef, commit: str) -> HeadState:
         """The new head. Conflict when another was there first, Ambiguous when the answer was lost."""
-        dataset, clock = self._dataset, self._host.clock
-        manifest = Manifest(
-            laid.seq,
-            laid.tree.state_bytes(),
-            laid.tree.count,
-            laid.file_count,
-            laid.plain_bytes,
-            [*head.manifest.runs, ref],
-            [],
-            max(clock.wall_ns(), head.manifest.published_at_ns + 1),
-            self._host.node,
-            blake3(head.head.manifest).digest() if head.etag else b"",
-        )
-        commits = [*head.head.commits, commit][-RECENT_COMMITS:]
-        new = Head(
-            dataset.root,
-            head.head.epoch,
-            encode_manifest(manifest),
-            commits,
-            head.head.condemned,
-            head.head.condemned_at_seq,
-        )
-        key = names.head_key(dataset.root)
-        etag = dataset.store.put(key, encode_head(new), if_absent=head.etag is None, if_match=head.etag)
-        return HeadState(new, manifest, etag)
+        manifest = manifest_of(head, laid, ref, self._host)
+        new = head_with(head, manifest, laid)
+        self._intent.check()
+        return swap_head(self._dataset, head, new, commit)
 
     def _lay_kept(self, ref: RunRef, head: HeadState, laid: Laid, base_chain: Chain) -> Laid:
         own = RunReader(self._cache, self._dataset.root, ref)
@@ -224,6 +188,29 @@ class Commit:
         if ref is not self.delta:
             self._cache.drop(own.key)
         return again
+
+
+def head_with(head: HeadState, manifest: Manifest, laid: Laid) -> Head:
+    """The head with a new manifest. What a collector condemned while an intent held it, and is used now, is spared."""
+    used = laid.packs_used()
+    condemned = [name for name in head.head.condemned if name not in used]
+    return msgspec.structs.replace(head.head, manifest=encode_manifest(manifest), condemned=condemned)
+
+
+def manifest_of(head: HeadState, laid: Laid, ref: RunRef, host: Host) -> Manifest:
+    """The manifest of a head with one run more."""
+    return Manifest(
+        laid.seq,
+        laid.tree.state_bytes(),
+        laid.tree.count,
+        laid.file_count,
+        laid.plain_bytes,
+        [*head.manifest.runs, ref],
+        [],
+        max(host.clock.wall_ns(), head.manifest.published_at_ns + 1),
+        host.node,
+        blake3(head.head.manifest).digest() if head.etag else b"",
+    )
 
 
 def lay_run(own: RunReader, laid: Laid, head_chain: Chain, base_chain: Chain) -> None:

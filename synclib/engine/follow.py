@@ -17,6 +17,7 @@ from synclib.core.node import RELEASED, Do, Seen, decide, poll_delay
 from synclib.disk.faults import disk_error
 from synclib.disk.held import Held
 from synclib.disk.markers import Markers
+from synclib.engine.compact import compact_after_publish
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
@@ -234,6 +235,8 @@ class Follower:
         directory = os.fsencode(os.path.abspath(self._directory))
         done = publish(self._dataset, self._connect, directory, self._host, PublishOptions(), self._stoppable())
         self._meter.add(done.meter)
+        if done.is_new:
+            compact_after_publish(self._dataset, self._host, self._stoppable())
         self._log.info("published", dataset=self.name, seq=done.seq, digest=done.digest, skipped=len(done.skipped))
         self._head = None
         if not done.seq:

@@ -14,6 +14,7 @@ from synclib.clock import SystemClock, stamp_clock_ns, ulid_text
 from synclib.core import names
 from synclib.core.chunker import cut
 from synclib.core.entry import CHUNK_BYTES_MAX, CHUNKS_PER_FILE_MAX, ChunkRef, Codec, Entry, Kind
+from synclib.core.lease import owned_ulid
 from synclib.core.pack import PACK_BYTES_TARGET, PackBuilder, PackInfo, encode_chunk
 from synclib.disk.chunk_index import ChunkIndex
 from synclib.disk.scan import Found
@@ -193,7 +194,7 @@ class _Packer:
 
     def _next_ulid(self) -> bytes:
         number = len(self.packs).to_bytes(4, "big")
-        return self._pack_names[:6] + blake3(self._pack_names + number).digest(10)
+        return owned_ulid(self._pack_names, self._pack_names[:6] + blake3(self._pack_names + number).digest(10))
 
     def _upload(self) -> None:
         assert self._builder is not None

@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
-from synclib.clock import ulid_bytes, ulid_text
+from synclib.clock import ulid_text
 from synclib.core import names
 from synclib.core.delta import is_unchanged, join
 from synclib.core.entry import Entry, Kind
@@ -27,9 +25,10 @@ from synclib.disk.held import boot_id
 from synclib.disk.scan import Found, scan
 from synclib.engine.commit import Commit, Laid
 from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.lease import Moved, intent
 from synclib.engine.pack_job import PackJob, PackResult, pack_files, run_pack_job
 from synclib.engine.workers import run_in_order, start_processes, worker_count
-from synclib.errors import BoxlinkError, Conflict, Invalid, Missing
+from synclib.errors import Conflict, Invalid, Missing
 from synclib.lazy.chain import Chain, below_bounds
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
@@ -37,6 +36,7 @@ from synclib.store.meter import Meter
 
 _JOB_FILES = 8000
 _JOB_ITEMS = 20_000
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,10 @@ def publish(
     ``connect`` lets worker processes open the store; None keeps all work here. Invalid for a directory that is
     missing, or whose publication would empty the dataset without leave.
     """
-    return _Publication(dataset, connect, directory, host, options, progress).run()
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(Moved):
+            return _Publication(dataset, connect, directory, host, options, progress).run()
+    raise Conflict(f"{dataset.name} is being collected", hint="publish again when that is done")
 
 
 class _Publication:
@@ -96,8 +99,8 @@ class _Publication:
         self._host, self._options, self._progress = host, options, progress
         self._result = PublishResult()
         self._scanned_at_ns = host.clock.wall_ns()
-        self._session = ulid_text(ulid_bytes(host.clock, host.entropy))
-        self._has_intent = False
+        self._intent = intent(dataset, host)
+        self._session = ulid_text(self._intent.session)
         self._committed: list[RunRef] = []
         self._is_delta_there = False  # whether the directory is not its base, which is not the head
 
@@ -111,11 +114,11 @@ class _Publication:
 
     def _run(self, base_file: BaseFile, cache_directory: Path, cache: RunCache) -> PublishResult:
         dataset, options = self._dataset, self._options
-        head = dataset.read_head_or_empty()
+        head = self._head = dataset.read_head_or_empty()
         self._check_source(head)
         base = None if options.is_mirror else self._base_of(base_file, head)
         self._head_entries = 0 if base else head.manifest.entry_count
-        base_runs = base.runs if base else head.manifest.runs
+        base_runs = head.manifest.runs if base is None or _is_whole_head(base, head) else base.runs
         self._fill(cache, base_runs, head)
         head_chain = Chain.of(cache, dataset.root, head.manifest.runs)
         base_chain = head_chain if base_runs == head.manifest.runs else Chain.of(cache, dataset.root, base_runs)
@@ -127,7 +130,7 @@ class _Publication:
         finally:
             index.end_session()
             index.close()
-            self._end_intent()
+            self._intent.end()
         if self._is_delta_there and not self._result.is_new and self._is_head(head_chain):
             base_runs, delta = head.manifest.runs, None
         self._write_base(base_file, base_runs, delta, cache)
@@ -163,7 +166,7 @@ class _Publication:
         if delta is not None and delta not in committed:
             base_file.runs.mkdir(parents=True, exist_ok=True)
             os.replace(cache.path(delta.key(self._dataset.root)), base_file.runs / delta.file_name)
-        base_file.write(self._result.seq, self._result.digest, runs)
+        base_file.write(self._result.seq, self._result.digest, runs, is_whole=self._result.is_whole)
         base_file.prune(runs)
         cache.prune({*runs, *committed})
 
@@ -210,9 +213,10 @@ class _Publication:
             for entry in result.entries:
                 laid.lay(entry, base_chain, base_chain)
             self._guard(laid)
+            self._intent.renew()
             self._result.read_bytes += result.read_bytes
             self._progress("published", self._result.read_bytes, 0)
-        commit = Commit(self._dataset, self._host, cache, packs)
+        commit = Commit(self._dataset, self._host, self._intent, cache, packs)
         if base_chain is not head_chain:
             self._is_delta_there = laid.is_new
             laid = commit.lay_again(laid, head, base_chain)
@@ -315,24 +319,14 @@ class _Publication:
             self._options.prefix,
             index.path,
             self._session,
-            ulid_bytes(self._host.clock, self._host.entropy),
+            self._intent.mint(),
             items,
         )
 
     def _begin_intent(self) -> None:
         """Say in the store that a publisher is at work, before its first object."""
-        if not self._has_intent:
-            self._has_intent = True
-            self._dataset.store.put(names.intent_key(self._dataset.root, self._session), self._intent())
-
-    def _intent(self) -> bytes:
-        return msgspec.json.encode({"v": 1, "node": self._host.node, "at_ns": self._scanned_at_ns})
-
-    def _end_intent(self) -> None:
-        if self._has_intent:
-            # What came before says how it went; an intent that stays behind is only in a collector's way.
-            with contextlib.suppress(BoxlinkError):
-                self._dataset.store.delete(names.intent_key(self._dataset.root, self._session))
+        if not self._intent.is_held:
+            self._intent.take(self._head, self._head.manifest.seq)
 
     def _count_only(self, head: HeadState, head_chain: Chain, base_chain: Chain) -> PublishResult:
         """What a publish would do, by what stat says: no file is read, nothing is written."""
@@ -350,6 +344,11 @@ class _Publication:
         result.plain_bytes = head.manifest.plain_bytes
         result.digest = head.manifest.digest if head.manifest.seq else ""
         return result
+
+
+def _is_whole_head(base: Base, head: HeadState) -> bool:
+    """Whether the directory was exactly what the head still is, whatever has been compacted since."""
+    return base.is_whole and (base.seq, base.digest) == (head.manifest.seq, head.manifest.digest)
 
 
 def _packs_of(chain: Chain) -> dict[bytes, PackInfo]:

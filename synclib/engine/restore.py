@@ -286,7 +286,7 @@ class _Restoration:
         )
         self._runs.prune(self._held.kept_runs())
         base = BaseFile(self._host.state, dataset.store.url, dataset.root, os.fsencode(self._directory))
-        base.write(manifest.seq, manifest.digest, manifest.runs)
+        base.write(manifest.seq, manifest.digest, manifest.runs, is_whole=True)
 
 
 def _within_tree(changed: Iterator[tuple[Entry | None, Entry | None]], new: Chain) -> Iterator[Entry]:

@@ -1,13 +1,13 @@
 """What differs between two chains of one dataset; the cost follows the difference.
 
-Compaction copies most blocks as they are, and never changes which of two records of a path is the newer. So a path
-whose records, in both chains, all lie in blocks that both chains have, is the same in both: only the keys of the other
-blocks are looked at.
+Compaction copies most blocks as they are. A path whose records, in both chains, all lie in blocks that both chains
+have, and have in the same order, is the same in both: only the keys of the other blocks are looked at.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator
 
 from synclib.core.entry import Entry, is_same_content
@@ -17,7 +17,9 @@ from synclib.lazy.run_reader import RunReader, block_id
 
 def changes(old: Chain, new: Chain) -> Iterator[tuple[Entry | None, Entry | None]]:
     """(before, after) of each path whose content differs, in order; None where a chain does not have it."""
-    shared = _block_ids(old) & _block_ids(new)
+    old.open()
+    new.open()
+    shared = _shared(old, new)
     streams = [_keys(run, shared) for chain in (old, new) for run in chain.runs]
     last = b""
     for key in heapq.merge(*streams):
@@ -32,9 +34,34 @@ def changes(old: Chain, new: Chain) -> Iterator[tuple[Entry | None, Entry | None
             yield before, after
 
 
-def _block_ids(chain: Chain) -> set[bytes]:
-    chain.open()
-    return {block_id(info) for run in chain.runs for info in run.tail.blocks}
+def _shared(old: Chain, new: Chain) -> set[bytes]:
+    """The blocks that both chains have, each once, such that of two of them the same one is newer in both.
+
+    Content alone does not tell which block it is: the same one may come again when a change is taken back.
+    """
+    places = _places(new)
+    shared: set[bytes] = set()
+    reached = 0  # the newest run of ``new`` that has a block of an older run of ``old``
+    runs = _places(old)
+    by_run: dict[int, list[bytes]] = {}
+    for name, age in runs.items():
+        by_run.setdefault(age, []).append(name)
+    for age in sorted(by_run):
+        kept = [name for name in by_run[age] if places.get(name, -1) >= reached]
+        shared.update(kept)
+        reached = max([reached, *(places[name] for name in kept)])
+    return shared
+
+
+def _places(chain: Chain) -> dict[bytes, int]:
+    """The run, by its place in the chain, of each block that is there once."""
+    counts = Counter(block_id(info) for run in chain.runs for info in run.tail.blocks)
+    return {
+        name: age
+        for age, run in enumerate(chain.runs)
+        for info in run.tail.blocks
+        if counts[name := block_id(info)] == 1
+    }
 
 
 def _keys(run: RunReader, shared: set[bytes]) -> Iterator[bytes]:

@@ -13,6 +13,9 @@ from synclib.core.manifest import (
     Manifest,
     decode_head,
     decode_manifest,
+    encode_manifest,
+    manifest_digest,
+    manifest_id,
 )
 from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
 from synclib.store.base import Store
@@ -96,18 +99,32 @@ class Dataset:
                 hint=f"boxlink log {self.name} lists them",
                 dataset=self.name,
             )
-        for info in self.store.list(names.manifest_prefix(self.root, seq)):
-            return self._read_manifest(info.key, seq)
+        # A compaction leaves a further manifest of the same seq: the shortest chain is the best.
+        found = [self.read_manifest_object(info.key) for info in self.store.list(names.manifest_prefix(self.root, seq))]
+        if found:
+            return min(found, key=lambda manifest: len(manifest.runs))
         raise Missing(f"{self.name} no longer has seq {seq}", hint="boxlink log lists what is kept", dataset=self.name)
 
-    def _read_manifest(self, key: str, seq: int) -> Manifest:
+    def check_condemned(self, head: HeadState, manifest: Manifest) -> None:
+        """Missing for a seq that a collector has condemned: it may be gone at any moment."""
+        condemned = set(head.head.condemned)
+        named = {manifest_id(manifest_digest(encode_manifest(manifest))), *(run.ulid for run in manifest.runs)}
+        if manifest.seq != head.manifest.seq and not named.isdisjoint(condemned):
+            raise Missing(
+                f"{self.name} seq {manifest.seq} is being collected",
+                hint=f"boxlink log {self.name} lists what is kept",
+                dataset=self.name,
+            )
+
+    def read_manifest_object(self, key: str) -> Manifest:
+        """The manifest at a key of ``manifest/``."""
         try:
             found_seq, digest = names.parse_manifest_key(self.root, key)
             fetched = self.store.get(key, size_max=MANIFEST_BYTES_MAX)
             assert fetched is not None
             manifest = decode_manifest(fetched.data, digest)
-            if found_seq != seq or manifest.seq != seq:
-                raise Corrupt(f"a manifest named {seq} says that it is of seq {manifest.seq}")
+            if manifest.seq != found_seq:
+                raise Corrupt(f"a manifest named {found_seq} says that it is of seq {manifest.seq}")
         except BoxlinkError as error:
             error.key, error.dataset = key, self.name
             raise

@@ -7,9 +7,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from synclib.core.block import Block, BlockInfo, decode_block
+from synclib.core.block import Block, BlockInfo, check_block, decode_block
 from synclib.core.bloom import may_hold
 from synclib.core.entry import HASH_BYTES, Entry
 from synclib.core.manifest import RunRef
@@ -24,6 +25,15 @@ _BLOCKS_KEPT = 8
 
 Request = tuple[str, Sequence[tuple[int, int]]]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RawBlock:
+    """A block as it is stored; nothing is verified yet. No hashes where none were asked for."""
+
+    index: int
+    stored: Buffer
+    hashes: Buffer | None
 
 
 class RangeSource(Protocol):
@@ -150,20 +160,28 @@ class RunReader:
 
     def take_block(self, index: int, data: list[Buffer]) -> Block:
         """Verify and keep what :meth:`block_request` asks for."""
-        block = self.decode(index, data[0], data[1] if len(data) > 1 else b"")
+        block = self.decode(RawBlock(index, data[0], data[1] if len(data) > 1 else b""))
         with self._lock:
             self._kept[index] = block
             while len(self._kept) > _BLOCKS_KEPT:
                 self._kept.popitem(last=False)
         return block
 
-    def decode(self, index: int, stored: Buffer, hashes: Buffer | None) -> Block:
-        """A block, which must end before the next one begins, or where the run does."""
+    def check(self, raw: RawBlock) -> None:
+        """Corrupt unless a block has the digests that the tail names."""
+        try:
+            check_block(self.tail.blocks[raw.index], raw.stored, raw.hashes)
+        except Corrupt as error:
+            error.key = self.key
+            raise
+
+    def decode(self, raw: RawBlock) -> Block:
+        """A block, verified; it must end before the next one begins, or where the run does."""
         tail = self.tail
-        block = decode_block(tail.blocks[index], self._packs, stored, hashes)
+        block = decode_block(tail.blocks[raw.index], self._packs, raw.stored, raw.hashes)
         last = block.keys[-1]
-        is_last = index + 1 == len(tail.blocks)
-        if last != tail.last_key if is_last else last >= tail.blocks[index + 1].first_key:
+        is_last = raw.index + 1 == len(tail.blocks)
+        if last != tail.last_key if is_last else last >= tail.blocks[raw.index + 1].first_key:
             raise Corrupt("the blocks of a run overlap", key=self.key)
         return block
 
@@ -183,29 +201,31 @@ class RunReader:
             yield from block.entries(first, last)
 
     def _blocks(self, span: range, with_hashes: bool) -> Iterator[Block]:
-        blocks = self.tail.blocks
         first = span.start
-        while first < span.stop:
-            if self.has_block(first):
-                yield self.block(first)
-                first += 1
-                continue
+        while first < span.stop and self.has_block(first):
+            yield self.block(first)
+            first += 1
+        for raw in self.raw_blocks(range(first, span.stop), with_hashes=with_hashes):
+            try:
+                yield self.decode(raw)
+            except Corrupt:
+                # Perhaps only a local copy is damaged: read this block alone, which goes back to the store.
+                yield self.block(raw.index)
+
+    def raw_blocks(self, span: range | None = None, *, with_hashes: bool = True) -> Iterator[RawBlock]:
+        """Blocks as they are stored, all or those of a span, about a MiB with each request."""
+        blocks = self.tail.blocks
+        first, stop = (0, len(blocks)) if span is None else (span.start, span.stop)
+        while first < stop:
             after, size = first, 0
-            while after < span.stop and (after == first or size < _READ_BYTES):
+            while after < stop and (after == first or size < _READ_BYTES):
                 size += blocks[after].stored_bytes + (blocks[after].hash_count * HASH_BYTES if with_hashes else 0)
                 after += 1
-            for index, stored, hashes in self.read_raw(first, after, with_hashes=with_hashes):
-                try:
-                    yield self.decode(index, stored, hashes)
-                except Corrupt:
-                    # Perhaps only a local copy is damaged: read this block alone, which goes back to the store.
-                    yield self.block(index)
+            yield from self._read_raw(first, after, with_hashes)
             first = after
 
-    def read_raw(
-        self, first: int, after: int, *, with_hashes: bool
-    ) -> Iterator[tuple[int, memoryview, memoryview | None]]:
-        """Neighbouring blocks as they are stored, with one request: (index, stored, hashes)."""
+    def _read_raw(self, first: int, after: int, with_hashes: bool) -> Iterator[RawBlock]:
+        """Neighbouring blocks, with one request."""
         tail, blocks = self.tail, self.tail.blocks[first:after]
         start, hashes_at = blocks[0].offset, tail.hashes_offset + blocks[0].hash_first * HASH_BYTES
         ranges = [(start, blocks[-1].offset + blocks[-1].stored_bytes)]
@@ -217,7 +237,7 @@ class RunReader:
         for index, info in enumerate(blocks, first):
             at = (info.hash_first - blocks[0].hash_first) * HASH_BYTES
             piece = stored[info.offset - start : info.offset - start + info.stored_bytes]
-            yield index, piece, hashes[at : at + info.hash_count * HASH_BYTES] if with_hashes else None
+            yield RawBlock(index, piece, hashes[at : at + info.hash_count * HASH_BYTES] if with_hashes else None)
 
 
 def block_id(info: BlockInfo) -> bytes:

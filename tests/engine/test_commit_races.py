@@ -133,7 +133,7 @@ def test_killed_after_the_commit_before_the_base_is_noted(pair: Pair, monkeypatc
     for path in pair.one.directory.iterdir():
         os.utime(path, (1, 1))
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -25,10 +25,10 @@ def command(context: Context, dataset: str | None, seq: int | None, is_data: boo
     from synclib.engine.verify import verify
     from synclib.errors import Corrupt
     from synclib.lazy.dataset import Dataset
-    from tools.cli_engine import costs_text, progress_bar
+    from tools.cli_engine import costs_text, dataset_names, progress_bar
 
     store = context.open_store()
-    names = [dataset] if dataset else sorted({info.key.split("/")[1] for info in store.list("data/")})
+    names = [dataset] if dataset else dataset_names(store)
     results: list[dict[str, object]] = []
     damaged = 0
     for name in names:

@@ -1,0 +1,250 @@
+"""Collection in two phases (I3): condemn in the head, then sweep what still nothing holds.
+
+What is condemned is what no kept seq reaches and no session at work has uploaded. It is written into the head by
+compare-and-swap, which raises the head's epoch; leases are looked at again only after that. Whoever takes a lease
+re-reads the head afterwards, and starts anew when the epoch has moved: of the two, one always sees the other. A tag is
+set by a compare-and-swap of the head, so nothing that has one is ever condemned.
+
+What was condemned stays so until it is gone, also while a lease that was there first still holds it: nobody new gets
+hold of it. Only a commit of such a holder takes it off the list, and that one every sweeper has seen. So a collector
+that was asleep, and goes on with what it found then, deletes nothing that anybody has. No clock decides: time only ends
+the leases of those who are silent, and these are fenced by the same compare-and-swap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import msgspec
+
+from synclib.clock import ulid_from_text
+from synclib.core.lease import LEASE_BYTES_MAX, Lease, decode_lease, encode_lease, owner_tag
+from synclib.core.manifest import CONDEMNED_MAX, Head, Manifest
+from synclib.core.names import intent_prefix, parse_ulid_key, pin_prefix
+from synclib.core.retention import Retention
+from synclib.engine.head_swap import update_head
+from synclib.engine.host import Host, Progress
+from synclib.engine.objects import StoredObject, list_manifests, list_packs, list_runs
+from synclib.engine.reach import Reach, kept
+from synclib.engine.tags import tags
+from synclib.errors import BoxlinkError, Conflict, Missing
+from synclib.lazy.dataset import Dataset, HeadState
+
+_KINDS = ("manifests", "runs", "packs")
+_ROUNDS_MAX = 10_000
+
+
+@dataclass
+class CollectResult:
+    """``found`` and ``swept``: (objects, bytes) by kind. ``held``: what was condemned but is held after all."""
+
+    seq: int = 0
+    digest: str = ""
+    files: int = 0
+    plain_bytes: int = 0
+    kept_seqs: list[int] = field(default_factory=list)
+    found: dict[str, tuple[int, int]] = field(default_factory=dict)
+    swept: dict[str, tuple[int, int]] = field(default_factory=dict)
+    held: int = 0
+    waiting_for: list[str] = field(default_factory=list)  # leases, as "node (key)"
+
+
+@dataclass(frozen=True)
+class HeldLease:
+    key: str
+    etag: str
+    lease: Lease
+    tag: bytes  # the owner tag of its session
+
+
+def collect(
+    dataset: Dataset,
+    host: Host,
+    retention: Retention,
+    executor: Executor | None,
+    progress: Progress,
+    *,
+    is_dry_run: bool = False,
+) -> CollectResult:
+    """Delete what no kept seq, lease or tag reaches."""
+    return _Collection(dataset, host, retention, executor, progress).run(is_dry_run=is_dry_run)
+
+
+class _Collection:
+    def __init__(
+        self, dataset: Dataset, host: Host, retention: Retention, executor: Executor | None, progress: Progress
+    ) -> None:
+        self._dataset, self._host, self._retention, self._progress = dataset, host, retention, progress
+        self._reach = Reach(dataset, executor)
+        self._result = CollectResult()
+        # Listed first: the lease of whoever uploads one of these was written before it was.
+        self._listed: list[StoredObject] = []
+
+    def run(self, *, is_dry_run: bool) -> CollectResult:
+        dataset, result = self._dataset, self._result
+        self._listed = [*list_runs(dataset), *list_packs(dataset)]
+        if not is_dry_run:
+            self._end_expired()
+        head = dataset.read_head()
+        found = self._garbage(head)
+        result.found = _by_kind(found)
+        manifest = head.manifest
+        result.seq, result.digest = manifest.seq, manifest.digest
+        result.files, result.plain_bytes = manifest.file_count, manifest.plain_bytes
+        if not is_dry_run:
+            for _ in range(_ROUNDS_MAX):
+                if not self._round():
+                    break
+        return result
+
+    def _round(self) -> bool:
+        """Condemn and sweep a batch; False when nothing is left that can be swept now."""
+        state = self._condemn()
+        condemned = set(state.head.condemned)
+        if not condemned:
+            return False
+        by_id = {item.id: item for item in [*list_manifests(self._dataset), *self._listed] if item.id in condemned}
+        # Only now, when whoever takes a lease sees what is condemned.
+        held = self._held(state)
+        doomed = [
+            item for item in by_id.values() if item.id not in held.reached and owner_tag_of(item) not in held.tags
+        ]
+        for number, item in enumerate(sorted(doomed, key=lambda item: item.kind), 1):
+            self._dataset.store.delete(item.key)
+            self._progress("swept", number, len(doomed))
+        gone = {item.id for item in doomed}
+        self._listed = [item for item in self._listed if item.id not in gone]
+        self._result.swept = _sum(self._result.swept, _by_kind(doomed))
+        self._result.held = len(by_id) - len(doomed)
+        self._clear(gone | (condemned - by_id.keys()))
+        return bool(doomed) and len(condemned) == CONDEMNED_MAX
+
+    def _condemn(self) -> HeadState:
+        """The head, with what is garbage now on its list, as far as there is room."""
+
+        def condemn(state: HeadState) -> Head | None:
+            listed = set(state.head.condemned)
+            new = [item.id for item in self._garbage(state) if item.id not in listed]
+            new = new[: CONDEMNED_MAX - len(listed)]
+            if not new:
+                return None
+            return msgspec.structs.replace(
+                state.head,
+                epoch=state.head.epoch + 1,
+                condemned=[*state.head.condemned, *new],
+                condemned_at_seq=state.manifest.seq,
+            )
+
+        return update_head(self._dataset, self._host, condemn) or self._dataset.read_head()
+
+    def _clear(self, gone: set[bytes]) -> None:
+        """Take what is gone, or what the head reaches by a commit that was allowed to, off the list."""
+
+        def clear(state: HeadState) -> Head | None:
+            reached = self._reach.closure([(b"", state.manifest)])
+            left = [name for name in state.head.condemned if name not in gone and name not in reached]
+            return None if left == state.head.condemned else msgspec.structs.replace(state.head, condemned=left)
+
+        update_head(self._dataset, self._host, clear)
+
+    def _garbage(self, head: HeadState) -> list[StoredObject]:
+        """Manifests, then runs, then packs that nothing live reaches."""
+        leases = [held for held in self._leases() if not held.lease.ended_at_ns]
+        owners = {held.tag for held in leases}
+        history = _without(self._reach.history(head), set(head.head.condemned), head)
+        stays = kept(history, head, self._retention, self._tagged(), _seqs(leases))
+        self._result.kept_seqs = sorted({manifest.seq for _, manifest in stays})
+        reached = self._reach.closure(stays)
+        listed = [*list_manifests(self._dataset), *self._listed]
+        return [
+            item for item in listed if item.id not in reached and (item.kind == 0 or owner_tag(item.id) not in owners)
+        ]
+
+    def _held(self, head: HeadState) -> _Held:
+        """What leases, also those ended lately, and tags hold."""
+        now_ns = self._host.clock.wall_ns()
+        leases = [held for held in self._leases() if held.lease.protects(now_ns)]
+        self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
+        history = self._reach.history(head)
+        stays = [item for seq in _seqs(leases) for item in history.get(seq, ())]
+        stays += [history[seq][0] for seq in self._tagged() if seq in history]
+        stays += [item for item in history[head.manifest.seq] if item[1] == head.manifest]
+        return _Held(self._reach.closure(stays, may_lack=True), {held.tag for held in leases})
+
+    def _tagged(self) -> set[int]:
+        return {tag.seq for tag in tags(self._dataset).values()}
+
+    def _leases(self) -> Iterator[HeldLease]:
+        for prefix in (intent_prefix(self._dataset.root), pin_prefix(self._dataset.root)):
+            for info in list(self._dataset.store.list(prefix)):
+                tag = owner_tag(ulid_from_text(parse_ulid_key(prefix, info.key)))
+                try:
+                    found = self._dataset.store.get(info.key, size_max=LEASE_BYTES_MAX)
+                    assert found is not None
+                    yield HeldLease(info.key, found.etag, decode_lease(found.data), tag)
+                except Missing:
+                    # Given back meanwhile.
+                    continue
+                except BoxlinkError as error:
+                    error.key = error.key or info.key
+                    error.hint = error.hint or "if nobody is at work, delete this object and run it again"
+                    raise
+
+    def _end_expired(self) -> None:
+        """Tell silent holders, in their leases, that these have ended; forget those that ended long ago."""
+        now_ns = self._host.clock.wall_ns()
+        for held in self._leases():
+            try:
+                if not held.lease.protects(now_ns):
+                    self._dataset.store.delete(held.key, if_match=held.etag)
+                elif not held.lease.ended_at_ns and held.lease.is_expired(now_ns):
+                    ended = msgspec.structs.replace(held.lease, ended_at_ns=now_ns)
+                    self._dataset.store.put(held.key, encode_lease(ended), if_match=held.etag)
+            except (Conflict, Missing):
+                # It was renewed or given back at this moment.
+                continue
+
+
+@dataclass(frozen=True)
+class _Held:
+    reached: set[bytes]
+    tags: set[bytes]
+
+
+def _without(
+    history: dict[int, list[tuple[bytes, Manifest]]], condemned: set[bytes], head: HeadState
+) -> dict[int, list[tuple[bytes, Manifest]]]:
+    """The history without what is condemned already."""
+    left = {
+        seq: [item for item in found if item[0] not in condemned or item[1] == head.manifest]
+        for seq, found in history.items()
+    }
+    return {seq: found for seq, found in left.items() if found}
+
+
+def owner_tag_of(item: StoredObject) -> bytes:
+    """The owner tag of a run or pack; none of a manifest, whose name is its digest."""
+    return owner_tag(item.id) if item.kind else b""
+
+
+def _seqs(leases: list[HeldLease]) -> set[int]:
+    return {seq for held in leases for seq in held.lease.seqs}
+
+
+def _by_kind(items: list[StoredObject]) -> dict[str, tuple[int, int]]:
+    return {
+        name: (
+            sum(item.kind == kind for item in items),
+            sum(item.size for item in items if item.kind == kind),
+        )
+        for kind, name in enumerate(_KINDS)
+    }
+
+
+def _sum(first: dict[str, tuple[int, int]], second: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    return {
+        name: (first.get(name, (0, 0))[0] + second[name][0], first.get(name, (0, 0))[1] + second[name][1])
+        for name in second
+    }

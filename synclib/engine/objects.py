@@ -1,0 +1,47 @@
+"""What lies in a store under a dataset: its objects by their 16-byte ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from synclib.clock import ulid_from_text
+from synclib.core.manifest import manifest_id
+from synclib.core.names import (
+    manifest_prefix,
+    pack_prefix,
+    parse_manifest_key,
+    parse_run_key,
+    parse_ulid_key,
+    run_prefix,
+)
+from synclib.lazy.dataset import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """``kind``: 0 manifest, 1 run, 2 pack: the order in which a collector deletes, so that nothing is left that names
+    what is gone."""
+
+    kind: int
+    id: bytes
+    key: str
+    size: int
+
+
+def list_manifests(dataset: Dataset) -> Iterator[StoredObject]:
+    for info in dataset.store.list(manifest_prefix(dataset.root)):
+        _, digest = parse_manifest_key(dataset.root, info.key)
+        yield StoredObject(0, manifest_id(digest), info.key, info.size)
+
+
+def list_runs(dataset: Dataset) -> Iterator[StoredObject]:
+    for info in dataset.store.list(run_prefix(dataset.root)):
+        ulid = parse_run_key(dataset.root, info.key).ulid
+        yield StoredObject(1, ulid_from_text(ulid), info.key, info.size)
+
+
+def list_packs(dataset: Dataset) -> Iterator[StoredObject]:
+    prefix = pack_prefix(dataset.root)
+    for info in dataset.store.list(prefix):
+        yield StoredObject(2, ulid_from_text(parse_ulid_key(prefix, info.key)), info.key, info.size)

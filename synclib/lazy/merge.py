@@ -1,0 +1,125 @@
+"""Runs merged into one. Whole blocks are copied as they are wherever no other run has a key in their range, so the
+cost of a merge follows what overlaps; packs are not touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from synclib.core.block import BLOCK_PLAIN_TARGET, Block, BlockInfo
+from synclib.core.entry import Entry, Kind
+from synclib.core.pack import PackInfo
+from synclib.core.run import BLOOM_ENTRIES_MAX
+from synclib.core.runfile import RunBuilder
+from synclib.lazy.run_reader import RawBlock, RunReader
+
+
+def merge(runs: Sequence[RunReader], builder: RunBuilder, packs: dict[bytes, PackInfo], *, is_snap: bool) -> None:
+    """Add to ``builder`` what ``runs``, oldest first, say together: of each path the newest record.
+
+    ``is_snap``: nothing lies below, so tombstones have nothing left to hide. ``packs``: filled with what the runs say.
+    """
+    for run in runs:
+        packs.update((row[0], PackInfo(*row)) for row in run.tail.packs)
+    # A small run is written entry by entry, so that it has a filter and full blocks.
+    may_copy = is_snap or sum(run.tail.entry_count for run in runs) > BLOOM_ENTRIES_MAX
+    cursors = [_Cursor(run, age) for age, run in enumerate(runs)]
+    copied: _Copied | None = None
+    while cursors := [cursor for cursor in cursors if cursor.key is not None]:
+        first = min(cursors, key=lambda cursor: (cursor.key, -cursor.age))
+        others = min((cursor.key for cursor in cursors if cursor is not first and cursor.key is not None), default=None)
+        if may_copy and first.may_copy(others, keeps_tombstones=not is_snap):
+            copied = first.copy_to(builder)
+        else:
+            is_shared = first.key == others
+            if is_shared:
+                # The newest is first: what the others say of this path is hidden.
+                for cursor in cursors:
+                    if cursor is not first and cursor.key == first.key:
+                        cursor.skip()
+            for entry in first.take(None if is_shared else others, only_one=is_shared):
+                if not (is_snap and entry.kind == Kind.TOMBSTONE):
+                    builder.use(packs[chunk.pack] for chunk in entry.chunks)
+                    builder.add(entry)
+                    copied = None
+    if copied is not None:
+        builder.end_at(copied.last_key())
+
+
+class _Copied:
+    """The latest block that was copied: its last key is known only if it is looked into."""
+
+    def __init__(self, run: RunReader, raw: RawBlock) -> None:
+        self._run, self._raw = run, raw
+
+    def last_key(self) -> bytes:
+        return self._run.decode(self._raw).keys[-1]
+
+
+class _Cursor:
+    """A place in one run, which is read ahead a few MiB at a time. ``age``: larger is newer."""
+
+    def __init__(self, run: RunReader, age: int) -> None:
+        self.age = age
+        self._position = 0
+        self._run = run
+        self._raws: Iterator[RawBlock] = run.raw_blocks()
+        self._raw: RawBlock | None = None
+        self._block: Block | None = None
+        self.key: bytes | None = None
+        self._next_block()
+
+    def _next_block(self) -> None:
+        self._raw, self._block, self._position = next(self._raws, None), None, 0
+        self.key = None if self._raw is None else self._info.first_key
+
+    @property
+    def _info(self) -> BlockInfo:
+        assert self._raw is not None
+        return self._run.tail.blocks[self._raw.index]
+
+    def may_copy(self, others: bytes | None, *, keeps_tombstones: bool) -> bool:
+        """Whether the block here can be taken whole: not begun, all of it before ``others``, and worth keeping."""
+        if self._raw is None or self._block is not None:
+            return False
+        info, tail = self._info, self._run.tail
+        is_last = self._raw.index + 1 == len(tail.blocks)
+        if others is None:
+            is_clear = True
+        else:
+            is_clear = tail.last_key < others if is_last else tail.blocks[self._raw.index + 1].first_key <= others
+        is_worth = info.plain_bytes >= BLOCK_PLAIN_TARGET // 2
+        return is_clear and is_worth and (keeps_tombstones or not info.tombstone_count)
+
+    def copy_to(self, builder: RunBuilder) -> _Copied:
+        raw, info = self._raw, self._info
+        assert raw is not None
+        self._run.check(raw)
+        packs = [PackInfo(*self._run.tail.packs[number]) for number in info.packs]
+        builder.copy(info, packs, raw.stored, raw.hashes or b"")
+        self._next_block()
+        return _Copied(self._run, raw)
+
+    def _decoded(self) -> Block:
+        """The block here, looked into."""
+        if self._block is None:
+            assert self._raw is not None
+            self._block = self._run.decode(self._raw)
+        return self._block
+
+    def take(self, stop: bytes | None, *, only_one: bool) -> Iterator[Entry]:
+        """The entries of this block that come before ``stop``, or the next one only; the cursor goes on with them."""
+        block = self._decoded()
+        while self._block is block and self.key is not None and (stop is None or self.key < stop):
+            yield block.entry(self._position)
+            self.skip()
+            if only_one:
+                return
+
+    def skip(self) -> None:
+        """Go to the next entry."""
+        block = self._decoded()
+        self._position += 1
+        if self._position < len(block):
+            self.key = block.keys[self._position]
+        else:
+            self._next_block()

@@ -1,0 +1,59 @@
+"""Merge the runs of a dataset's chain."""
+
+from __future__ import annotations
+
+import click
+
+from tools.cli_context import Context, node_option, verb
+
+
+@click.command()
+@click.argument("dataset")
+@click.option("--full", is_flag=True, help="Merge the whole chain into one snap.")
+@click.option("--dry-run", is_flag=True, help="Say what would be merged next; write nothing.")
+@node_option
+@verb
+def command(context: Context, dataset: str, full: bool, dry_run: bool) -> None:
+    """Merge the runs of DATASET's chain that are due: diff1s into a diff2, diff2s into a diff3, all into a snap.
+
+    \b
+    boxlink compact covers
+
+    Content and digest stay the same; packs are not touched, and every seq can still be restored. A publish does this by
+    itself when it costs little.
+    """
+    from synclib.engine.compact import compact
+    from tools.cli_engine import costs_text, open_dataset, open_host, progress_bar, size_text
+
+    opened = open_dataset(context, dataset)
+    with progress_bar(context, unit="bytes") as progress:
+        done = compact(opened, open_host(context), progress, is_full=full, is_dry_run=dry_run)
+    manifest = done.manifest
+    merges = [
+        {
+            "level": None if new is None else new.level,
+            "seq_first": runs[0].seq_first,
+            "seq_last": runs[-1].seq_last,
+            "runs": len(runs),
+            "bytes_in": sum(run.object_bytes for run in runs),
+            "bytes_out": None if new is None else new.object_bytes,
+        }
+        for runs, new in done.merges
+    ]
+    result: dict[str, object] = {
+        "dataset": dataset,
+        "seq": manifest.seq,
+        "digest": manifest.digest,
+        "files": manifest.file_count,
+        "bytes": manifest.plain_bytes,
+        "merges": merges,
+        "runs": len(manifest.runs),
+        "dry_run": dry_run,
+    }
+    lines = []
+    for runs, new in done.merges:
+        size = size_text(sum(run.object_bytes for run in runs))
+        became = "would be merged" if new is None else f"became a {new.level} of {size_text(new.object_bytes)}"
+        lines.append(f"seqs {runs[0].seq_first}..{runs[-1].seq_last}: {len(runs)} runs of {size} {became}")
+    lines.append(f"{dataset} seq {manifest.seq}: {len(manifest.runs)} runs" + ("" if lines else ", nothing to merge"))
+    context.emit(result, "\n".join([*lines, costs_text(context)]))

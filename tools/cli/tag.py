@@ -1,0 +1,47 @@
+"""Name a seq."""
+
+from __future__ import annotations
+
+import click
+
+from tools.cli_context import Context, node_option, verb
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("name", required=False)
+@click.argument("seq", required=False, type=click.IntRange(min=1))
+@click.option("--delete", is_flag=True, help="Take the tag away.")
+@node_option
+@verb
+def command(context: Context, dataset: str, name: str | None, seq: int | None, delete: bool) -> None:
+    """Give SEQ of DATASET (by default the newest) a name that retention spares; without NAME list the tags.
+
+    \b
+    boxlink tag covers golden 42
+    boxlink tag covers
+    boxlink tag covers golden --delete
+    """
+    from synclib.core.names import check_node
+    from synclib.engine.tags import delete_tag, set_tag, tags
+    from synclib.errors import Invalid
+    from tools.cli_engine import open_dataset, open_host, time_text
+
+    if name is None and delete:
+        raise Invalid("which tag is to be deleted?", hint=f"boxlink tag {dataset} NAME --delete")
+    opened = open_dataset(context, dataset)
+    if name is None:
+        found = tags(opened)
+        listed = [
+            {"name": key, "seq": tag.seq, "digest": tag.digest, "at": time_text(tag.at_ns)}
+            for key, tag in sorted(found.items())
+        ]
+        lines = [f"{row['name']}  seq {row['seq']}  digest {str(row['digest'])[:16]}  {row['at']}" for row in listed]
+        context.emit({"dataset": dataset, "tags": listed}, "\n".join(lines) or f"{dataset} has no tags")
+        return
+    check_node(name)
+    tag = delete_tag(opened, name) if delete else set_tag(opened, open_host(context), name, seq)
+    context.emit(
+        {"dataset": dataset, "name": name, "seq": tag.seq, "digest": tag.digest, "deleted": delete},
+        f"{dataset}: {name} {'was' if delete else 'is'} seq {tag.seq}, digest {tag.digest[:16]}",
+    )
