@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from synclib.lazy.chain import Chain
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from synclib.lazy.dataset import Dataset
-from synclib.lazy.run_reader import StoreRuns
-from synclib.lazy.view import ChunkSource, View
+from synclib.lazy.open import open_view
+from synclib.lazy.view import View
+from tools.cli_context import Context
+
+_THREADS = 24  # a chain has some 20 runs
+_CACHE_BYTES = 1 << 30
 
 
-def open_view(dataset: Dataset, seq: int | None) -> View:
-    """The dataset at a seq (None: the newest)."""
-    manifest = dataset.manifest_at(seq)
-    chain = Chain.of(StoreRuns(dataset.store), dataset.root, manifest.runs)
-    return View(manifest, chain, ChunkSource(dataset.store, dataset.root))
+@contextmanager
+def opened_view(context: Context, dataset: Dataset, seq: int | None) -> Iterator[View]:
+    """The dataset at a seq (None: the newest). What is far is asked for side by side, and kept for the next time."""
+    if not dataset.store.url.startswith("s3:"):
+        yield open_view(dataset, seq)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    from synclib.disk.pieces import PieceCache
+    from tools.cli_engine import open_host
+
+    cache = PieceCache(open_host(context).dataset_cache(dataset.store.url, dataset.root) / "pieces", _CACHE_BYTES)
+    with ThreadPoolExecutor(_THREADS) as executor:
+        try:
+            yield open_view(dataset, seq, executor=executor, cache=cache)
+        finally:
+            cache.close()

@@ -27,6 +27,7 @@ class Lease(msgspec.Struct, frozen=True):
     seqs: list[int]
     renewed_at_ns: int
     ended_at_ns: int = 0
+    holds_all: bool = False  # it uploads what other sessions made (a replication): nothing is to be deleted
 
     def is_expired(self, now_ns: int) -> bool:
         return now_ns - self.renewed_at_ns > LEASE_S * 10**9

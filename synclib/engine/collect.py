@@ -109,7 +109,9 @@ class _Collection:
         # Only now, when whoever takes a lease sees what is condemned.
         held = self._held(state)
         doomed = [
-            item for item in by_id.values() if item.id not in held.reached and owner_tag_of(item) not in held.tags
+            item
+            for item in by_id.values()
+            if not held.holds_all and item.id not in held.reached and owner_tag_of(item) not in held.tags
         ]
         for number, item in enumerate(sorted(doomed, key=lambda item: item.kind), 1):
             self._dataset.store.delete(item.key)
@@ -152,6 +154,9 @@ class _Collection:
     def _garbage(self, head: HeadState) -> list[StoredObject]:
         """Manifests, then runs, then packs that nothing live reaches."""
         leases = [held for held in self._leases() if not held.lease.ended_at_ns]
+        if any(held.lease.holds_all for held in leases):
+            self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
+            return []
         owners = {held.tag for held in leases}
         history = _without(self._reach.history(head), set(head.head.condemned), head)
         stays = kept(history, head, self._retention, self._tagged(), _seqs(leases))
@@ -171,7 +176,11 @@ class _Collection:
         stays = [item for seq in _seqs(leases) for item in history.get(seq, ())]
         stays += [history[seq][0] for seq in self._tagged() if seq in history]
         stays += [item for item in history[head.manifest.seq] if item[1] == head.manifest]
-        return _Held(self._reach.closure(stays, may_lack=True), {held.tag for held in leases})
+        return _Held(
+            self._reach.closure(stays, may_lack=True),
+            {held.tag for held in leases},
+            any(held.lease.holds_all for held in leases),
+        )
 
     def _tagged(self) -> set[int]:
         return {tag.seq for tag in tags(self._dataset).values()}
@@ -211,6 +220,7 @@ class _Collection:
 class _Held:
     reached: set[bytes]
     tags: set[bytes]
+    holds_all: bool
 
 
 def _without(

@@ -26,6 +26,7 @@ class Holder:
         self._key = name_key(dataset.root, ulid_text(self.session))
         self._etag: str | None = None
         self._seqs: list[int] = []
+        self._holds_all = False
         self._renewed_at = 0.0
 
     @property
@@ -36,13 +37,13 @@ class Holder:
         """A ULID for an object that this session uploads."""
         return owned_ulid(self.session, ulid_bytes(self._host.clock, self._host.entropy))
 
-    def take(self, head: HeadState, *seqs: int) -> None:
+    def take(self, head: HeadState, *seqs: int, holds_all: bool = False) -> None:
         """Say that these seqs are needed, as the head stood when it was read.
 
         A collector condemns in the head and only then looks for leases; so a head of the same epoch after the lease
         was written means that every collector from now on sees it. Moved when it has another.
         """
-        self._seqs = sorted(seqs)
+        self._seqs, self._holds_all = sorted(seqs), holds_all
         self._put(is_new=not self.is_held)
         again = self._dataset.read_head_since(head.etag) if head.etag is not None else self._first_head()
         if again is not None and again.head.epoch != head.head.epoch:
@@ -56,7 +57,7 @@ class Holder:
 
     def _put(self, *, is_new: bool) -> None:
         clock = self._host.clock
-        data = encode_lease(Lease(1, self._host.node, self._seqs, clock.wall_ns()))
+        data = encode_lease(Lease(1, self._host.node, self._seqs, clock.wall_ns(), holds_all=self._holds_all))
         if is_new:
             # No one else has this key.
             self._etag = self._dataset.store.put(self._key, data)

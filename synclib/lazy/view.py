@@ -6,6 +6,9 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import Executor
+
+from blake3 import blake3
 
 from synclib.clock import ulid_text
 from synclib.core import names
@@ -13,8 +16,10 @@ from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.manifest import Manifest
 from synclib.core.pack import decode_chunk
 from synclib.core.plan import Piece, coalesce
+from synclib.disk.pieces import PieceCache
 from synclib.errors import Corrupt, Invalid, Missing
 from synclib.lazy.chain import Chain
+from synclib.lazy.run_reader import StoreRuns
 from synclib.reader import FirstTouch
 from synclib.store.base import Buffer, Store
 
@@ -22,10 +27,15 @@ _CACHE_BYTES = 64 << 20
 
 
 class ChunkSource:
-    """Verified chunks from packs, the latest ones kept in memory; safe between threads."""
+    """Verified chunks from packs, the latest ones kept in memory; safe between threads.
 
-    def __init__(self, store: Store, root: str) -> None:
-        self._store, self._root = store, root
+    ``executor``: threads that ask several packs side by side. ``cache``: chunks kept on disk.
+    """
+
+    def __init__(
+        self, store: Store, root: str, executor: Executor | None = None, cache: PieceCache | None = None
+    ) -> None:
+        self._store, self._root, self._executor, self._cache = store, root, executor, cache
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()
         self._kept_bytes = 0
         self._lock = threading.Lock()
@@ -38,6 +48,8 @@ class ChunkSource:
                 if chunk.hash in self._kept:
                     self._kept.move_to_end(chunk.hash)
                     found[chunk.hash] = self._kept[chunk.hash]
+        if self._cache is not None:
+            self._take_cached(self._cache, [chunk for chunk in chunks if chunk.hash not in found], found)
         lacking = tuple(chunk for chunk in chunks if chunk.hash not in found)
         if lacking:
             found.update(self._fetch(entry, lacking))
@@ -45,9 +57,12 @@ class ChunkSource:
 
     def _fetch(self, entry: Entry, chunks: tuple[ChunkRef, ...]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
-        for pack, ranges in coalesce([Piece(entry, chunks, 0, is_whole=False)]).items():
-            key = names.pack_key(self._root, ulid_text(pack))
-            data = self._store.get_ranges(key, ranges)
+        requests = {
+            pack: (names.pack_key(self._root, ulid_text(pack)), ranges)
+            for pack, ranges in coalesce([Piece(entry, chunks, 0, is_whole=False)]).items()
+        }
+        answers = StoreRuns(self._store, self._executor).get_many(list(requests.values()))
+        for (pack, (key, ranges)), data in zip(requests.items(), answers, strict=True):
             for chunk in chunks:
                 if chunk.pack == pack and chunk.hash not in found:
                     try:
@@ -56,7 +71,21 @@ class ChunkSource:
                         error.key, error.path = key, os.fsdecode(entry.path)
                         raise
         self._keep(found)
+        if self._cache is not None:
+            for chunk_hash, plain in found.items():
+                self._cache.put(chunk_hash, plain)
         return found
+
+    def _take_cached(self, cache: PieceCache, chunks: list[ChunkRef], found: dict[bytes, bytes]) -> None:
+        """What the cache on disk has, verified."""
+        for chunk in chunks:
+            plain = cache.get(chunk.hash)
+            if plain is None:
+                continue
+            if blake3(plain).digest() == chunk.hash:
+                found[chunk.hash] = plain
+            else:
+                cache.drop(chunk.hash)
 
     def _keep(self, found: dict[bytes, bytes]) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,9 @@ class Meter:
         self.requests = dict.fromkeys(_USD, 0)
         self.bytes_up = 0
         self.bytes_down = 0
+        # Stretches in which at least one request was under way: what asks side by side waits once.
+        self.round_trips = 0
+        self._under_way = 0
         self._lock = threading.Lock()
 
     def count(self, verb: str, *, requests: int = 1, up: int = 0, down: int = 0) -> None:
@@ -28,6 +32,18 @@ class Meter:
             self.requests[verb] += requests
             self.bytes_up += up
             self.bytes_down += down
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """While a request is."""
+        with self._lock:
+            self.round_trips += not self._under_way
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
 
     def add(self, other: Meter) -> None:
         for verb, number in other.requests.items():
@@ -59,6 +75,7 @@ class Meter:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+        self.round_trips = self._under_way = 0
         self._lock = threading.Lock()
 
 
@@ -74,19 +91,22 @@ class MeteredStore:
 
     def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
         self.meter.count("get")
-        fetched = self.store.get(key, size_max=size_max, if_none_match=if_none_match)
+        with self.meter.under_way():
+            fetched = self.store.get(key, size_max=size_max, if_none_match=if_none_match)
         self.meter.count("get", requests=0, down=len(fetched.data) if fetched else 0)
         return fetched
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         self.meter.count("get", requests=len(ranges))
-        found = self.store.get_ranges(key, ranges)
+        with self.meter.under_way():
+            found = self.store.get_ranges(key, ranges)
         self.meter.count("get", requests=0, down=sum(map(len, found)))
         return found
 
     def get_suffix(self, key: str, length: int) -> Fetched:
         self.meter.count("get")
-        fetched = self.store.get_suffix(key, length)
+        with self.meter.under_way():
+            fetched = self.store.get_suffix(key, length)
         self.meter.count("get", requests=0, down=len(fetched.data))
         return fetched
 
@@ -97,11 +117,13 @@ class MeteredStore:
             self.meter.count("put", requests=1 if is_conditional else self._put_requests(size), up=size)
         else:
             self.meter.count("put", up=memoryview(body).nbytes)
-        return self.store.put(key, body, if_absent=if_absent, if_match=if_match)
+        with self.meter.under_way():
+            return self.store.put(key, body, if_absent=if_absent, if_match=if_match)
 
     def delete(self, key: str, *, if_match: str | None = None) -> None:
         self.meter.count("delete")
-        self.store.delete(key, if_match=if_match)
+        with self.meter.under_way():
+            self.store.delete(key, if_match=if_match)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """A listing is counted a request per 1,000 keys, as S3 pages them."""

@@ -25,13 +25,13 @@ def command(context: Context, dataset: str, path: str, seq: int | None) -> None:
     from synclib.core.names import dataset_root
     from synclib.errors import Invalid
     from synclib.lazy.dataset import Dataset, check_prefix
-    from tools.cli_view import open_view
+    from tools.cli_view import opened_view
 
     if context.is_json:
         raise Invalid("cat writes a file's bytes: it has no --json", hint="boxlink ls DATASET PATH --json")
-    view = open_view(Dataset(context.open_store(), dataset_root(dataset)), seq)
-    file = view.open(check_prefix(path))
     out = sys.stdout.buffer
-    for offset in range(0, file.entry.size, _PIECE_BYTES):
-        out.write(file.pread(offset, _PIECE_BYTES))
+    with opened_view(context, Dataset(context.open_store(), dataset_root(dataset)), seq) as view:
+        file = view.open(check_prefix(path))
+        for offset in range(0, file.entry.size, _PIECE_BYTES):
+            out.write(file.pread(offset, _PIECE_BYTES))
     out.flush()

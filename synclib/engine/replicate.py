@@ -1,0 +1,239 @@
+"""Replication: a dataset with its history in another store, usable there at every moment.
+
+Objects are immutable and keep their names, so what is there already is passed over, and a replication that was killed
+goes on. The head comes last, by compare-and-swap. Every byte is verified on its way: damage is not copied.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+
+import msgspec
+
+from synclib.clock import ulid_bytes, ulid_text
+from synclib.core.manifest import Head, Manifest, RunRef, encode_manifest, manifest_digest
+from synclib.core.names import manifest_key, pack_key, tag_key
+from synclib.core.pack import PackInfo, decode_chunk, parse_header, parse_tail
+from synclib.core.run import HEADER_BYTES, check_header
+from synclib.core.tag import encode_tag
+from synclib.engine.head_swap import archive_later, swap_head, update_head
+from synclib.engine.host import Host, Progress
+from synclib.engine.lease import Holder, Moved, intent, pin
+from synclib.engine.objects import list_manifests, list_packs, list_runs
+from synclib.engine.reach import Reach
+from synclib.engine.tags import tags
+from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt
+from synclib.lazy.dataset import Dataset, HeadState
+from synclib.lazy.run_cache import RunCache
+from synclib.lazy.run_reader import RunReader
+
+_ATTEMPTS = 10
+_KINDS = ("manifests", "runs", "packs")
+# Packs that are held in memory at once: some 32 MiB each.
+_PACKS_AT_ONCE = 4
+
+
+@dataclass
+class ReplicateResult:
+    """The source's head, and what was (or in a dry run would be) copied: (objects, bytes) by kind."""
+
+    manifest: Manifest
+    copied: dict[str, tuple[int, int]] = field(default_factory=lambda: dict.fromkeys(_KINDS, (0, 0)))
+    tags: int = 0
+    is_new: bool = False
+
+    def count(self, kind: str, size: int) -> None:
+        objects, total = self.copied[kind]
+        self.copied[kind] = (objects + 1, total + size)
+
+
+def replicate(
+    source: Dataset,
+    target: Dataset,
+    host: Host,
+    executor: Executor | None,
+    progress: Progress,
+    *,
+    is_dry_run: bool = False,
+) -> ReplicateResult:
+    """Bring ``target`` to all that ``source`` has. Conflict when the target has a history of its own.
+
+    ``executor``: threads that copy packs side by side.
+    """
+    for _ in range(_ATTEMPTS):
+        holds, claim = pin(source, host), intent(target, host)
+        try:
+            return _Replication(source, target, host, holds, claim, executor, progress).run(is_dry_run=is_dry_run)
+        except Moved:
+            continue
+        finally:
+            holds.end()
+            claim.end()
+    raise Conflict(f"{source.name} is being collected", hint="run it again when that is done")
+
+
+class _Replication:
+    def __init__(
+        self,
+        source: Dataset,
+        target: Dataset,
+        host: Host,
+        holds: Holder,
+        claim: Holder,
+        executor: Executor | None,
+        progress: Progress,
+    ) -> None:
+        self._source, self._target, self._host, self._holds, self._claim = source, target, host, holds, claim
+        self._executor, self._progress = executor, progress
+        self._cache = RunCache(host.dataset_cache(source.store.url, source.root) / "run", source.store)
+        self._infos: dict[bytes, PackInfo] = {}
+
+    def run(self, *, is_dry_run: bool) -> ReplicateResult:
+        head = self._source.read_head()
+        if not is_dry_run:
+            self._holds.take(head, head.manifest.seq)
+        history = Reach(self._source, self._executor).history(head)
+        there = self._target.read_head_or_empty()
+        self._check_ancestry(there, head, history)
+        if not is_dry_run:
+            self._claim.take(there, holds_all=True)
+        result = ReplicateResult(head.manifest)
+        manifests = [item for found in history.values() for item in found]
+        with self._cache.in_use():
+            runs = self._runs_to_copy(manifests)
+            self._copy_packs(result, is_dry_run=is_dry_run)
+            self._copy_runs(runs, result, is_dry_run=is_dry_run)
+        self._copy_manifests([manifest for _, manifest in manifests], result, is_dry_run=is_dry_run)
+        if not is_dry_run:
+            result.tags = self._copy_tags()
+            result.is_new = self._put_head(there, head)
+        return result
+
+    def _check_ancestry(
+        self, there: HeadState, head: HeadState, history: dict[int, list[tuple[bytes, Manifest]]]
+    ) -> None:
+        """The copy's newest seq must be one of the source's."""
+        if there.etag is None:
+            return
+        own = history.get(there.manifest.seq)
+        is_ours = own is not None and own[0][1].digest == there.manifest.digest
+        # A seq that the source no longer keeps cannot be compared.
+        is_forgotten = own is None and there.manifest.seq < head.manifest.seq
+        if not (is_ours or is_forgotten):
+            raise Conflict(
+                f"{self._target.name} in {self._target.store.url} has a history of its own: its seq "
+                f"{there.manifest.seq} is not the one in {self._source.store.url}",
+                hint="replicate into a store of its own, or the other way round",
+                dataset=self._target.name,
+            )
+
+    def _runs_to_copy(self, manifests: Iterable[tuple[bytes, Manifest]]) -> list[RunRef]:
+        """The runs that the copy lacks; all packs that any run names become known."""
+        present = {item.id for item in list_runs(self._target)}
+        runs = {run.ulid: run for _, manifest in manifests for run in manifest.runs}
+        for ref in runs.values():
+            reader = RunReader(self._cache, self._source.root, ref)
+            self._infos.update((row[0], PackInfo(*row)) for row in reader.tail.packs)
+        return [ref for ulid, ref in runs.items() if ulid not in present]
+
+    def _copy_packs(self, result: ReplicateResult, *, is_dry_run: bool) -> None:
+        present = {item.id: item.size for item in list_packs(self._target)}
+        lacking = [info for info in self._infos.values() if present.get(info.ulid) != info.object_bytes]
+        total = sum(info.object_bytes for info in lacking)
+        copied = 0
+        for info in lacking if is_dry_run else self._in_parallel(self._copy_pack, lacking):
+            result.count("packs", info.object_bytes)
+            copied += info.object_bytes
+            self._progress("copied", copied, total)
+
+    def _in_parallel(self, copy: Callable[[PackInfo], PackInfo], infos: list[PackInfo]) -> Iterator[PackInfo]:
+        if self._executor is None:
+            yield from map(copy, infos)
+            return
+        pending: deque[Future[PackInfo]] = deque()
+        for info in infos:
+            if len(pending) >= _PACKS_AT_ONCE:
+                yield pending.popleft().result()
+            pending.append(self._executor.submit(copy, info))
+        while pending:
+            yield pending.popleft().result()
+
+    def _copy_pack(self, info: PackInfo) -> PackInfo:
+        key = pack_key(self._source.root, ulid_text(info.ulid))
+        try:
+            (data,) = self._source.store.get_ranges(key, [(0, info.object_bytes)])
+            view = memoryview(data)
+            if parse_header(view) != info.ulid:
+                raise Corrupt("it is another pack under this name")
+            chunks = list(parse_tail(info.ulid, bytes(view[-info.tail_bytes :]), len(data), info.slots_digest))
+            for chunk in chunks:
+                decode_chunk(chunk, view[chunk.offset : chunk.offset + chunk.stored_bytes])
+        except BoxlinkError as error:
+            error.key = error.key or key
+            error.hint = error.hint or f"boxlink verify {self._source.name} --data names all that is damaged"
+            raise
+        self._target.store.put(pack_key(self._target.root, ulid_text(info.ulid)), data)
+        return info
+
+    def _copy_runs(self, runs: list[RunRef], result: ReplicateResult, *, is_dry_run: bool) -> None:
+        for ref in runs:
+            if not is_dry_run:
+                self._cache.fill(self._source.root, [ref])
+                reader = RunReader(self._cache, self._source.root, ref)
+                (header,) = self._cache.get_ranges(reader.key, [(0, HEADER_BYTES)])
+                check_header(header, reader.tail)
+                for raw in reader.raw_blocks():
+                    reader.check(raw)
+                self._target.store.put(ref.key(self._target.root), self._cache.path(reader.key))
+            result.count("runs", ref.object_bytes)
+
+    def _copy_manifests(self, manifests: list[Manifest], result: ReplicateResult, *, is_dry_run: bool) -> None:
+        present = {item.key for item in list_manifests(self._target)}
+        for manifest in manifests:
+            data = encode_manifest(manifest)
+            key = manifest_key(self._target.root, manifest.seq, manifest_digest(data))
+            if key not in present:
+                if not is_dry_run:
+                    self._target.store.put(key, data)
+                result.count("manifests", len(data))
+
+    def _copy_tags(self) -> int:
+        """Set the source's tags; those that only the copy has stay."""
+        there = tags(self._target)
+        changed = {name: tag for name, tag in tags(self._source).items() if there.get(name) != tag}
+        for name, tag in changed.items():
+            self._target.store.put(tag_key(self._target.root, name), encode_tag(tag))
+        return len(changed)
+
+    def _put_head(self, there: HeadState, head: HeadState) -> bool:
+        """Make the source's head the copy's; False when it is already."""
+        if there.head.manifest == head.head.manifest:
+            return False
+        reached = {*self._infos, *(run.ulid for run in head.manifest.runs)}
+        if there.etag is None:
+            return self._put_first_head(there, head)
+
+        def change(state: HeadState) -> Head:
+            if state.manifest.seq > head.manifest.seq:
+                raise Conflict(f"{self._target.name} was published into {self._target.store.url} meanwhile")
+            condemned = [name for name in state.head.condemned if name not in reached]
+            return msgspec.structs.replace(state.head, manifest=head.head.manifest, condemned=condemned)
+
+        update_head(self._target, self._host, change, self._claim.check)
+        return True
+
+    def _put_first_head(self, there: HeadState, head: HeadState) -> bool:
+        new = Head(self._target.root, 0, head.head.manifest, [], [])
+        commit = ulid_text(ulid_bytes(self._host.clock, self._host.entropy))
+        self._claim.check()
+        try:
+            done = swap_head(self._target, there, new, commit)
+        except Ambiguous:
+            done = self._target.read_head()
+            if commit not in done.head.commits:
+                raise
+        archive_later(self._target, done)
+        return True
