@@ -11,7 +11,7 @@ from synclib.core.names import dataset_root, is_reserved
 from synclib.engine.host import Connect, Host, no_progress
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, RestoreResult, restore
-from synclib.engine.verify import VerifyResult, verify
+from synclib.engine.verify import VerifyOptions, VerifyResult, verify
 from synclib.lazy.dataset import STORE_KEY, Dataset
 from synclib.store.base import Store
 from synclib.store.memory import MemoryStore
@@ -76,7 +76,8 @@ class Kit:
         )
 
     def verify(self, seq: int | None = None) -> VerifyResult:
-        return verify(self.dataset, self.dataset.manifest_at(seq), is_data=True, progress=no_progress)
+        options = VerifyOptions(is_data=True)
+        return verify(self.dataset, self.dataset.manifest_at(seq), self.connect, options, no_progress)
 
 
 def _kind(value: object) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +49,22 @@ def connect_of(context: Context) -> Connect | None:
     if context.url.startswith("memory:"):
         return None
     return Connect(context.url, tuple(sorted(context.s3_settings().items())))
+
+
+def executor_of(context: Context, preload: str, dask: str | None) -> Callable[[], Executor] | None:
+    """What makes the executor of a bulk pass: a cluster's, worker processes that have ``preload`` imported, or none."""
+    if dask is not None:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise Invalid("Dask is not installed", hint="pip install 'boxlink[dask]'") from error
+        return lambda: Client(dask).get_executor()  # type: ignore[no-untyped-call]
+    if connect_of(context) is None:
+        return None
+    from synclib.engine.workers import start_processes, worker_count
+
+    count = worker_count() * (2 if context.url.startswith("s3:") else 1)
+    return lambda: start_processes(preload, count)
 
 
 @contextmanager

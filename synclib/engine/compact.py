@@ -93,7 +93,7 @@ class _Compaction:
         """Merge and commit; None when others changed the chain so that it no longer fits."""
         dataset = self._dataset
         ref = self._build(head, inputs, level, holder)
-        state = update_head(dataset, self._host, lambda state: _with_merged(state, inputs, ref), check=holder.check)
+        state = update_head(dataset, self._host, lambda state: with_merged(state, inputs, ref), check=holder.check)
         if state is None:
             with contextlib.suppress(BoxlinkError):
                 dataset.store.delete(ref.key(dataset.root))
@@ -119,7 +119,7 @@ class _Compaction:
         return ref
 
 
-def _with_merged(state: HeadState, inputs: list[RunRef], merged: RunRef) -> Head | None:
+def with_merged(state: HeadState, inputs: list[RunRef], merged: RunRef) -> Head | None:
     """The head with a run in the place of those it was merged from; None when they are no longer there."""
     runs = state.manifest.runs
     first = next((index for index, run in enumerate(runs) if run.ulid == inputs[0].ulid), None)

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from synclib.clock import ulid_text
 from synclib.core import names
 from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.manifest import Manifest
-from synclib.core.pack import PackInfo, decode_chunk, parse_header, parse_tail
+from synclib.core.pack import PackInfo, parse_tail
 from synclib.core.parents import with_parents
 from synclib.core.run import HEADER_BYTES, check_header
 from synclib.core.treehash import TreeHash
-from synclib.engine.host import Progress
+from synclib.disk.journal import Journal
+from synclib.engine.host import Connect, Progress
+from synclib.engine.verify_job import VerifyJob, check_pack, run_verify_job
+from synclib.engine.workers import run_in_order, worker_count
 from synclib.errors import BoxlinkError, Corrupt, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_reader import StoreRuns
+from synclib.store.meter import Meter
 
-_RANGE_BYTES = 16 << 20
 _TABLES_KEPT = 32
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """``start`` makes the executor that packs are verified in: worker processes, or a cluster's; None: this process.
+    ``journal``: where to note the packs that were found whole, so that a run that is broken off goes on."""
+
+    is_data: bool = False
+    start: Callable[[], Executor] | None = None
+    journal: Path | None = None
 
 
 @dataclass
@@ -35,21 +50,33 @@ class VerifyResult:
     plain_bytes: int = 0
     runs: int = 0
     packs: int = 0
+    passed_over: int = 0  # packs that an earlier run, which was broken off, found whole
     read_bytes: int = 0
     damage: list[tuple[str, str]] = field(default_factory=list)
+    meter: Meter = field(default_factory=Meter)  # what worker processes asked of the store
 
 
-def verify(dataset: Dataset, manifest: Manifest, *, is_data: bool, progress: Progress) -> VerifyResult:
+def verify(
+    dataset: Dataset, manifest: Manifest, connect: Connect | None, options: VerifyOptions, progress: Progress
+) -> VerifyResult:
     """Check that a seq is whole: its runs, its tree's digest, its packs' slot tables; with ``is_data`` each chunk.
 
     Damage is collected, not raised: one broken pack does not hide another.
     """
-    return _Verification(dataset, manifest, is_data, progress).run()
+    return _Verification(dataset, manifest, connect, options, progress).run()
 
 
 class _Verification:
-    def __init__(self, dataset: Dataset, manifest: Manifest, is_data: bool, progress: Progress) -> None:
-        self._dataset, self._manifest, self._is_data, self._progress = dataset, manifest, is_data, progress
+    def __init__(
+        self,
+        dataset: Dataset,
+        manifest: Manifest,
+        connect: Connect | None,
+        options: VerifyOptions,
+        progress: Progress,
+    ) -> None:
+        self._dataset, self._manifest, self._options, self._progress = dataset, manifest, options, progress
+        self._connect = connect or Connect(dataset.store.url)
         self._result = VerifyResult(manifest.seq, manifest.digest, manifest.file_count, manifest.plain_bytes)
         self._chain = Chain.of(StoreRuns(dataset.store), dataset.root, manifest.runs)
         self._places: dict[bytes, dict[int, ChunkRef] | None] = {}
@@ -59,9 +86,7 @@ class _Verification:
         with self._collecting(""):
             self._check_runs()
         if not self._result.damage:
-            for info in self._infos.values():
-                with self._collecting(self._pack_key(info.ulid)):
-                    self._check_pack(info)
+            self._check_packs()
             with self._collecting(""):
                 self._check_entries()
         return self._result
@@ -83,39 +108,44 @@ class _Verification:
                 (header,) = self._dataset.store.get_ranges(run.key, [(0, HEADER_BYTES)])
                 check_header(header, run.tail)
                 self._infos.update((row[0], PackInfo(*row)) for row in run.tail.packs)
-                for _ in run.entries():
-                    pass
+                for raw in run.raw_blocks():
+                    run.decode(raw)
             except BoxlinkError as error:
                 error.key = error.key or run.key
                 raise
             self._result.runs += 1
             self._result.read_bytes += run.ref.object_bytes
 
-    def _check_pack(self, info: PackInfo) -> None:
-        """A pack's header, length and slot table, and, if asked, each chunk in it."""
-        store, key = self._dataset.store, self._pack_key(info.ulid)
-        tail = store.get_suffix(key, info.tail_bytes)
-        if tail.size != info.object_bytes:
-            raise Corrupt(f"it has {tail.size} bytes, a run says {info.object_bytes}", key=key)
-        chunks = list(parse_tail(info.ulid, tail.data, tail.size, info.slots_digest))
-        if len(chunks) != info.slot_count:
-            raise Corrupt(f"it has {len(chunks)} slots, a run says {info.slot_count}", key=key)
-        (header,) = store.get_ranges(key, [(0, 32)])
-        if parse_header(header) != info.ulid:
-            raise Corrupt("it is another pack under this name", key=key)
-        if self._is_data:
-            for group in _groups(chunks):
-                self._check_chunks(key, group)
-        self._result.packs += 1
-        self._progress("verified", self._result.packs, len(self._infos))
-
-    def _check_chunks(self, key: str, chunks: list[ChunkRef]) -> None:
-        start, stop = chunks[0].offset, chunks[-1].offset + chunks[-1].stored_bytes
-        data = memoryview(self._dataset.store.get_ranges(key, [(start, stop)])[0])
-        self._result.read_bytes += len(data)
-        for chunk in chunks:
-            at = chunk.offset - start
-            decode_chunk(chunk, data[at : at + chunk.stored_bytes])
+    def _check_packs(self) -> None:
+        options, result = self._options, self._result
+        journal = None if options.journal is None else Journal(options.journal)
+        before = set() if journal is None else journal.names & self._infos.keys()
+        result.packs = result.passed_over = len(before)
+        is_done = False
+        try:
+            jobs = (
+                VerifyJob(self._connect, self._dataset.root, info.as_tuple(), options.is_data)
+                for info in self._infos.values()
+                if info.ulid not in before
+            )
+            store = self._dataset.store
+            checks = run_in_order(
+                jobs, lambda job: check_pack(job, store), run_verify_job, options.start, 2 * worker_count()
+            )
+            for check in checks:
+                result.meter.add(check.meter)
+                result.read_bytes += check.read_bytes
+                if check.damage:
+                    result.damage.append((self._pack_key(check.ulid), check.damage))
+                else:
+                    result.packs += 1
+                    if journal is not None:
+                        journal.add(check.ulid)
+                self._progress("verified", result.packs, len(self._infos))
+            is_done = True
+        finally:
+            if journal is not None:
+                journal.close(is_done=is_done)
 
     def _check_entries(self) -> None:
         """The tree's digest, and that every file's chunks are slots of the packs it names."""
@@ -153,17 +183,3 @@ class _Verification:
             return {chunk.offset: chunk for chunk in parse_tail(ulid, tail.data, tail.size, info.slots_digest)}
         except (Corrupt, Missing):
             return None
-
-
-def _groups(chunks: list[ChunkRef]) -> Iterator[list[ChunkRef]]:
-    """Neighbouring chunks of at most one range's bytes."""
-    group: list[ChunkRef] = []
-    size = 0
-    for chunk in chunks:
-        if group and size + chunk.stored_bytes > _RANGE_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(chunk)
-        size += chunk.stored_bytes
-    if group:
-        yield group

@@ -138,4 +138,4 @@ def run_in_order(
             future.cancel()
         # It ends with finalizers, and an interrupt that falls into one is lost, and says so.
         with _held_back({signal.SIGINT, signal.SIGTERM}), contextlib.suppress(BrokenExecutor):
-            executor.shutdown(wait=True, cancel_futures=True)
+            executor.shutdown(wait=True)

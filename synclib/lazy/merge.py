@@ -4,20 +4,47 @@ cost of a merge follows what overlaps; packs are not touched."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
 
 from synclib.core.block import BLOCK_PLAIN_TARGET, Block, BlockInfo
-from synclib.core.entry import Entry, Kind
+from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.pack import PackInfo
 from synclib.core.run import BLOOM_ENTRIES_MAX
 from synclib.core.runfile import RunBuilder
 from synclib.lazy.run_reader import RawBlock, RunReader
 
 
-def merge(runs: Sequence[RunReader], builder: RunBuilder, packs: dict[bytes, PackInfo], *, is_snap: bool) -> None:
+@dataclass
+class Moves:
+    """Chunks that a repacking has moved out of ``victims``: by (pack, offset) where each is now, and the new packs."""
+
+    victims: frozenset[bytes] = frozenset()
+    packs: dict[bytes, PackInfo] = field(default_factory=dict)
+    chunks: dict[tuple[bytes, int], ChunkRef] = field(default_factory=dict)
+
+    def moved(self, entry: Entry) -> Entry:
+        if self.victims.isdisjoint(chunk.pack for chunk in entry.chunks):
+            return entry
+        chunks = tuple(self.chunks.get((chunk.pack, chunk.offset), chunk) for chunk in entry.chunks)
+        return msgspec.structs.replace(entry, chunks=chunks)
+
+
+def merge(
+    runs: Sequence[RunReader],
+    builder: RunBuilder,
+    packs: dict[bytes, PackInfo],
+    *,
+    is_snap: bool,
+    moves: Moves | None = None,
+) -> None:
     """Add to ``builder`` what ``runs``, oldest first, say together: of each path the newest record.
 
     ``is_snap``: nothing lies below, so tombstones have nothing left to hide. ``packs``: filled with what the runs say.
     """
+    moves = moves or Moves()
+    packs.update(moves.packs)
     for run in runs:
         packs.update((row[0], PackInfo(*row)) for row in run.tail.packs)
     # A small run is written entry by entry, so that it has a filter and full blocks.
@@ -27,7 +54,7 @@ def merge(runs: Sequence[RunReader], builder: RunBuilder, packs: dict[bytes, Pac
     while cursors := [cursor for cursor in cursors if cursor.key is not None]:
         first = min(cursors, key=lambda cursor: (cursor.key, -cursor.age))
         others = min((cursor.key for cursor in cursors if cursor is not first and cursor.key is not None), default=None)
-        if may_copy and first.may_copy(others, keeps_tombstones=not is_snap):
+        if may_copy and first.may_copy(others, moves.victims, keeps_tombstones=not is_snap):
             copied = first.copy_to(builder)
         else:
             is_shared = first.key == others
@@ -38,8 +65,9 @@ def merge(runs: Sequence[RunReader], builder: RunBuilder, packs: dict[bytes, Pac
                         cursor.skip()
             for entry in first.take(None if is_shared else others, only_one=is_shared):
                 if not (is_snap and entry.kind == Kind.TOMBSTONE):
-                    builder.use(packs[chunk.pack] for chunk in entry.chunks)
-                    builder.add(entry)
+                    placed = moves.moved(entry)
+                    builder.use(packs[chunk.pack] for chunk in placed.chunks)
+                    builder.add(placed)
                     copied = None
     if copied is not None:
         builder.end_at(copied.last_key())
@@ -77,7 +105,7 @@ class _Cursor:
         assert self._raw is not None
         return self._run.tail.blocks[self._raw.index]
 
-    def may_copy(self, others: bytes | None, *, keeps_tombstones: bool) -> bool:
+    def may_copy(self, others: bytes | None, victims: frozenset[bytes], *, keeps_tombstones: bool) -> bool:
         """Whether the block here can be taken whole: not begun, all of it before ``others``, and worth keeping."""
         if self._raw is None or self._block is not None:
             return False
@@ -88,7 +116,9 @@ class _Cursor:
         else:
             is_clear = tail.last_key < others if is_last else tail.blocks[self._raw.index + 1].first_key <= others
         is_worth = info.plain_bytes >= BLOCK_PLAIN_TARGET // 2
-        return is_clear and is_worth and (keeps_tombstones or not info.tombstone_count)
+        if not is_clear or not is_worth or (info.tombstone_count and not keeps_tombstones):
+            return False
+        return not victims or victims.isdisjoint(tail.packs[number][0] for number in info.packs)
 
     def copy_to(self, builder: RunBuilder) -> _Copied:
         raw, info = self._raw, self._info

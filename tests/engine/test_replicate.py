@@ -14,7 +14,7 @@ from synclib.engine.compact import compact
 from synclib.engine.host import no_progress
 from synclib.engine.replicate import ReplicateResult, replicate
 from synclib.engine.tags import set_tag, tags
-from synclib.engine.verify import verify
+from synclib.engine.verify import VerifyOptions, verify
 from synclib.errors import BoxlinkError, Conflict, Corrupt, Missing
 from synclib.lazy.dataset import STORE_KEY, Dataset
 from synclib.store.base import Body
@@ -153,7 +153,7 @@ def test_killed_at_any_write_it_goes_on_and_the_copy_is_usable(kit: Kit, target:
             target.store.put = real  # type: ignore[method-assign]
             found = target.dataset.read_head().manifest
             assert found.digest in (old, kit.dataset.read_head().manifest.digest)
-            assert not verify(target.dataset, found, is_data=True, progress=no_progress).damage
+            assert not verify(target.dataset, found, None, VerifyOptions(is_data=True), no_progress).damage
     else:
         pytest.fail("it never came to its end")
     assert objects(target).keys() == objects(kit).keys()

@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from tools.cli_context import Context, shown, verb
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from synclib.lazy.dataset import Dataset
+
+_JOURNAL_AGE_S = 24 * 3600
 
 
 @click.command()
 @click.argument("dataset", required=False)
 @click.option("--seq", type=click.IntRange(min=1), help="This seq; by default the newest.")
 @click.option("--data", "is_data", is_flag=True, help="Read and hash every byte.")
+@click.option("--dask", metavar="ADDRESS", help="Use the Dask cluster whose scheduler is here.")
 @verb
-def command(context: Context, dataset: str | None, seq: int | None, is_data: bool) -> None:
+def command(context: Context, dataset: str | None, seq: int | None, is_data: bool, dask: str | None) -> None:
     """Check that DATASET (by default all) is whole: its structure, or with --data every byte.
 
     \b
     boxlink verify covers
     boxlink verify --data
 
-    Exit code 20: something is damaged, and named.
+    Exit code 20: something is damaged, and named. A run that is broken off goes on where it was.
     """
     from synclib.core.names import dataset_root
-    from synclib.engine.verify import verify
+    from synclib.engine.verify import VerifyOptions, verify
     from synclib.errors import Corrupt
     from synclib.lazy.dataset import Dataset
-    from tools.cli_engine import costs_text, dataset_names, progress_bar
+    from tools.cli_engine import connect_of, costs_text, dataset_names, executor_of, progress_bar
 
-    store = context.open_store()
+    store, connect = context.open_store(), connect_of(context)
+    start = executor_of(context, "synclib.engine.verify_job", dask)
     names = [dataset] if dataset else dataset_names(store)
     results: list[dict[str, object]] = []
     damaged = 0
     for name in names:
         opened = Dataset(store, dataset_root(name))
+        options = VerifyOptions(is_data, start, _journal(context, opened, is_data=is_data))
         with progress_bar(context, unit="count") as progress:
-            done = verify(opened, opened.manifest_at(seq), is_data=is_data, progress=progress)
+            done = verify(opened, opened.manifest_at(seq), connect, options, progress)
+        assert context.meter is not None
+        context.meter.add(done.meter)
+        if done.passed_over:
+            context.note(f"boxlink: {name}: {done.passed_over} packs were verified before it was broken off")
         damaged += len(done.damage)
         results.append(
             {
@@ -45,6 +61,7 @@ def command(context: Context, dataset: str | None, seq: int | None, is_data: boo
                 "bytes": done.plain_bytes,
                 "runs": done.runs,
                 "packs": done.packs,
+                "passed_over": done.passed_over,
                 "bytes_read": done.read_bytes,
                 "damage": [{"key": key, "message": message} for key, message in done.damage],
             }
@@ -58,3 +75,19 @@ def command(context: Context, dataset: str | None, seq: int | None, is_data: boo
     context.emit(result, costs_text(context))
     if damaged:
         raise click.exceptions.Exit(Corrupt.exit_code)
+
+
+def _journal(context: Context, dataset: Dataset, *, is_data: bool) -> Path:
+    """Where the progress of verifying a dataset is noted; what is older than a day is begun anew."""
+    import time
+
+    from blake3 import blake3
+
+    from tools.cli_engine import open_host
+
+    directory = open_host(context).state / "verify"
+    name = blake3(f"{dataset.store.url}\0{dataset.root}".encode()).hexdigest(16)
+    path = directory / f"{name}-{'data' if is_data else 'structure'}"
+    if path.exists() and time.time() - path.stat().st_mtime > _JOURNAL_AGE_S:
+        path.unlink()
+    return path
