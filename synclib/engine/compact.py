@@ -25,8 +25,6 @@ from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.merge import merge
 from synclib.lazy.run_cache import RunCache
 
-# What a compaction that nobody asked for may read: some seconds beside the publish that it follows.
-AUTO_BUDGET_BYTES = 64 << 20
 _ROUNDS = 20
 
 Choose = Callable[[list[RunRef], int], Merge | None]
@@ -127,9 +125,3 @@ def with_merged(state: HeadState, inputs: list[RunRef], merged: RunRef) -> Head 
         return None
     manifest = msgspec.structs.replace(state.manifest, runs=[*runs[:first], merged, *runs[first + len(inputs) :]])
     return msgspec.structs.replace(state.head, manifest=encode_manifest(manifest))
-
-
-def compact_after_publish(dataset: Dataset, host: Host, progress: Progress) -> None:
-    """What a publisher does for the chain, within a budget. The publish has succeeded whatever becomes of this."""
-    with contextlib.suppress(BoxlinkError):
-        compact(dataset, host, progress, budget_bytes=AUTO_BUDGET_BYTES)

@@ -17,8 +17,8 @@ from synclib.core.node import RELEASED, Do, Seen, decide, poll_delay
 from synclib.disk.faults import disk_error
 from synclib.disk.held import Held
 from synclib.disk.markers import Markers
-from synclib.engine.compact import compact_after_publish
 from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.maintain import maintain
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
 from synclib.errors import BoxlinkError, Interrupted, Invalid, Partial
@@ -236,7 +236,7 @@ class Follower:
         done = publish(self._dataset, self._connect, directory, self._host, PublishOptions(), self._stoppable())
         self._meter.add(done.meter)
         if done.is_new:
-            compact_after_publish(self._dataset, self._host, self._stoppable())
+            maintain(self._dataset, self._host, self._stoppable(), seq=done.seq)
         self._log.info("published", dataset=self.name, seq=done.seq, digest=done.digest, skipped=len(done.skipped))
         self._head = None
         if not done.seq:

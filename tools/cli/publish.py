@@ -36,7 +36,7 @@ def command(
     What is published is the difference between DIR and what DIR was when it was last published or restored, so files
     that others published since are kept. Exit code 3: some files could not be read; the rest is published.
     """
-    from synclib.engine.compact import compact_after_publish
+    from synclib.engine.maintain import maintain
     from synclib.engine.publish import PublishOptions, publish
     from synclib.errors import Partial
     from synclib.lazy.dataset import check_prefix
@@ -47,7 +47,7 @@ def command(
     with progress_bar(context, unit="count" if dry_run else "bytes") as progress:
         done = publish(opened, connect_of(context), os.path.abspath(directory), open_host(context), options, progress)
         if done.is_new:
-            compact_after_publish(opened, open_host(context), progress)
+            maintain(opened, open_host(context), progress, seq=done.seq)
     assert context.meter is not None
     context.meter.add(done.meter)
     result: dict[str, object] = {

@@ -1,0 +1,29 @@
+"""What a publisher does for the chain after it has published, within a budget: compaction, now and then collection."""
+
+from __future__ import annotations
+
+import contextlib
+
+from synclib.core.retention import Retention
+from synclib.engine.collect import collect
+from synclib.engine.compact import compact
+from synclib.engine.host import Host, Progress
+from synclib.errors import BoxlinkError
+from synclib.lazy.dataset import Dataset
+
+# What a compaction that nobody asked for may read: some seconds beside the publish that it follows.
+COMPACT_BUDGET_BYTES = 64 << 20
+# Every so many seqs what killed publishers left is collected, as long as that takes few requests.
+COLLECT_EVERY = 64
+_COLLECT_SEQS_MAX = 2000
+
+
+def maintain(dataset: Dataset, host: Host, progress: Progress, *, seq: int) -> None:
+    """Keep the chain short, and the store free of what nothing refers to. No seq is dropped: that is asked for by name.
+
+    The publish of ``seq`` has succeeded whatever becomes of this; the next one tries again.
+    """
+    with contextlib.suppress(BoxlinkError):
+        compact(dataset, host, progress, budget_bytes=COMPACT_BUDGET_BYTES)
+        if seq % COLLECT_EVERY == 0 and seq <= _COLLECT_SEQS_MAX:
+            collect(dataset, host, Retention(), None, progress)
