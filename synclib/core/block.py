@@ -28,6 +28,7 @@ from synclib.core.entry import (
     check_extra,
     check_target,
 )
+from synclib.core.frame import DECODE_ERRORS
 from synclib.core.names import NAME_BYTES_MAX, check_component, check_directory, is_reserved
 from synclib.errors import Corrupt, Unsupported
 
@@ -151,7 +152,7 @@ def decode_block(
     check_block(info, stored, hashes)
     try:
         columns = _decoder.decode(zstd.decompress(stored, info.plain_bytes))
-    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
+    except DECODE_ERRORS as error:
         raise Corrupt(f"a block of a run does not decode: {error}") from error
     return Block(info, columns, pack_table, None if hashes is None else bytes(hashes))
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import struct
 
+import msgspec
 import xxhash
 
 from synclib.errors import Corrupt, Unsupported
 
 VERSION = 0
+# What decoding hostile MessagePack or JSON may raise: text that is no UTF-8 is a ValueError of its own.
+DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, ValueError, OverflowError)
 _HEADER = struct.Struct("<4sHHQI")
 _TRAILER = struct.Struct("<Q")
 OVERHEAD_BYTES = _HEADER.size + _TRAILER.size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from synclib.core.frame import DECODE_ERRORS
 from synclib.errors import Corrupt
 
 LEASE_BYTES_MAX = 1 << 16
@@ -45,7 +46,7 @@ def decode_lease(data: bytes) -> Lease:
     """A lease; one that does not read raises Corrupt, and a collector then goes no further."""
     try:
         lease = msgspec.json.decode(data, type=Lease)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise Corrupt(f"a lease does not read: {error}") from error
     if lease.v != 1 or len(lease.seqs) > _SEQS_MAX or any(not 0 <= seq < 1 << 63 for seq in lease.seqs):
         raise Corrupt("a lease is impossible")

@@ -7,7 +7,7 @@ from blake3 import blake3
 
 from synclib.clock import ulid_text
 from synclib.core.entry import HASH_BYTES, ULID_BYTES
-from synclib.core.frame import pack_frame, unpack_frame
+from synclib.core.frame import DECODE_ERRORS, pack_frame, unpack_frame
 from synclib.core.names import LEVELS, run_key
 from synclib.core.run import TAIL_STORED_MAX
 from synclib.core.treehash import STATE_BYTES, TreeHash
@@ -114,7 +114,7 @@ def decode_manifest(data: bytes, digest: str | None = None) -> Manifest:
         raise Corrupt("a manifest does not have the digest that names it")
     try:
         manifest = _manifest_decoder.decode(unpack_frame(MANIFEST_MAGIC, data))
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise Corrupt(f"a manifest does not decode: {error}") from error
     return _check_manifest(manifest)
 
@@ -160,7 +160,7 @@ def decode_head(data: bytes, root: str) -> tuple[Head, Manifest]:
     """A checked head of the dataset at ``root``, and the manifest in it."""
     try:
         head = _head_decoder.decode(unpack_frame(HEAD_MAGIC, data))
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise Corrupt(f"the head does not decode: {error}") from error
     if not all(map(_is_number, (head.epoch, head.condemned_at_seq))) or any(
         len(name) != ULID_BYTES for name in head.condemned

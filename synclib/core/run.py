@@ -21,7 +21,7 @@ from blake3 import blake3
 from synclib.core import zstd
 from synclib.core.block import BLOCK_PLAIN_MAX, BlockInfo
 from synclib.core.entry import HASH_BYTES, ULID_BYTES
-from synclib.core.frame import VERSION, check_version
+from synclib.core.frame import DECODE_ERRORS, VERSION, check_version
 from synclib.core.names import LEVELS
 from synclib.core.pack import FOOTER_BYTES as PACK_FOOTER_BYTES
 from synclib.core.pack import HEADER_BYTES as PACK_HEADER_BYTES
@@ -112,7 +112,7 @@ def decode_tail(data: bytes | memoryview, object_bytes: int, digest: bytes | Non
         raise Corrupt("a run's tail does not have its digest")
     try:
         tail = _tail_decoder.decode(zstd.decompress(stored, plain_bytes))
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise Corrupt(f"a run's tail does not decode: {error}") from error
     return _check_tail(tail, offset)
 

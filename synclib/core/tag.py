@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from synclib.core.frame import DECODE_ERRORS
 from synclib.errors import Corrupt
 
 TAG_BYTES_MAX = 1 << 12
@@ -23,7 +24,7 @@ def encode_tag(tag: Tag) -> bytes:
 def decode_tag(data: bytes) -> Tag:
     try:
         tag = msgspec.json.decode(data, type=Tag)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise Corrupt(f"a tag does not read: {error}") from error
     if tag.v != 1 or not 0 < tag.seq < 1 << 63:
         raise Corrupt("a tag is impossible")

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
+from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import RunRef
 from synclib.disk.atomic import write_atomic
 
@@ -42,7 +43,7 @@ class BaseFile:
         """The base, or None where there is none that can be read: then the head is taken instead."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=Base)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, *DECODE_ERRORS):
             return None
 
     def write(self, seq: int, digest: str, runs: list[RunRef], *, is_whole: bool) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from synclib.clock import Clock
+from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest, RunRef, decode_manifest, encode_manifest, manifest_digest
 from synclib.core.names import STATE_DIRECTORY
 from synclib.disk.atomic import TEMPORARY, write_atomic
@@ -72,7 +73,7 @@ class Held:
         """The state, or None where there is none that can be read: then nothing here is believed unread."""
         try:
             return msgspec.json.decode(_read_file(self._state), type=State)
-        except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+        except (FileNotFoundError, NotADirectoryError, *DECODE_ERRORS):
             return None
 
     def write(self, state: State) -> None:

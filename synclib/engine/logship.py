@@ -19,6 +19,7 @@ import msgspec
 
 from synclib.clock import Clock
 from synclib.core import names, zstd
+from synclib.core.frame import DECODE_ERRORS
 from synclib.core.logstream import BACKLOG_BYTES_MAX, SEGMENT_BYTES_MAX, LogFile, LogStream, is_due
 from synclib.disk.atomic import write_atomic
 from synclib.disk.log_files import Matcher, Present, list_streams, note_sent
@@ -47,7 +48,7 @@ class LogShipper:
     def _load(self) -> dict[str, LogStream]:
         try:
             return msgspec.json.decode(self._state.read_bytes(), type=dict[str, LogStream])
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, *DECODE_ERRORS):
             return {}
 
     def _save(self) -> None:
