@@ -11,7 +11,7 @@ from synclib.clock import ulid_bytes, ulid_text
 from synclib.core import names
 from synclib.core.manifest import RECENT_COMMITS, Head, decode_manifest, encode_head, manifest_digest
 from synclib.engine.host import Host
-from synclib.errors import Ambiguous, Conflict, Unavailable
+from synclib.errors import Ambiguous, BoxlinkError, Conflict
 from synclib.lazy.dataset import Dataset, HeadState
 
 ATTEMPTS = 30
@@ -38,7 +38,7 @@ def archive(dataset: Dataset, head: HeadState) -> None:
 
 def archive_later(dataset: Dataset, head: HeadState) -> None:
     """The same for a head that was just put: if it fails now, whoever replaces the head does it."""
-    with contextlib.suppress(Unavailable):
+    with contextlib.suppress(BoxlinkError):
         archive(dataset, head)
 
 
