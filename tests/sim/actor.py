@@ -65,6 +65,7 @@ class Actor:
                 self.start()
                 self.after_kill()
             self.world.check(self)
+            self.judge(self.world.check_outside)
 
     def operate(self) -> None:
         raise NotImplementedError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from synclib.clock import ulid_text
 from synclib.core import names
 from synclib.core.entry import Entry, Kind
-from synclib.core.manifest import Manifest, RunRef, decode_head, manifest_digest
+from synclib.core.manifest import RECENT_COMMITS, Manifest, RunRef, decode_head, manifest_digest
 from synclib.core.pack import decode_chunk
 from synclib.errors import BoxlinkError
 from synclib.lazy.chain import Chain
@@ -47,6 +47,7 @@ class Seq:
     tree: Tree
     digest: str
     manifest: bytes
+    commits: list[str]  # of the head that held it last
     keys: frozenset[str]
 
 
@@ -80,7 +81,7 @@ class History:
     def put(self, attempt: Attempt | None, key: str, old: bytes | None, data: bytes, etag: str) -> None:
         if key == HEAD:
             self.heads.append((data, etag))
-            self._commit(attempt, data)
+            self._replace(attempt, data)
         elif key in self._needed and old != data:
             raise Violation(f"I3: {key}, which seq {self._needed[key]} needs, was overwritten with other bytes")
 
@@ -88,27 +89,38 @@ class History:
         if key in self._needed:
             raise Violation(f"I3: {key} was deleted, but seq {self._needed[key]} needs it")
 
-    def _commit(self, attempt: Attempt | None, data: bytes) -> None:
+    def _replace(self, attempt: Attempt | None, data: bytes) -> None:
+        """A new head: of the same seq by one who keeps house, or of the next one by one who publishes."""
         head, manifest = decode_head(data, ROOT)
+        former = self.seqs[-1] if self.seqs else None
+        if former is not None and head.commits != [*former.commits, head.commits[-1]][-RECENT_COMMITS:]:
+            raise Violation(f"I5: a head of seq {manifest.seq} replaces one of seq {self.last} that it does not follow")
+        if former is not None and former.manifest != head.manifest:
+            key = names.manifest_key(ROOT, former.number, manifest_digest(former.manifest))
+            if not self._has(key):
+                raise Violation(f"I3: seq {former.number} is no longer the head, and has no manifest")
+            self._needed[key] = former.number
+        if former is not None and manifest.seq == former.number:
+            tree = former.tree
+            self.seqs.pop()
+        else:
+            tree = self._commit(attempt, manifest)
+        self.check(manifest, tree)
+        keys = frozenset(self._closure(manifest))
+        self.seqs.append(Seq(manifest.seq, tree, manifest.digest, head.manifest, head.commits, keys))
+        self._needed.update(dict.fromkeys(keys, manifest.seq))
+        self.know(tree)
+
+    def _commit(self, attempt: Attempt | None, manifest: Manifest) -> Tree:
+        """What the next seq must be (I5)."""
         if manifest.seq != self.last + 1:
             raise Violation(f"I5: a head of seq {manifest.seq} replaces one of seq {self.last}")
         if attempt is None:
             raise Violation("I5: a head was written by one who does not publish")
         if attempt.committed:
             raise Violation(f"I5: one publish made seq {attempt.committed} and seq {manifest.seq}")
-        if self.seqs:
-            former = self.seqs[-1]
-            key = names.manifest_key(ROOT, former.number, manifest_digest(former.manifest))
-            if not self._has(key):
-                raise Violation(f"I3: seq {former.number} is no longer the head, and has no manifest")
-            self._needed[key] = former.number
         attempt.committed = manifest.seq
-        expected = attempt.result(self, self.last)
-        self.check(manifest, expected)
-        keys = frozenset(self._closure(manifest))
-        self.seqs.append(Seq(manifest.seq, expected, manifest.digest, head.manifest, keys))
-        self._needed.update(dict.fromkeys(keys, manifest.seq))
-        self.know(expected)
+        return attempt.result(self, self.last)
 
     def check(self, manifest: Manifest, expected: Tree) -> None:
         """That a manifest leads to exactly this tree, and says so (I3, I4)."""

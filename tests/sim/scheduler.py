@@ -11,7 +11,7 @@ from random import Random
 
 _STEP_S = 0.03  # what a step takes at most, when nothing is slow
 _STEPS_MAX = 200_000
-_STUCK_S = 30.0  # of real time: nothing in a simulation waits for long
+_STUCK_S = 60.0  # of real time: nothing in a simulation waits for long
 
 
 class Stopped(BaseException):

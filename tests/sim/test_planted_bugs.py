@@ -14,7 +14,7 @@ from synclib.core.node import Do
 from synclib.disk.base import BaseFile
 from synclib.disk.markers import Markers
 from synclib.disk.tree import Tree as DiskTree
-from synclib.engine import commit, fetch_job, follow, publish, restore
+from synclib.engine import commit, fetch_job, follow, head_swap, publish, restore
 from synclib.errors import BoxlinkError
 from synclib.lazy import changes
 from synclib.lazy.run_reader import block_id
@@ -105,19 +105,13 @@ def test_a_try_that_may_still_arrive_is_forgotten(monkeypatch: Patch) -> None:
 
 
 def test_a_failure_after_the_commit_is_told_as_a_failure(monkeypatch: Patch) -> None:
-    real = commit.Commit.commit
-
-    def again(self: commit.Commit, *arguments: Any) -> Any:
-        done = real(self, *arguments)
-        self._archive(done.head)
-        return done
-
-    monkeypatch.setattr(commit.Commit, "commit", again)
+    monkeypatch.setattr(commit, "archive_later", head_swap.archive)
     found("says that it failed", frozenset({Fault.REFUSED}))
 
 
 def test_the_old_head_gets_no_manifest(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(commit.Commit, "_archive", lambda *_: None)
+    monkeypatch.setattr(commit, "archive", lambda *_: None)
+    monkeypatch.setattr(commit, "archive_later", lambda *_: None)
     found("has no manifest")
 
 
@@ -128,7 +122,7 @@ def test_the_base_is_noted_before_the_commit(monkeypatch: Patch) -> None:
     def write(self: Any, head: Any, head_chain: Any, base_chain: Any, cache: Any, index: Any) -> Any:
         where = BaseFile(self._host.state, self._dataset.store.url, self._dataset.root, self._directory)
         if head.manifest.seq:
-            where.write(head.manifest.seq, head.manifest.digest, head.manifest.runs)
+            where.write(head.manifest.seq, head.manifest.digest, head.manifest.runs, is_whole=True)
         return real(self, head, head_chain, base_chain, cache, index)
 
     monkeypatch.setattr(publish._Publication, "_write", write)
@@ -214,7 +208,7 @@ def test_links_are_followed(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(DiskTree, "directory", directory)
     monkeypatch.setattr(DiskTree, "make_directory", make)
-    found("I9:", nodes=2, first=21)
+    found("I9:", nodes=2, first=30)
 
 
 def test_a_node_goes_back(monkeypatch: Patch) -> None:
@@ -241,17 +235,11 @@ def test_an_error_ends_following(monkeypatch: Patch) -> None:
 def test_equal_blocks_are_taken_for_unchanged(monkeypatch: Patch) -> None:
     """Whatever their order: as it once was."""
 
-    def shared(old: Any, new: Any) -> set[bytes]:
-        return changes._ages(old).keys() & changes._ages(new).keys()
+    def blocks(chain: Any) -> set[bytes]:
+        return {block_id(info) for run in chain.runs for info in run.tail.blocks}
 
-    monkeypatch.setattr(changes, "_shared_blocks", shared)
-    monkeypatch.setattr(changes, "_ages", _all_ages)
+    monkeypatch.setattr(changes, "_shared", lambda old, new: blocks(old) & blocks(new))
     found("I1:", first=8)
-
-
-def _all_ages(chain: Any) -> dict[bytes, int]:
-    chain.open()
-    return {block_id(info): age for age, run in enumerate(chain.runs) for info in run.tail.blocks}
 
 
 def test_the_first_try_is_laid_again_in_place_of_the_difference(monkeypatch: Patch) -> None:

@@ -113,7 +113,7 @@ class World:
         with self._local_points():
             try:
                 self.scheduler.run()
-                self._check_outside()
+                self.check_outside()
             except Exception as error:
                 violation = error
         counts: dict[str, int] = {}
@@ -212,7 +212,8 @@ class World:
         actor.freeze()
         raise Killed
 
-    def _check_outside(self) -> None:
+    def check_outside(self) -> None:
+        """I9: nothing outside the actors' own directories has changed."""
         expected = {self.outside.name, *(actor.name for actor in self.actors)}
         if set(os.listdir(self.top)) != expected or os.listdir(self.outside) != ["x"]:
             raise Violation(f"I9: something outside came or went: {os.listdir(self.top)} {os.listdir(self.outside)}")
