@@ -69,14 +69,12 @@ def update_head(
         if new.manifest != state.head.manifest:
             archive(dataset, state)
         commit = ulid_text(ulid_bytes(host.clock, host.entropy))
+        # Whatever the answer: it may be lost, the write may be applied later, and what says that another was there
+        # first may mean our own first try.
+        tried.add(commit)
         try:
             done = swap_head(dataset, state, new, commit)
-        except Conflict:
-            wait_after_conflict(host, attempt)
-            continue
-        except Ambiguous:
-            # It may still be under way, and be applied later.
-            tried.add(commit)
+        except (Conflict, Ambiguous):
             wait_after_conflict(host, attempt)
             continue
         if new.manifest != state.head.manifest:

@@ -10,7 +10,10 @@ import pytest
 
 from synclib.core.manifest import decode_head
 from synclib.disk.base import BaseFile
-from synclib.errors import Ambiguous, Invalid, Unavailable
+from synclib.engine.compact import compact
+from synclib.engine.host import no_progress
+from synclib.engine.revert import revert
+from synclib.errors import Ambiguous, Conflict, Invalid, Unavailable
 from synclib.lazy.run_cache import RunCache
 from synclib.store.base import Body
 from synclib.store.memory import MemoryStore
@@ -173,6 +176,27 @@ def test_what_fails_after_the_commit_does_not_unsay_it(pair: Pair) -> None:
     pair.two.write({b"shared": b"2"})
     assert pair.two.publish().seq == 3
     assert pair.two.dataset.manifest_at(2).seq == 2
+
+
+@pytest.mark.parametrize("what", ["compact", "revert"])
+def test_what_is_done_and_then_told_to_have_lost_is_known_for_own(pair: Pair, what: str) -> None:
+    """As when a client tries again by itself: its second try meets its first. The new run stays."""
+    pair.one.write({b"shared": b"1"})
+    pair.one.publish()
+
+    def own_conflict(write: Callable[[], str]) -> str:
+        write()
+        raise Conflict("it is no longer what it was")
+
+    pair.store.trouble = own_conflict
+    if what == "compact":
+        done = compact(pair.one.dataset, pair.one.host, no_progress, is_full=True)
+        assert [run.level for run in done.manifest.runs] == ["snap"]
+        assert pair.restored() == {b"shared": b"1"}
+    else:
+        reverted = revert(pair.one.dataset, pair.one.host, 1)
+        assert (reverted.manifest.seq, reverted.is_new) == (3, True)
+        assert pair.restored() == {b"shared": b"0"}
 
 
 def test_killed_after_the_commit_before_the_base_is_noted(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
