@@ -179,14 +179,17 @@ class Commit:
         return swap_head(self._dataset, head, new, commit)
 
     def _lay_kept(self, ref: RunRef, head: HeadState, laid: Laid, base_chain: Chain) -> Laid:
-        own = RunReader(self._cache, self._dataset.root, ref)
+        """The delta laid on another head. The whole delta: what the head of the last try said already, and so is not in
+        that try's run ``ref``, may be gone again."""
+        assert self.delta is not None
+        own = RunReader(self._cache, self._dataset.root, self.delta)
         chain = Chain.of(self._cache, self._dataset.root, head.manifest.runs)
         for run in chain.runs:
             self._packs.update((row[0], PackInfo(*row)) for row in run.tail.packs)
         again = Laid(self._dataset.root, head, laid.scanned_at_ns, self._packs)
         lay_run(own, again, chain, base_chain)
         if ref is not self.delta:
-            self._cache.drop(own.key)
+            self._cache.drop(ref.key(self._dataset.root))
         return again
 
 

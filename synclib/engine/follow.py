@@ -233,6 +233,8 @@ class Follower:
         """
         identity = self._markers.up_identity()
         directory = os.fsencode(os.path.abspath(self._directory))
+        # What is published is no longer the seq that a restore brought here, which may be asked for by name.
+        self._is_checked = False
         done = publish(self._dataset, self._connect, directory, self._host, PublishOptions(), self._stoppable())
         self._meter.add(done.meter)
         if done.is_new:

@@ -11,7 +11,7 @@ from synclib.clock import ulid_bytes, ulid_text
 from synclib.core import names
 from synclib.core.manifest import RECENT_COMMITS, Head, decode_manifest, encode_head, manifest_digest
 from synclib.engine.host import Host
-from synclib.errors import Ambiguous, Conflict, Unavailable
+from synclib.errors import Ambiguous, BoxlinkError, Conflict
 from synclib.lazy.dataset import Dataset, HeadState
 
 ATTEMPTS = 30
@@ -38,7 +38,7 @@ def archive(dataset: Dataset, head: HeadState) -> None:
 
 def archive_later(dataset: Dataset, head: HeadState) -> None:
     """The same for a head that was just put: if it fails now, whoever replaces the head does it."""
-    with contextlib.suppress(Unavailable):
+    with contextlib.suppress(BoxlinkError):
         archive(dataset, head)
 
 
@@ -69,14 +69,12 @@ def update_head(
         if new.manifest != state.head.manifest:
             archive(dataset, state)
         commit = ulid_text(ulid_bytes(host.clock, host.entropy))
+        # Whatever the answer: it may be lost, the write may be applied later, and what says that another was there
+        # first may mean our own first try.
+        tried.add(commit)
         try:
             done = swap_head(dataset, state, new, commit)
-        except Conflict:
-            wait_after_conflict(host, attempt)
-            continue
-        except Ambiguous:
-            # It may still be under way, and be applied later.
-            tried.add(commit)
+        except (Conflict, Ambiguous):
             wait_after_conflict(host, attempt)
             continue
         if new.manifest != state.head.manifest:

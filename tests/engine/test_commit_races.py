@@ -10,7 +10,10 @@ import pytest
 
 from synclib.core.manifest import decode_head
 from synclib.disk.base import BaseFile
-from synclib.errors import Ambiguous, Unavailable
+from synclib.engine.compact import compact
+from synclib.engine.host import no_progress
+from synclib.engine.revert import revert
+from synclib.errors import Ambiguous, Conflict, Invalid, Unavailable
 from synclib.lazy.run_cache import RunCache
 from synclib.store.base import Body
 from synclib.store.memory import MemoryStore
@@ -125,6 +128,75 @@ def test_a_write_that_is_applied_between_two_looks(pair: Pair, monkeypatch: pyte
     for ref in runs:
         pair.store.get_suffix(ref.key("data/covers"), 1)
     assert pair.restored() == {b"shared": b"0", b"mine": b"1"}
+
+
+def test_a_change_that_one_head_had_and_the_next_has_not(pair: Pair) -> None:
+    """Two races lost one after the other: what needed no change on the first other head is laid on the second."""
+
+    def first(write: Callable[[], str]) -> str:
+        """The other publishes the very same file..."""
+        pair.two.write({b"shared": b"0", b"mine": b"1"})
+        os.utime(pair.two.directory / "mine", (1, 1))
+        pair.two.publish()
+        pair.store.trouble = second
+        return write()
+
+    def second(write: Callable[[], str]) -> str:
+        """...and takes it back."""
+        pair.two.write({b"shared": b"0"})
+        pair.two.publish()
+        return write()
+
+    pair.one.write({b"shared": b"0", b"mine": b"1", b"more": b"2"})
+    os.utime(pair.one.directory / "mine", (1, 1))
+    pair.store.trouble = first
+    assert pair.one.publish().seq == 4
+    assert pair.restored() == {b"shared": b"0", b"mine": b"1", b"more": b"2"}
+
+
+def test_what_fails_after_the_commit_does_not_unsay_it(pair: Pair) -> None:
+    """Credentials that expire between the head and its manifest: the next publisher writes that."""
+    real = pair.store.put
+
+    def refuse(write: Callable[[], str]) -> str:
+        etag = write()
+
+        def put(key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
+            raise Invalid("the credentials have expired", key=key)
+
+        pair.store.put = put  # type: ignore[method-assign]
+        return etag
+
+    pair.one.write({b"shared": b"1"})
+    pair.store.trouble = refuse
+    done = pair.one.publish()
+    assert (done.seq, done.is_new) == (2, True)
+    pair.store.put = real  # type: ignore[method-assign]
+    assert pair.one.publish().is_new is False
+    pair.two.write({b"shared": b"2"})
+    assert pair.two.publish().seq == 3
+    assert pair.two.dataset.manifest_at(2).seq == 2
+
+
+@pytest.mark.parametrize("what", ["compact", "revert"])
+def test_what_is_done_and_then_told_to_have_lost_is_known_for_own(pair: Pair, what: str) -> None:
+    """As when a client tries again by itself: its second try meets its first. The new run stays."""
+    pair.one.write({b"shared": b"1"})
+    pair.one.publish()
+
+    def own_conflict(write: Callable[[], str]) -> str:
+        write()
+        raise Conflict("it is no longer what it was")
+
+    pair.store.trouble = own_conflict
+    if what == "compact":
+        done = compact(pair.one.dataset, pair.one.host, no_progress, is_full=True)
+        assert [run.level for run in done.manifest.runs] == ["snap"]
+        assert pair.restored() == {b"shared": b"1"}
+    else:
+        reverted = revert(pair.one.dataset, pair.one.host, 1)
+        assert (reverted.manifest.seq, reverted.is_new) == (3, True)
+        assert pair.restored() == {b"shared": b"0"}
 
 
 def test_killed_after_the_commit_before_the_base_is_noted(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -364,6 +364,24 @@ def test_a_publish_over_others_changes_is_not_answered_as_whole(rig: Rig) -> Non
     assert rig.marker(names.ERROR) is None
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_seq_by_name_is_answered_only_when_it_stands_again_after_a_publish(rig: Rig, is_alone: bool) -> None:
+    """What was published is another seq; the one that is asked for comes back first (I1)."""
+    rig.publish({b"a": b"1"})
+    rig.touch(names.ACTIVE, "seq=1")
+    rig.follower.round()
+    if not is_alone:
+        rig.publish({b"a": b"1", b"theirs": b"2"})
+    put(rig.directory, b"a", b"edited")
+    rig.touch(names.UP)
+    assert rig.later() is None
+    answer = rig.marker(names.DOWN)
+    assert answer is not None
+    assert answer["seq"] == 1
+    assert read_tree(rig.directory) == {b"a": b"1"}
+    assert rig.publisher.dataset.read_head().manifest.seq == (2 if is_alone else 3)
+
+
 def test_a_kept_back_file_is_not_answered_as_whole(rig: Rig) -> None:
     """A pipe took a file's place: the seq still has the file, the directory has not."""
     put(rig.directory, b"a", b"1")

@@ -12,7 +12,7 @@ import pytest
 from synclib.errors import Conflict, Corrupt, Full, Invalid, Missing
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter, MeteredStore
-from tests.kit import Kit, metadata, put, read_tree
+from tests.kit import Content, Kit, metadata, put, read_tree
 
 TREE = {
     b"a": None,
@@ -384,3 +384,18 @@ def test_a_store_made_anew_under_its_url(kit: Kit) -> None:
     with pytest.raises(Conflict, match="this directory was last"):
         kit.publish()
     assert kit.publish(is_mirror=True).seq == 2
+
+
+def test_a_file_that_is_removed_put_back_and_removed_again(kit: Kit, tmp_path: Path) -> None:
+    """Its second tombstone is a block equal to the first: that it comes last must be seen."""
+    with_file: Content = {b"a": b"1", b"b": b"2"}
+    without: Content = {b"a": b"1"}
+    states = [with_file, without, with_file, without, with_file]
+    for seq, state in enumerate(states, 1):
+        kit.write(state)
+        for name in state:
+            os.utime(kit.directory / os.fsdecode(name), (1, 1))
+        assert kit.publish(allow_delete=True).seq == seq
+        if seq >= 3:
+            kit.restore(tmp_path / "out", is_full=False)
+            assert read_tree(tmp_path / "out") == state

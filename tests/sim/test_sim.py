@@ -1,0 +1,69 @@
+"""The simulation as it runs with every test: some fixed seeds, some that hypothesis draws."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.sim.faults import Fault
+from tests.sim.world import Plan, report, simulate
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run(plan: Plan) -> None:
+    outcome = simulate(plan)
+    if outcome.violation is not None:
+        pytest.fail(report(plan, outcome), pytrace=False)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_happens_that_may_never_happen(seed: int) -> None:
+    run(Plan(seed, steps=40))
+
+
+def test_every_kind_of_fault_at_once() -> None:
+    run(Plan(1, steps=60, faults=frozenset(Fault)))
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 1 << 32),
+    faults=st.frozensets(st.sampled_from(Fault)),
+    publishers=st.integers(1, 3),
+    nodes=st.integers(0, 3),
+)
+def test_whatever_is_drawn(seed: int, faults: frozenset[Fault], publishers: int, nodes: int) -> None:
+    run(Plan(seed, 25, faults, publishers, nodes, readers=1))
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    plan = Plan(8, steps=30, faults=frozenset(Fault))
+    first, second = simulate(plan), simulate(plan)
+    assert first.trace == second.trace
+    assert first.kills
+    assert simulate(Plan(9, steps=30, faults=frozenset(Fault))).trace != first.trace
+
+
+def test_the_command_replays_a_run_in_any_process() -> None:
+    """Whatever the order of sets and the number of the process are there."""
+    plan = Plan(7, steps=20)
+    shown = [
+        subprocess.run(
+            [sys.executable, *plan.command.split()[1:]],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()[0]
+        for seed in ("1", "2")
+    ]
+    assert shown[0] == shown[1]
+    assert "trace" in shown[0]

@@ -1,0 +1,252 @@
+"""One run: a store, a fleet, a seed; and what may never happen, checked after every step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from unittest import mock
+
+from synclib.engine import pack_job
+from synclib.errors import Missing
+from synclib.lazy.dataset import STORE_KEY
+from synclib.store.memory import MemoryStore
+from tests.sim.actor import Actor
+from tests.sim.faults import Fault, Faults, swarm
+from tests.sim.history import Attempt, History
+from tests.sim.node import Node
+from tests.sim.publisher import Publisher
+from tests.sim.reader import Reader
+from tests.sim.scheduler import Killed, Scheduler, Violation
+from tests.sim.store import attempt_quietly
+
+_EVENTS_SHOWN = 30
+MEMORY_DISK = Path("/dev/shm")
+Event = tuple[int, str, str, str, str, str]  # step, actor, verb, key, outcome, fault
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is made of. ``faults`` None: the seed chooses the kinds."""
+
+    seed: int
+    steps: int = 60  # operations of all actors together
+    faults: frozenset[Fault] | None = None
+    publishers: int = 2
+    nodes: int = 2
+    readers: int = 1
+
+    @property
+    def command(self) -> str:
+        """What runs it again."""
+        command = f"python -m tests.sim --seed {self.seed} --steps {self.steps}"
+        if self.faults is not None:
+            command += " --faults " + (",".join(sorted(kind.value for kind in self.faults)) or "none")
+        return f"{command} --publishers {self.publishers} --nodes {self.nodes} --readers {self.readers}"
+
+
+@dataclass
+class Outcome:
+    """What a run did."""
+
+    trace: list[Event]
+    seqs: int
+    kills: int
+    violation: BaseException | None = None
+    faults: dict[str, int] = field(default_factory=dict)
+
+
+def simulate(plan: Plan) -> Outcome:
+    """Run a plan to its end, or to the first violation."""
+    with tempfile.TemporaryDirectory(prefix="sim-", dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None) as top:
+        world = World(plan, Path(top))
+        return world.run()
+
+
+def report(plan: Plan, outcome: Outcome) -> str:
+    """What was found, the last events before it, and how to see it again."""
+    assert outcome.violation is not None
+    what = "".join(traceback.format_exception(outcome.violation)[-1:])
+    if not isinstance(outcome.violation, Violation):
+        what = "".join(traceback.format_exception(outcome.violation))
+    events = "\n".join(" ".join(map(str, event)) for event in outcome.trace[-_EVENTS_SHOWN:])
+    return f"{events}\n{what}\nreplay: {plan.command}"
+
+
+class World:
+    """Everything that the actors of one run share."""
+
+    def __init__(self, plan: Plan, top: Path) -> None:
+        random = Random(plan.seed)
+        self.plan, self.top = plan, top
+        self.scheduler = Scheduler(Random(random.random()))
+        self.faults = Faults(Random(random.random()), plan.faults if plan.faults is not None else swarm(random))
+        self.trace: list[Event] = []
+        self.memory = MemoryStore("sim")
+        self.memory.put(STORE_KEY, b"{}")
+        self.history = History(self.memory)
+        self.kills = 0
+        self._late: list[tuple[int, Actor, str, Callable[[], object]]] = []
+        self._operations_left = plan.steps
+        kinds = [(Publisher, plan.publishers), (Node, plan.nodes), (Reader, plan.readers)]
+        self.actors: list[Actor] = [
+            kind(self, f"{kind.__name__.lower()}{number}", Random(random.random()))
+            for kind, count in kinds
+            for number in range(1, count + 1)
+        ]
+        self._working = self._unsettled = len(self.actors)
+        self._by_thread: dict[int, Actor] = {}
+        self.outside = top / "outside"
+        self.outside.mkdir()
+        (self.outside / "x").write_bytes(b"not ours")
+
+    def run(self) -> Outcome:
+        for actor in self.actors:
+            self.scheduler.add(actor.name, lambda actor=actor: self._body(actor))  # type: ignore[misc]
+        violation: BaseException | None = None
+        with self._local_points():
+            try:
+                self.scheduler.run()
+                self.check_outside()
+            except Exception as error:
+                violation = error
+        counts: dict[str, int] = {}
+        for event in self.trace:
+            counts[event[5]] = counts.get(event[5], 0) + 1
+        counts.pop("", None)
+        return Outcome(self.trace, self.history.last, self.kills, violation, counts)
+
+    def _body(self, actor: Actor) -> None:
+        self._by_thread[threading.get_ident()] = actor
+        actor.work()
+        self._working -= 1
+        if not self._working:
+            self._calm_down()
+        while self._working:
+            actor.clock.sleep(1.0)
+        if not isinstance(actor, Node):
+            actor.settle()
+        self._unsettled -= 1
+        while self._unsettled:
+            actor.clock.sleep(1.0)
+        # When nobody else changes the head any more.
+        if isinstance(actor, Node):
+            actor.settle()
+
+    def _calm_down(self) -> None:
+        """Faults stop; what was under way arrives."""
+        self.faults.is_stopped = True
+        for late in self._late:
+            self._arrive(late)
+        self._late = []
+
+    def take_operation(self) -> bool:
+        """Whether an actor may do one thing more."""
+        self._operations_left -= 1
+        return self._operations_left >= 0
+
+    def step(self, actor: Actor) -> None:
+        """Between two things that an actor does: all that must hold now is checked, and others go on."""
+        self.check(actor)
+        self.scheduler.pass_turn()
+        due = [late for late in self._late if late[0] <= self.scheduler.step]
+        self._late = [late for late in self._late if late[0] > self.scheduler.step]
+        for late in due:
+            self._arrive(late)
+
+    def check(self, actor: Actor) -> None:
+        with self.judged():
+            actor.check()
+
+    @contextlib.contextmanager
+    def judged(self) -> Iterator[None]:
+        """A violation in the body ends the run."""
+        try:
+            yield
+        except Violation as violation:
+            self.scheduler.fail(violation)
+
+    def note(self, actor: Actor, verb: str, key: str, outcome: str, fault: Fault | None = None) -> None:
+        self.trace.append((self.scheduler.step, actor.name, verb, key, outcome, fault.value if fault else ""))
+
+    def later(self, steps: int, actor: Actor, what: str, apply: Callable[[], object]) -> None:
+        self._late.append((self.scheduler.step + steps, actor, what, apply))
+
+    def _arrive(self, late: tuple[int, Actor, str, Callable[[], object]]) -> None:
+        _, actor, what, apply = late
+        self.note(actor, "late", what, self.attempt(apply))
+
+    def attempt(self, apply: Callable[[], object]) -> str:
+        return attempt_quietly(apply)
+
+    def has(self, key: str) -> bool:
+        try:
+            self.memory.get_suffix(key, 1)
+        except Missing:
+            return False
+        return True
+
+    def writer(
+        self, attempt: Attempt | None, key: str, data: bytes, *, if_absent: bool, if_match: str | None
+    ) -> Callable[[], str]:
+        """A write that the model sees when it is applied, now or later."""
+
+        def write() -> str:
+            old = bytes(self.memory.get_suffix(key, 1 << 40).data) if self.has(key) else None
+            etag = self.memory.put(key, data, if_absent=if_absent, if_match=if_match)
+            with self.judged():
+                self.history.put(attempt, key, old, data, etag)
+            return etag
+
+        return write
+
+    def kill(self, actor: Actor) -> None:
+        """Kill an actor where it stands: its disk is as it is now, whatever is cleaned up on the way out."""
+        self.kills += 1
+        actor.freeze()
+        raise Killed
+
+    def check_outside(self) -> None:
+        """I9: nothing outside the actors' own directories has changed."""
+        expected = {self.outside.name, *(actor.name for actor in self.actors)}
+        if set(os.listdir(self.top)) != expected or os.listdir(self.outside) != ["x"]:
+            raise Violation(f"I9: something outside came or went: {os.listdir(self.top)} {os.listdir(self.outside)}")
+        if (self.outside / "x").read_bytes() != b"not ours":
+            raise Violation("I9: something outside was written")
+
+    @contextlib.contextmanager
+    def _local_points(self) -> Iterator[None]:
+        """Renames and links are steps too, at which others go on and an actor may be killed."""
+        with contextlib.ExitStack() as stack:
+            for name in ("rename", "replace", "link"):
+                real = getattr(os, name)
+                stack.enter_context(mock.patch.object(os, name, self._local(name, real)))
+            # Nothing here changes while it is read, so no tick of the kernel's clock need be waited for.
+            stack.enter_context(mock.patch.object(pack_job, "stamp_clock_ns", return_value=1 << 62))
+            yield
+
+    def _local(self, verb: str, real: Callable[..., None]) -> Callable[..., None]:
+        def point(source: object, target: object, **options: object) -> None:
+            actor = self._by_thread.get(threading.get_ident())
+            if actor is None or actor.store.is_dead:
+                real(source, target, **options)
+                return
+            self.step(actor)
+            is_killed = self.faults.is_killed_here()
+            if is_killed and self.faults.chance(0.5):
+                self._local_kill(actor, verb, "before")
+            real(source, target, **options)
+            if is_killed:
+                self._local_kill(actor, verb, "after")
+
+        return point
+
+    def _local_kill(self, actor: Actor, verb: str, when: str) -> None:
+        self.note(actor, verb, "", f"killed {when}", Fault.KILL)
+        self.kill(actor)
