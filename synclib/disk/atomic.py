@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import tempfile
@@ -25,7 +26,9 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
             os.fsync(descriptor)
         os.rename(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        # An interrupt may come just after the rename.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     fsync_directory(path.parent)
 

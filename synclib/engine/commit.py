@@ -126,13 +126,12 @@ class Commit:
             archive(self._dataset, head)
             commit = ulid_text(ulid_bytes(self._host.clock, self._host.entropy))
             self._tried[commit] = (laid, ref)
-            is_lost = False
             try:
                 done = Committed(self._swap(head, laid, ref, commit), laid, ref)
             except (Conflict, Ambiguous) as error:
-                is_lost = isinstance(error, Conflict)
                 wait_after_conflict(self._host, attempt)
-                head = self._dataset.read_head_or_empty()
+                before, head = head, self._dataset.read_head_or_empty()
+                is_lost = isinstance(error, Conflict) and head.etag != before.etag
                 own = self._find_own(head)
                 if own is None:
                     laid = self._lay_kept(ref, head, laid, base_chain)

@@ -93,7 +93,9 @@ class RunCache:
                 file.writelines(pieces)
             os.rename(temporary, self.path(key))
         except BaseException:
-            os.unlink(temporary)
+            # An interrupt may come just after the rename.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
             raise
         return self.path(key)
 
