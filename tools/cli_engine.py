@@ -97,6 +97,8 @@ def path_text(path: bytes) -> str:
 def printable(path: bytes) -> str:
     """A path for a terminal: control characters and undecodable bytes are shown, not sent."""
     text = path.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 

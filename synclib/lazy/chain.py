@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
+import bisect
 from collections.abc import Iterable, Iterator
 
+from synclib.core.block import Block
 from synclib.core.entry import Entry, Kind
 from synclib.core.manifest import RunRef
 from synclib.core.names import sort_key
@@ -68,12 +69,18 @@ class Chain:
         spans = [(run, run.span(start, stop)) for run in runs]
         if sum(len(span) for _, span in spans) <= _BLOCKS_AHEAD:
             self._read_ahead([(run, index) for run, span in spans if len(span) == 1 for index in span])
-        streams = [_stream(run, -age, start, stop, with_hashes) for age, run in enumerate(runs)]
-        last: bytes | None = None
-        for key, _, entry, run in heapq.merge(*streams, key=lambda item: item[:2]):
-            if key != last:
-                yield entry, run
-                last = key
+        walkers = [_Walker(run, age, start, stop, with_hashes) for age, run in enumerate(runs)]
+        while walkers := [walker for walker in walkers if walker.key is not None]:
+            first = min(walkers, key=lambda walker: (walker.key, -walker.age))
+            others = min((walker.key for walker in walkers if walker is not first and walker.key), default=None)
+            if first.key == others:
+                # The newest is first: what the others say of this path is hidden.
+                for walker in walkers:
+                    if walker is not first and walker.key == first.key:
+                        walker.skip()
+                yield from first.take_one()
+            else:
+                yield from first.take_until(others)
 
     def below(self, path: bytes, *, with_hashes: bool = True) -> Iterator[Entry]:
         """Live entries below a directory, at any depth, in order."""
@@ -90,11 +97,45 @@ class Chain:
         return next(self.below(path, with_hashes=False), None) is not None
 
 
-def _stream(
-    run: RunReader, rank: int, start: bytes, stop: bytes | None, with_hashes: bool
-) -> Iterator[tuple[bytes, int, Entry, RunReader]]:
-    for entry in run.entries(start, stop, with_hashes=with_hashes):
-        yield entry.key, rank, entry, run
+class _Walker:
+    """A place in one run, for a walk over several: what lies before the next key of the others is taken at once."""
+
+    def __init__(self, run: RunReader, age: int, start: bytes, stop: bytes | None, with_hashes: bool) -> None:
+        self.age = age
+        self.key: bytes | None = None
+        self._run = run
+        self._pieces = run.pieces(start, stop, with_hashes=with_hashes)
+        self._block: Block | None = None
+        self._at = self._last = 0
+        self._next_piece()
+
+    def _next_piece(self) -> None:
+        self._block, self._at, self._last = next(self._pieces, (None, 0, 0))
+        self.key = None if self._block is None else self._block.keys[self._at]
+
+    def skip(self) -> None:
+        assert self._block is not None
+        self._at += 1
+        if self._at < self._last:
+            self.key = self._block.keys[self._at]
+        else:
+            self._next_piece()
+
+    def take_one(self) -> Iterator[tuple[Entry, RunReader]]:
+        assert self._block is not None
+        entry = self._block.entry(self._at)
+        self.skip()
+        yield entry, self._run
+
+    def take_until(self, key: bytes | None) -> Iterator[tuple[Entry, RunReader]]:
+        """What of this block comes before a key."""
+        block, first, run = self._block, self._at, self._run
+        assert block is not None
+        after = self._last if key is None else bisect.bisect_left(block.keys, key, first, self._last)
+        for entry in block.entries(first, after):
+            yield entry, run
+        self._at = after - 1
+        self.skip()
 
 
 def below_bounds(path: bytes) -> tuple[bytes, bytes]:

@@ -195,10 +195,18 @@ class RunReader:
 
     def entries(self, start: bytes = b"", stop: bytes | None = None, *, with_hashes: bool = True) -> Iterator[Entry]:
         """Entries with start <= key < stop, tombstones included, in order; a few MiB at a time."""
+        for block, first, last in self.pieces(start, stop, with_hashes=with_hashes):
+            yield from block.entries(first, last)
+
+    def pieces(
+        self, start: bytes = b"", stop: bytes | None = None, *, with_hashes: bool = True
+    ) -> Iterator[tuple[Block, int, int]]:
+        """The same as (block, first, past the last) of blocks' entries; none is empty."""
         for block in self._blocks(self.span(start, stop), with_hashes):
             first = bisect.bisect_left(block.keys, start) if block.keys[0] < start else 0
             last = len(block) if stop is None or block.keys[-1] < stop else bisect.bisect_left(block.keys, stop)
-            yield from block.entries(first, last)
+            if first < last:
+                yield block, first, last
 
     def _blocks(self, span: range, with_hashes: bool) -> Iterator[Block]:
         first = span.start

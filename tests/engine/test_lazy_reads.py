@@ -21,7 +21,7 @@ from synclib.store.file import FileStore
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter, MeteredStore
 from tests.kit import Kit
-from tests.large_chain import ROOT, LargeChain
+from tools.bench.large_chain import ROOT, LargeChain
 
 
 class Far:

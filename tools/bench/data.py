@@ -1,8 +1,15 @@
-"""Data of the benchmarks: made from a seed, so that every tool sees the same."""
+"""Data of the benchmarks: made from a seed, so that every tool sees the same.
+
+Three shapes: ``small`` (files of 20 KB, 500 in a folder), ``large`` (files of 128 MB), ``tree`` (a copy of a source
+tree).
+"""
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 SMALL_BYTES = 20_000
@@ -10,8 +17,52 @@ LARGE_BYTES = 128_000_000
 _FILES_PER_FOLDER = 500
 
 
-def make_small_files(top: Path, count: int) -> None:
-    """``count`` incompressible files of 20 KB, 500 in a folder."""
+@dataclass(frozen=True)
+class Shape:
+    """One kind of data; ``count`` files, or a copy of the tree ``origin``."""
+
+    name: str
+    count: int = 0
+    origin: Path | None = None
+
+    def make(self, top: Path) -> None:
+        if self.name == "small":
+            _make_small_files(top, self.count)
+        elif self.name == "large":
+            _make_large_files(top, self.count)
+        else:
+            assert self.origin is not None
+            shutil.copytree(self.origin, top, symlinks=True)
+
+    def change(self, top: Path, seed: int) -> None:
+        """A small change: one file in a hundred gets new content (of large ones a hundredth is overwritten, in all); in
+        a tree every time is new as well, as in a next release."""
+        generator = random.Random(seed)
+        for number, path in enumerate(_files(top)):
+            if self.name == "large":
+                with open(path, "r+b") as file:
+                    file.seek(generator.randrange(LARGE_BYTES * 9 // 10))
+                    file.write(generator.randbytes(LARGE_BYTES // 100))
+            elif number % 100 == 0:
+                path.write_bytes(generator.randbytes(SMALL_BYTES) if self.name == "small" else path.read_bytes() * 2)
+            elif self.name == "tree":
+                os.utime(path)
+
+    def one_file(self, top: Path) -> str:
+        """The path of a file in the middle."""
+        files = _files(top)
+        return str(files[len(files) // 2].relative_to(top))
+
+    def one_folder(self, top: Path) -> str:
+        """The folder of that file, or the top where there is none."""
+        return str(Path(self.one_file(top)).parent)
+
+
+def _files(top: Path) -> list[Path]:
+    return sorted(path for path in top.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _make_small_files(top: Path, count: int) -> None:
     generator = random.Random(1)
     for number in range(count):
         folder = top / f"{number // _FILES_PER_FOLDER:04}"
@@ -20,23 +71,9 @@ def make_small_files(top: Path, count: int) -> None:
         (folder / f"{number:07}.jpg").write_bytes(generator.randbytes(SMALL_BYTES))
 
 
-def make_large_files(top: Path, count: int) -> None:
-    """``count`` incompressible files of 128 MB."""
+def _make_large_files(top: Path, count: int) -> None:
     top.mkdir(parents=True)
     for number in range(count):
         generator = random.Random(number)
         with open(top / f"{number:03}.bin", "wb") as file:
             file.writelines(generator.randbytes(1_000_000) for _ in range(LARGE_BYTES // 1_000_000))
-
-
-def change_one_percent(top: Path, seed: int) -> None:
-    """Small files: one in a hundred gets new content. Large ones: a hundredth of each is overwritten in one place."""
-    generator = random.Random(seed)
-    for number, path in enumerate(sorted(path for path in top.rglob("*") if path.is_file())):
-        if path.suffix == ".jpg":
-            if number % 100 == 0:
-                path.write_bytes(generator.randbytes(SMALL_BYTES))
-        else:
-            with open(path, "r+b") as file:
-                file.seek(generator.randrange(LARGE_BYTES * 9 // 10))
-                file.write(generator.randbytes(LARGE_BYTES // 100))

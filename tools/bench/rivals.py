@@ -1,4 +1,4 @@
-"""The tools that are compared, each as its users run it: a local repository, no password that costs time."""
+"""The tools that are compared, each as its users run it: no password that costs time, caches of their own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from tools.s3server import ACCESS_KEY, SECRET_KEY
 
 
 @dataclass(frozen=True)
@@ -21,41 +24,60 @@ class Run:
     peak_bytes: int
 
 
-def run(command: list[str], environ: Mapping[str, str], cwd: Path | None = None) -> Run:
-    started = time.perf_counter()
-    process = subprocess.Popen(command, env={**os.environ, **environ}, cwd=cwd, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"bench: {' '.join(command)} ended with {process.returncode}")
-    return Run(seconds, usage.ru_maxrss * 1024)
+def run(command: list[str], environ: Mapping[str, str], cwd: Path | None = None, out: Path | None = None) -> Run:
+    """Run a command; what it says goes to ``out``, or nowhere.
+
+    GNU time stands between: the kernel counts what a process was forked from as its own, and time is small.
+    """
+    with open(out or os.devnull, "wb") as stdout, tempfile.NamedTemporaryFile("r") as peak:
+        timed = ["/usr/bin/time", "-f", "%M", "-o", peak.name, *command]
+        started = time.perf_counter()
+        process = subprocess.run(timed, env={**os.environ, **environ}, cwd=cwd, stdout=stdout, check=False)
+        seconds = time.perf_counter() - started
+        if process.returncode:
+            raise SystemExit(f"bench: {' '.join(command)} ended with {process.returncode}")
+        return Run(seconds, int(peak.read()) * 1024)
 
 
 class Tool(ABC):
+    """``endpoint``: an S3 server, with a bucket ``bench`` in it; empty for a local repository."""
+
     name: str
+    version_words: tuple[str, ...] = ("--version",)
 
     def __init__(self, command: str) -> None:
         self.command = command
         self.repository = Path()
+        self.endpoint = ""
+        self.prefix = ""
         self.environ: dict[str, str] = {}
 
     def version(self) -> str:
         done = subprocess.run([self.command, *self.version_words], capture_output=True, text=True, check=False)
         return (done.stdout or done.stderr).splitlines()[0]
 
-    version_words: tuple[str, ...] = ("--version",)
-
-    def prepare(self, repository: Path) -> None:
+    def prepare(self, repository: Path, endpoint: str = "", prefix: str = "") -> None:
         """A fresh, empty repository, with caches of its own."""
-        self.repository = repository
+        self.repository, self.endpoint, self.prefix = repository, endpoint, prefix
         repository.mkdir()
         self.environ = {
             "XDG_CACHE_HOME": str(repository / "cache"),
             "XDG_STATE_HOME": str(repository / "state"),
+            "XDG_CONFIG_HOME": str(repository / "config"),
             "HOME": str(repository),
         }
+        if endpoint:
+            self.environ |= {
+                "AWS_ENDPOINT_URL": endpoint,
+                "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+                "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+                "AWS_REGION": "us-east-1",
+            }
         self.create()
+
+    def forget(self) -> None:
+        """Nothing is cached any more: another machine comes."""
+        shutil.rmtree(self.repository / "cache", ignore_errors=True)
 
     @abstractmethod
     def create(self) -> None: ...
@@ -66,15 +88,24 @@ class Tool(ABC):
     @abstractmethod
     def restore(self, source: Path, target: Path) -> Run: ...
 
-    def call(self, *words: str, cwd: Path | None = None) -> Run:
-        return run([self.command, *words], self.environ, cwd)
+    @abstractmethod
+    def one_file(self, source: Path, path: str, target: Path) -> Run:
+        """A file's bytes go to the file ``target``."""
+
+    @abstractmethod
+    def one_folder(self, source: Path, path: str, target: Path) -> Run:
+        """A folder goes to the directory ``target``."""
+
+    def call(self, *words: str, cwd: Path | None = None, out: Path | None = None) -> Run:
+        return run([self.command, *words], self.environ, cwd, out)
 
 
 class Boxlink(Tool):
     name = "boxlink"
 
     def create(self) -> None:
-        self.environ["BOXLINK_STORE"] = f"file://{self.repository}/store"
+        store = f"s3://bench/{self.prefix}" if self.endpoint else f"file://{self.repository}/store"
+        self.environ["BOXLINK_STORE"] = store
         self.call("init", "-q")
 
     def publish(self, source: Path) -> Run:
@@ -83,13 +114,20 @@ class Boxlink(Tool):
     def restore(self, source: Path, target: Path) -> Run:
         return self.call("restore", "data", str(target), "-q")
 
+    def one_file(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("cat", "data", path, out=target)
+
+    def one_folder(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("restore", "data", str(target), "--path", path, "-q")
+
 
 class Restic(Tool):
     name = "restic"
     version_words = ("version",)
 
     def create(self) -> None:
-        self.environ |= {"RESTIC_REPOSITORY": str(self.repository / "store"), "RESTIC_PASSWORD": "x"}
+        place = f"s3:{self.endpoint}/bench/{self.prefix}" if self.endpoint else str(self.repository / "store")
+        self.environ |= {"RESTIC_REPOSITORY": place, "RESTIC_PASSWORD": "x"}
         self.call("init", "-q")
 
     def publish(self, source: Path) -> Run:
@@ -97,6 +135,12 @@ class Restic(Tool):
 
     def restore(self, source: Path, target: Path) -> Run:
         return self.call("restore", "latest", "-q", "--target", str(target))
+
+    def one_file(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("dump", "latest", f"/{path}", "-q", out=target)
+
+    def one_folder(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("restore", "latest", "-q", "--include", f"/{path}", "--target", str(target))
 
 
 class Borg(Tool):
@@ -115,15 +159,25 @@ class Borg(Tool):
         target.mkdir()
         return self.call("extract", f"::{self.count}", cwd=target)
 
+    def one_file(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("extract", "--stdout", f"::{self.count}", path, out=target)
+
+    def one_folder(self, source: Path, path: str, target: Path) -> Run:
+        target.mkdir()
+        return self.call("extract", f"::{self.count}", path, cwd=target)
+
 
 class Kopia(Tool):
     name = "kopia"
 
     def create(self) -> None:
         self.environ |= {"KOPIA_PASSWORD": "x", "KOPIA_CHECK_FOR_UPDATES": "false"}
-        self.call(
-            "repository", "create", "filesystem", "--path", str(self.repository / "store"), "--block-hash=BLAKE3-256"
-        )
+        where = ["filesystem", "--path", str(self.repository / "store")]
+        if self.endpoint:
+            where = ["s3", "--bucket", "bench", "--prefix", f"{self.prefix}/", "--disable-tls", "--region", "us-east-1"]
+            where += ["--endpoint", self.endpoint.removeprefix("http://"), "--access-key", ACCESS_KEY]
+            where += ["--secret-access-key", SECRET_KEY]
+        self.call("repository", "create", *where, "--block-hash=BLAKE3-256")
 
     def publish(self, source: Path) -> Run:
         return self.call("snapshot", "create", str(source), "--no-progress")
@@ -131,25 +185,65 @@ class Kopia(Tool):
     def restore(self, source: Path, target: Path) -> Run:
         return self.call("restore", str(source), str(target), "--no-progress")
 
+    def one_file(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("restore", str(source / path), str(target), "--no-progress")
+
+    def one_folder(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("restore", str(source / path), str(target), "--no-progress")
+
 
 class Rclone(Tool):
+    """No versions and no digests: what copying costs."""
+
     name = "rclone"
     version_words = ("version",)
 
     def create(self) -> None:
         self.environ["RCLONE_CONFIG"] = str(self.repository / "rclone.conf")
+        self.place = str(self.repository / "store")
+        if self.endpoint:
+            self.place = f":s3,provider=Other,env_auth=true,endpoint='{self.endpoint}':bench/{self.prefix}"
 
     def publish(self, source: Path) -> Run:
-        return self.call("sync", "-q", str(source), str(self.repository / "store"))
+        return self.call("sync", "-q", str(source), self.place)
 
     def restore(self, source: Path, target: Path) -> Run:
-        return self.call("sync", "-q", str(self.repository / "store"), str(target))
+        return self.call("sync", "-q", self.place, str(target))
+
+    def one_file(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("cat", f"{self.place}/{path}", out=target)
+
+    def one_folder(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("sync", "-q", f"{self.place}/{path}", str(target))
 
 
-def installed() -> list[Tool]:
+class S5cmd(Tool):
+    """On S3 only: one object a file."""
+
+    name = "s5cmd"
+    version_words = ("version",)
+
+    def create(self) -> None:
+        self.environ["S3_ENDPOINT_URL"] = self.endpoint
+        self.place = f"s3://bench/{self.prefix}"
+
+    def publish(self, source: Path) -> Run:
+        return self.call("--log", "error", "sync", f"{source}/", f"{self.place}/")
+
+    def restore(self, source: Path, target: Path) -> Run:
+        return self.call("--log", "error", "cp", f"{self.place}/*", f"{target}/")
+
+    def one_file(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("--log", "error", "cat", f"{self.place}/{path}", out=target)
+
+    def one_folder(self, source: Path, path: str, target: Path) -> Run:
+        return self.call("--log", "error", "cp", f"{self.place}/{path}/*", f"{target}/")
+
+
+def installed(*, is_s3: bool) -> list[Tool]:
     """boxlink, and those rivals that are on the PATH."""
     tools: list[Tool] = [Boxlink(str(Path(sys.executable).parent / "boxlink"))]
-    for kind in (Restic, Borg, Kopia, Rclone):
+    for kind in (Restic, Kopia, S5cmd) if is_s3 else (Restic, Borg, Kopia, Rclone):
         found = shutil.which(kind.name)
         if found is None:
             print(f"{kind.name}: not installed, left out")

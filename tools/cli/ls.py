@@ -9,6 +9,9 @@ import click
 from tools.cli_context import Context, verb
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from synclib.core.entry import Entry
     from synclib.lazy.view import View
 
 
@@ -38,31 +41,46 @@ def command(context: Context, dataset: str, path: str, seq: int | None, recursiv
 
 def _show(context: Context, view: View, folder: bytes, *, is_recursive: bool) -> list[dict[str, object]]:
     """Print what is in a folder; with ``--json`` return it."""
-    import itertools
-    import stat
-
     from synclib.core.entry import Kind
-    from tools.cli_engine import path_text, printable, time_text
+    from tools.cli_engine import path_text
 
     listed = view.walk(folder) if is_recursive else view.listdir(folder)
     if folder and view.stat(folder).kind != Kind.DIRECTORY:
         listed = iter([view.stat(folder)])
+    if not context.is_json:
+        _print(listed, is_recursive=is_recursive)
+        return []
     rows: list[dict[str, object]] = []
-    kinds = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
-    for entry in itertools.chain(listed):
-        name = entry.path if is_recursive else entry.name
-        if context.is_json:
-            row: dict[str, object] = {
-                "path": path_text(entry.path),
-                "kind": Kind(entry.kind).name.lower(),
-                "mode": f"{entry.mode:04o}",
-                "size": entry.size,
-                "mtime_ns": entry.mtime_ns,
-            }
-            rows.append(row | ({"target": path_text(entry.target)} if entry.target else {}))
-            continue
-        target = f" -> {printable(entry.target)}" if entry.target else ""
-        mode = stat.filemode(kinds[Kind(entry.kind)] | entry.mode)
-        when = time_text(entry.mtime_ns) if entry.mtime_ns else "-" * 20
-        click.echo(f"{mode} {entry.size:>12} {when} {printable(name)}{target}")
+    for entry in listed:
+        row: dict[str, object] = {
+            "path": path_text(entry.path),
+            "kind": Kind(entry.kind).name.lower(),
+            "mode": f"{entry.mode:04o}",
+            "size": entry.size,
+            "mtime_ns": entry.mtime_ns,
+        }
+        rows.append(row | ({"target": path_text(entry.target)} if entry.target else {}))
     return rows
+
+
+def _print(listed: Iterator[Entry], *, is_recursive: bool) -> None:
+    """One line an entry, some hundred at a time: a listing may have millions."""
+    import functools
+    import itertools
+    import stat
+
+    from synclib.core.entry import Kind
+    from tools.cli_engine import printable, time_text
+
+    kinds = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
+    mode_text = functools.lru_cache(1000)(lambda kind, mode: stat.filemode(kinds[Kind(kind)] | mode))
+    when_text = functools.lru_cache(1000)(lambda second: time_text(second * 1_000_000_000))
+
+    def line(entry: Entry) -> str:
+        when = when_text(entry.mtime_ns // 1_000_000_000) if entry.mtime_ns else "-" * 20
+        target = f" -> {printable(entry.target)}" if entry.target else ""
+        name = printable(entry.path if is_recursive else entry.name)
+        return f"{mode_text(entry.kind, entry.mode)} {entry.size:>12} {when} {name}{target}"
+
+    while lines := [line(entry) for entry in itertools.islice(listed, 500)]:
+        click.echo("\n".join(lines))

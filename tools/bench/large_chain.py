@@ -12,8 +12,8 @@ from synclib.clock import ulid_text
 from synclib.core import zstd
 from synclib.core.block import BLOCK_DIGEST_BYTES, BlockInfo, Columns, encode_block
 from synclib.core.entry import Codec, Entry, Kind
-from synclib.core.manifest import Head, Manifest, RunRef, encode_head, encode_manifest
-from synclib.core.names import head_key, pack_key, sort_key
+from synclib.core.manifest import Head, Manifest, RunRef, encode_head, encode_manifest, manifest_digest
+from synclib.core.names import head_key, manifest_key, pack_key, sort_key
 from synclib.core.pack import PackBuilder, PackInfo
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
@@ -38,9 +38,14 @@ class LargeChain:
         self.real: dict[bytes, bytes] = {}  # path -> bytes
         self.blocks = count // FILES_PER_BLOCK
         runs = [self._snap(), *(self._diff(seq) for seq in range(2, diffs + 2))]
-        entries = self.blocks * (FILES_PER_BLOCK + 1) + diffs * 501
+        entries = sum(run.entry_count for run in runs)  # no path is in two of them
         seq = runs[-1].seq_last
         self.manifest = Manifest(seq, bytes(STATE_BYTES), entries, count, count * FILE_BYTES, runs, [], TIME_NS, "n1")
+        first = Manifest(
+            1, bytes(STATE_BYTES), runs[0].entry_count, count, count * FILE_BYTES, runs[:1], [], TIME_NS, "n1"
+        )
+        data = encode_manifest(first)
+        store.put(manifest_key(ROOT, 1, manifest_digest(data)), data)
         store.put(STORE_KEY, b"{}")
         store.put(head_key(ROOT), encode_head(Head(ROOT, 0, encode_manifest(self.manifest), ["0"], [])))
 
