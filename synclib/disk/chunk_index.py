@@ -15,12 +15,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from synclib.core.entry import ChunkRef
+from synclib.core.pack import PackInfo
 from synclib.errors import BoxlinkError, Full, Invalid, Unavailable
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunk (
     hash BLOB PRIMARY KEY, pack BLOB, offset INTEGER, stored INTEGER, plain INTEGER, codec INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS live (session TEXT, pack BLOB, PRIMARY KEY (session, pack)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS live_pack (
+    session TEXT, pack BLOB, object_bytes INTEGER, slot_count INTEGER, slots_digest BLOB, PRIMARY KEY (session, pack)
+    ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS indexed (run BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 _BATCH = 500  # well below SQLite's limit of variables in a statement
@@ -68,11 +71,23 @@ class ChunkIndex:
             self._insert(chunks)
             self._database.execute("INSERT OR IGNORE INTO indexed VALUES (?)", (run,))
 
-    def add_pack(self, pack: bytes, chunks: Iterable[ChunkRef]) -> None:
+    def add_pack(self, pack: PackInfo, chunks: Iterable[ChunkRef]) -> None:
         """Record a pack that this session has uploaded."""
         with self._transaction():
             self._insert(chunks)
             self._add_live([pack])
+
+    def packs(self, ulids: Iterable[bytes]) -> list[PackInfo]:
+        """What the session knows of live packs: also of one that another worker has uploaded just now."""
+        found = []
+        with _translated(self.path):
+            for ulid in ulids:
+                row = self._database.execute(
+                    "SELECT pack, object_bytes, slot_count, slots_digest FROM live_pack WHERE session = ? AND pack = ?",
+                    (self.session, ulid),
+                ).fetchone()
+                found.append(PackInfo(*row))
+        return found
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -94,13 +109,13 @@ class ChunkIndex:
             ((c.hash, c.pack, c.offset, c.stored_bytes, c.plain_bytes, c.codec) for c in chunks),
         )
 
-    def add_live(self, packs: Iterable[bytes]) -> None:
+    def add_live(self, packs: Iterable[PackInfo]) -> None:
         with self._transaction():
             self._add_live(packs)
 
-    def _add_live(self, packs: Iterable[bytes]) -> None:
-        rows = ((self.session, pack) for pack in packs)
-        self._database.executemany("INSERT OR IGNORE INTO live VALUES (?, ?)", rows)
+    def _add_live(self, packs: Iterable[PackInfo]) -> None:
+        rows = ((self.session, *pack.as_tuple()) for pack in packs)
+        self._database.executemany("INSERT OR IGNORE INTO live_pack VALUES (?, ?, ?, ?, ?)", rows)
 
     def lookup(self, hashes: Sequence[bytes]) -> dict[bytes, ChunkRef]:
         """Those of the chunks that a live pack holds."""
@@ -110,7 +125,7 @@ class ChunkIndex:
             marks = ",".join("?" * len(batch))
             with _translated(self.path):
                 rows = self._database.execute(
-                    "SELECT chunk.* FROM chunk JOIN live ON live.session = ? AND live.pack = chunk.pack "
+                    "SELECT chunk.* FROM chunk JOIN live_pack ON live_pack.session = ? AND live_pack.pack = chunk.pack "
                     f"WHERE hash IN ({marks})",
                     (self.session, *batch),
                 )
@@ -120,7 +135,7 @@ class ChunkIndex:
     def end_session(self) -> None:
         # Rows that stay behind are of a session that never comes again; how the publish went is said elsewhere.
         with contextlib.suppress(sqlite3.Error):
-            self._database.execute("DELETE FROM live WHERE session = ?", (self.session,))
+            self._database.execute("DELETE FROM live_pack WHERE session = ?", (self.session,))
 
     def close(self) -> None:
         self._database.close()

@@ -44,7 +44,11 @@ class PackJob:
 
 @dataclass
 class PackResult:
-    """Entries in the order of the job's items; ``skipped`` has (path, reason) of those that could not be read."""
+    """Entries in the order of the job's items; ``skipped`` has (path, reason) of those that could not be read.
+
+    ``packs`` are those that the job uploaded, and those of other jobs that its entries refer to: their results may
+    come later.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     skipped: list[tuple[bytes, str]] = field(default_factory=list)
@@ -78,9 +82,9 @@ def pack_files(job: PackJob, store: Store) -> PackResult:
                 read.append((item, hashes))
                 result.read_bytes += item.size
         packer.finish()
+        result.packs = packer.packs + index.packs(packer.foreign_packs)
     finally:
         index.close()
-    result.packs = packer.packs
     result.entries = [item if isinstance(item, Entry) else _entry(*item, packer.placed) for item in read]
     return result
 
@@ -155,6 +159,7 @@ class _Packer:
         self.placed: dict[bytes, ChunkRef] = {}
         self._sizes: dict[bytes, int] = {}
         self.packs: list[PackInfo] = []
+        self.foreign_packs: set[bytes] = set()  # that chunks were found in
         self._pending: dict[bytes, bytes] = {}
         self._pending_bytes = 0
         self._builder: PackBuilder | None = None
@@ -176,6 +181,8 @@ class _Packer:
     def _place(self) -> None:
         known = self._index.lookup(list(self._pending))
         self.placed.update(known)
+        own = {pack.ulid for pack in self.packs}
+        self.foreign_packs.update(chunk.pack for chunk in known.values() if chunk.pack not in own)
         for chunk_hash, plain in self._pending.items():
             if chunk_hash not in known:
                 self._store_chunk(chunk_hash, plain)
@@ -201,7 +208,7 @@ class _Packer:
         data, info = self._builder.finish()
         self._store.put(names.pack_key(self._root, ulid_text(info.ulid)), data)
         self.packs.append(info)
-        self._index.add_pack(info.ulid, self._new)
+        self._index.add_pack(info, self._new)
         self._builder, self._new = None, []
 
     def finish(self) -> None:

@@ -238,7 +238,7 @@ class _Publication:
         for run in chain.runs:
             if not index.is_indexed(run.ref.ulid):
                 index.add_run(run.ref.ulid, (chunk for entry in run.entries() for chunk in entry.chunks))
-        index.add_live(packs)
+        index.add_live(packs.values())
         return packs
 
     def _guard(self, laid: Laid) -> None:
