@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS chunk (
 CREATE TABLE IF NOT EXISTS live_pack (
     session TEXT, pack BLOB, object_bytes INTEGER, slot_count INTEGER, slots_digest BLOB, PRIMARY KEY (session, pack)
     ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS indexed (run BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS indexed_run (run BLOB PRIMARY KEY, next_key BLOB) WITHOUT ROWID;
 """
 _BATCH = 500  # well below SQLite's limit of variables in a statement
 
@@ -62,14 +62,19 @@ class ChunkIndex:
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.executescript(_SCHEMA)
 
-    def is_indexed(self, run: bytes) -> bool:
-        return self._database.execute("SELECT 1 FROM indexed WHERE run = ?", (run,)).fetchone() is not None
+    def next_key(self, run: bytes) -> bytes | None:
+        """The key from which on a run's entries are not recorded; None when all are."""
+        row = self._database.execute("SELECT next_key FROM indexed_run WHERE run = ?", (run,)).fetchone()
+        if row is None:
+            return b""
+        key: bytes | None = row[0]
+        return key
 
-    def add_run(self, run: bytes, chunks: Iterable[ChunkRef]) -> None:
-        """Record all chunks that a run names."""
+    def add_run(self, run: bytes, chunks: Iterable[ChunkRef], next_key: bytes | None = None) -> None:
+        """Record chunks that a run names: those of its entries before ``next_key``, or all."""
         with self._transaction():
             self._insert(chunks)
-            self._database.execute("INSERT OR IGNORE INTO indexed VALUES (?)", (run,))
+            self._database.execute("INSERT OR REPLACE INTO indexed_run VALUES (?, ?)", (run, next_key))
 
     def add_pack(self, pack: PackInfo, chunks: Iterable[ChunkRef]) -> None:
         """Record a pack that this session has uploaded."""

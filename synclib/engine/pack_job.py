@@ -36,7 +36,7 @@ class PackJob:
     root: str
     top: bytes
     prefix: bytes
-    index_path: Path
+    index_path: Path | None  # None where there is nothing to read
     session: str
     pack_names: bytes  # a ULID, drawn for this job: the names of its packs follow from it
     items: list[Found | Entry]
@@ -66,6 +66,8 @@ def run_pack_job(job: PackJob) -> PackResult:
 
 
 def pack_files(job: PackJob, store: Store) -> PackResult:
+    if job.index_path is None:
+        return PackResult([item for item in job.items if isinstance(item, Entry)])
     index = ChunkIndex(job.index_path, job.session)
     try:
         packer = _Packer(job, store, index)
