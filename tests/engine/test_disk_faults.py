@@ -24,7 +24,7 @@ from synclib.disk.extras import Extras
 from synclib.disk.scan import Found, Listing, list_directory
 from synclib.engine.follow import Follower
 from synclib.engine.host import Connect, Host
-from synclib.engine.pack_job import PackJob, pack_files
+from synclib.engine.pack_job import Buffers, PackJob, pack_files
 from synclib.errors import BoxlinkError, Full, Invalid
 from synclib.lazy.dataset import STORE_KEY
 from synclib.lazy.view import ChunkSource
@@ -419,7 +419,7 @@ def test_a_file_that_is_rewritten_in_place_is_never_a_mixture(tmp_path: Path, mo
             ulid = number.to_bytes(16, "big")
             index, top = tmp_path / "chunks.sqlite", os.fsencode(kit.directory)
             job = PackJob(Connect("memory://"), kit.dataset.root, top, b"", index, str(number), ulid, [found])
-            for entry in pack_files(job, kit.store).entries:
+            for entry in pack_files(job, kit.store, Buffers()).entries:
                 (value,) = ChunkSource(kit.store, kit.dataset.root).read(entry, entry.chunks)
                 first, last = (int.from_bytes(value[place : place + 8], "big") for place in (0, size - 8))
                 assert first - last in (0, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from synclib.core.entry import Kind
 from synclib.disk.scan import Found
 from synclib.engine.host import Connect
-from synclib.engine.pack_job import PackJob, PackResult, pack_files
+from synclib.engine.pack_job import Buffers, PackJob, PackResult, pack_files
 from tests.kit import Kit
 
 
@@ -21,7 +21,7 @@ def run_job(kit: Kit, number: int, *names: bytes) -> PackResult:
     index = kit.place / "chunks.sqlite"
     top = os.fsencode(kit.directory)
     job = PackJob(Connect("memory://"), kit.dataset.root, top, b"", index, "s", number.to_bytes(16, "big"), found)
-    return pack_files(job, kit.store)
+    return pack_files(job, kit.store, Buffers())
 
 
 def test_a_job_names_the_packs_of_later_jobs_that_it_refers_to(tmp_path: Path) -> None:
