@@ -149,10 +149,12 @@ class Reading:
         for entry in result.entries:
             name = group_of(entry.extra)
             first = None if name is None else self._leaders.get(name)
-            if name is None or first is None or (entry.chunks and first.path != entry.path):
+            if name is None or first is None:
                 entries.append(entry)
             elif first.path == entry.path:
                 self._contents[name] = entry.chunks
+                entries.append(entry)
+            elif entry.chunks or not entry.size:
                 entries.append(entry)
             elif isinstance(content := self._contents[name], str):
                 result.skipped.append((entry.path, content))
