@@ -6,7 +6,6 @@ import functools
 import mmap
 import os
 import stat
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,8 @@ from synclib.store.meter import Meter
 _STAGING_BYTES = CHUNK_BYTES_MAX + 4096
 # Linux's clock ticks every 10 ms at the slowest.
 _TICK_MAX_S = 0.05
+# O_NONBLOCK: a pipe that took the file's place must not make us wait for a writer.
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHANGED = "it changed while it was published"
 
 # Structures go between processes as MessagePack, which costs a tenth of pickling them.
@@ -118,11 +119,14 @@ def pack_files(job: PackJob, store: Store, buffers: Buffers) -> PackResult:
             packer = _Packer(job, store, index, uploader, buffers)
             result = PackResult()
             read: list[tuple[Found, list[bytes]] | Entry] = []
+            directory, place = None, b""
             for item in job.items:
                 if isinstance(item, Entry):
                     read.append(item)
                     continue
-                hashes, problem = _read_file(job, item, packer)
+                if item.directory != directory:
+                    directory, place = item.directory, _place(job, item.directory)
+                hashes, problem = _read_file(place + item.name, item, packer)
                 if problem:
                     result.skipped.append((item.path, problem))
                 else:
@@ -138,34 +142,47 @@ def pack_files(job: PackJob, store: Store, buffers: Buffers) -> PackResult:
 
 def _entry(found: Found, hashes: list[bytes], placed: dict[bytes, ChunkRef]) -> Entry:
     chunks = tuple(placed[chunk_hash] for chunk_hash in hashes)
-    size = sum(chunk.plain_bytes for chunk in chunks)
-    return Entry(found.directory, found.name, Kind.FILE, found.mode, found.mtime_ns, size, chunks, extra=found.extra)
+    return Entry(
+        found.directory, found.name, Kind.FILE, found.mode, found.mtime_ns, found.size, chunks, extra=found.extra
+    )
 
 
-def _read_file(job: PackJob, found: Found, packer: _Packer) -> tuple[list[bytes], str]:
+def _place(job: PackJob, directory: bytes) -> bytes:
+    """Where a directory of the dataset is, with a slash at its end."""
+    relative = directory[len(job.prefix) + 1 :] if job.prefix else directory
+    return os.path.join(job.top, relative, b"")
+
+
+def _read_file(path: bytes, found: Found, packer: _Packer) -> tuple[list[bytes], str]:
     """(hashes of the chunks, problem): a file that changes while it is read is a problem, never a mixture."""
-    relative = found.path[len(job.prefix) + 1 :] if job.prefix else found.path
+    size = found.size
     try:
-        # O_NONBLOCK: a pipe that took the file's place must not make us wait for a writer.
-        descriptor = os.open(os.path.join(job.top, relative), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, _OPEN_FLAGS)
     except OSError as error:
         return [], error.strerror or str(error)
     try:
         before = _settled(descriptor)
         if not stat.S_ISREG(before.st_mode):
             return [], "it is no longer a file"
-        is_moving = before.st_ctime_ns >= stamp_clock_ns()
-        if is_moving or (before.st_mtime_ns, before.st_size) != (found.mtime_ns, found.size):
+        changed_ns = before.st_ctime_ns
+        is_moving = changed_ns >= stamp_clock_ns()
+        if is_moving or before.st_mtime_ns != found.mtime_ns or before.st_size != size:
             return [], _CHANGED
-        hashes = list(_hashes(descriptor, found.size, before, packer))
+        if size <= CHUNK_BYTES_MAX:
+            hashes, read_bytes = _read_small(descriptor, size, packer)
+        else:
+            hashes, read_bytes = _read_large(descriptor, size, before, packer)
         after = os.fstat(descriptor)
     except OSError as error:
         return [], error.strerror or str(error)
     finally:
         os.close(descriptor)
-    if (after.st_mtime_ns, after.st_ctime_ns, after.st_size) != (before.st_mtime_ns, before.st_ctime_ns, found.size):
-        return [], _CHANGED
-    if packer.bytes_of(hashes) != found.size:
+    if (
+        after.st_ctime_ns != changed_ns
+        or after.st_mtime_ns != found.mtime_ns
+        or after.st_size != size
+        or read_bytes != size
+    ):
         return [], _CHANGED
     if len(hashes) > CHUNKS_PER_FILE_MAX:
         return [], "it is too large for one entry"
@@ -188,23 +205,26 @@ def _settled(descriptor: int) -> os.stat_result:
         clock.sleep(0.001)
 
 
-def _hashes(descriptor: int, size: int, status: os.stat_result, packer: _Packer) -> Iterator[bytes]:
-    """The hashes of a file's chunks, which go to the packer; of no more than ``size`` bytes and what shows that there
-    are more."""
-    if size > CHUNK_BYTES_MAX:
-        from synclib.core.chunker import cut
-
-        for batch in cut(HoleReader(descriptor, size, has_holes=is_sparse(status))):
-            for chunk, count in batch:
-                yield from [packer.add(chunk)] * count
-            packer.place()
-        return
+def _read_small(descriptor: int, size: int, packer: _Packer) -> tuple[list[bytes], int]:
+    """(hashes of the chunks, how many bytes were read) of a file that is one chunk; one byte more if it grew."""
     view = packer.room(size + 1)
     filled = os.readv(descriptor, [view])
     while filled < size and (more := os.readv(descriptor, [view[filled:]])):
         filled += more
-    if filled:
-        yield packer.add_staged(view[: min(filled, CHUNK_BYTES_MAX)])
+    return ([packer.add_staged(view[:filled])] if filled == size and size else []), filled
+
+
+def _read_large(descriptor: int, size: int, status: os.stat_result, packer: _Packer) -> tuple[list[bytes], int]:
+    from synclib.core.chunker import cut
+
+    hashes: list[bytes] = []
+    read_bytes = 0
+    for batch in cut(HoleReader(descriptor, size, has_holes=is_sparse(status))):
+        for chunk, count in batch:
+            hashes += [packer.add(chunk)] * count
+            read_bytes += len(chunk) * count
+        packer.place()
+    return hashes, read_bytes
 
 
 class _Packer:
@@ -217,7 +237,7 @@ class _Packer:
         self._root, self._pack_names = job.root, job.pack_names
         self._store, self._index, self._uploader = store, index, uploader
         self.placed: dict[bytes, ChunkRef] = {}
-        self._sizes: dict[bytes, int] = {}
+        self._seen: set[bytes] = set()
         self.packs: list[PackInfo] = []
         self.foreign_packs: set[bytes] = set()  # that chunks were found in
         self._pending: dict[bytes, memoryview] = {}
@@ -235,22 +255,20 @@ class _Packer:
 
     def add_staged(self, plain: memoryview) -> bytes:
         """The hash of a chunk in the memory that was asked for last; that stays taken until it is placed."""
-        before = len(self._pending)
-        chunk_hash = self.add(plain)
-        if len(self._pending) > before:
+        chunk_hash = blake3(plain).digest()
+        if chunk_hash not in self._seen:
+            self._seen.add(chunk_hash)
+            self._pending[chunk_hash] = plain
             self._staged += len(plain)
         return chunk_hash
 
     def add(self, plain: memoryview) -> bytes:
         """The hash of a chunk, whose memory must stay as it is until :meth:`place`."""
         chunk_hash = blake3(plain).digest()
-        if chunk_hash not in self._sizes:
-            self._sizes[chunk_hash] = len(plain)
+        if chunk_hash not in self._seen:
+            self._seen.add(chunk_hash)
             self._pending[chunk_hash] = plain
         return chunk_hash
-
-    def bytes_of(self, hashes: list[bytes]) -> int:
-        return sum([self._sizes[chunk_hash] for chunk_hash in hashes])
 
     def place(self) -> None:
         """Find or store what was added; its memory is free then."""
