@@ -30,9 +30,11 @@ def group_of(extra: Extra) -> bytes | None:
 class Extras:
     """Reads the extras of what one scan of ``top`` finds, as it would lie under ``prefix``."""
 
-    def __init__(self, top: bytes, prefix: bytes, *, owners: bool = False, xattrs: bool = False) -> None:
+    def __init__(
+        self, top: bytes, prefix: bytes, *, links: bool = True, owners: bool = False, xattrs: bool = False
+    ) -> None:
         self._top, self._prefix = top, prefix
-        self._owners, self._xattrs = owners, xattrs
+        self._links, self._owners, self._xattrs = links, owners, xattrs
         self._groups: dict[tuple[int, int], tuple[bytes, int]] | None = None
         self.is_asked = owners or xattrs
 
@@ -42,7 +44,7 @@ class Extras:
         OSError when the path cannot be looked at.
         """
         found: list[tuple[str, bytes]] = []
-        if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+        if self._links and status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
             group = self._group(status)
             if group:
                 found.append((HARDLINK, group))

@@ -112,9 +112,9 @@ def scan(top: bytes, prefix: bytes = b"") -> Iterator[Found]:
     """Everything below ``top``, as it would lie under ``prefix``; markers and state at the top are left out.
 
     An unreadable directory is given twice: as a directory, and, in place of its content, as a problem with an empty
-    name. OSError when ``top`` itself cannot be read.
+    name. Without extras. OSError when ``top`` itself cannot be read.
     """
-    extras = Extras(top, prefix)
+    extras = Extras(top, prefix, links=False)
     pending = [(top, prefix)]
     while pending:
         path, directory = pending.pop()
