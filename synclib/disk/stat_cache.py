@@ -60,6 +60,10 @@ def unsure_row(name: bytes) -> Row:
     return (name, 0, 0, 0, b"", ())
 
 
+def is_unsure(row: Row) -> bool:
+    return row[1] == 0
+
+
 class StatCache:
     """Read and rewritten in step with one scan: for each directory :meth:`take`, then :meth:`record`.
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 from synclib.core import names
 from synclib.core.delta import RACY_NS, is_unchanged
-from synclib.core.entry import Entry, Kind
+from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.disk.extras import Extras
 from synclib.disk.scan import Found, Listing, Row, found_of, list_directory
-from synclib.disk.stat_cache import StatCache, pack_rows, unpack_rows, unsure_row
+from synclib.disk.stat_cache import StatCache, is_unsure, pack_rows, unpack_rows, unsure_row
 from synclib.engine.host import Progress
 from synclib.lazy.chain import Chain, below_bounds
 
@@ -149,40 +149,41 @@ class Difference:
         differing |= before.keys() - here.keys()
         differing |= listing.problems.keys() | listing.notes.keys()
         for name in sorted(differing):
-            # The base has no names but those that were recorded.
-            old = self._chain.lookup(names.sort_key(directory, name)) if name in before else None
+            # The base has no names but those that were recorded, and what a sure row says of them.
+            row, old = before.get(name), None
+            if row is not None and is_unsure(row):
+                old = self._chain.lookup(names.sort_key(directory, name))
+            elif row is not None:
+                old = _entry_of(found_of(directory, row))
             yield name, here.get(name), old
 
     def _changed(self, old: Entry | None, found: Found) -> Found | Entry:
         """A file to be read, or the entry of what needs no reading: its bytes are known where only the rest changed."""
         if found.kind != Kind.FILE:
-            return Entry(
-                found.directory,
-                found.name,
-                found.kind,
-                found.mode,
-                found.mtime_ns,
-                target=found.target,
-                extra=found.extra,
-            )
+            return _entry_of(found)
         if (
             self.is_live
             and old is not None
             and is_unchanged(old, found.kind, old.mode, found.mtime_ns, found.size, b"")
         ):
             known = self._chain.lookup(found.key)
-            assert known is not None
-            return Entry(
-                found.directory,
-                found.name,
-                found.kind,
-                found.mode,
-                found.mtime_ns,
-                found.size,
-                known.chunks,
-                extra=found.extra,
-            )
+            if known is not None and not known.is_racy:
+                return _entry_of(found, known.chunks)
         return found
+
+
+def _entry_of(found: Found, chunks: tuple[ChunkRef, ...] = ()) -> Entry:
+    return Entry(
+        found.directory,
+        found.name,
+        found.kind,
+        found.mode,
+        found.mtime_ns,
+        found.size,
+        chunks,
+        found.target,
+        found.extra,
+    )
 
 
 class _Cursor:
