@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 
 from synclib.core import names
-from synclib.core.delta import RACY_NS, is_unchanged
+from synclib.core.delta import RACY_NS, is_unchanged, join
 from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.disk.extras import Extras
 from synclib.disk.scan import Found, Listing, Row, found_of, list_directory
@@ -137,25 +137,28 @@ class Difference:
         if not is_based:
             yield from ((row[0], row, None) for row in rows)
             return
-        here = {row[0]: row for row in rows}
         if taken is None:
             start = names.sort_key(directory, b"")
-            based = {entry.name: entry for entry in self._cursor.between(start, start[:-1] + b"\1")}
-            for name in sorted(here.keys() | based.keys()):
-                yield name, here.get(name), based.get(name)
+            based = self._cursor.between(start, start[:-1] + b"\1")
+            for row, old in join(rows, based, lambda row: row[0], lambda entry: entry.name):
+                if row is not None:
+                    yield row[0], row, old
+                elif old is not None:
+                    yield old.name, None, old
             return
+        here = {row[0]: row for row in rows}
         before = {row[0]: row for row in unpack_rows(taken)}
         differing = {name for name, row in here.items() if before.get(name) != row}
         differing |= before.keys() - here.keys()
         differing |= listing.problems.keys() | listing.notes.keys()
         for name in sorted(differing):
             # The base has no names but those that were recorded, and what a sure row says of them.
-            row, old = before.get(name), None
-            if row is not None and is_unsure(row):
-                old = self._chain.lookup(names.sort_key(directory, name))
-            elif row is not None:
-                old = _entry_of(found_of(directory, row))
-            yield name, here.get(name), old
+            known, entry = before.get(name), None
+            if known is not None and is_unsure(known):
+                entry = self._chain.lookup(names.sort_key(directory, name))
+            elif known is not None:
+                entry = _entry_of(found_of(directory, known))
+            yield name, here.get(name), entry
 
     def _changed(self, old: Entry | None, found: Found) -> Found | Entry:
         """A file to be read, or the entry of what needs no reading: its bytes are known where only the rest changed."""
