@@ -36,6 +36,8 @@ from synclib.lazy.run_cache import RunCache
 from synclib.store.meter import Meter
 
 _ATTEMPTS = 10
+# Runs up to this length together are brought here whole: they are some two million entries.
+_FILL_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -214,10 +216,19 @@ class _Publication:
         return runs
 
     def _fill(self, cache: RunCache, base_runs: list[RunRef], head: HeadState) -> None:
-        """Bring the runs here. Without its base a directory's deletions cannot be told from others' additions."""
-        cache.fill(self._dataset.root, head.manifest.runs)
+        """Bring the runs here. Without its base a directory's deletions cannot be told from others' additions.
+
+        Of a large chain that is not the base, or of which only a folder is compared, what is needed is read where it
+        is needed.
+        """
+        root, runs = self._dataset.root, head.manifest.runs
+        away_bytes = sum(run.object_bytes for run in runs if not cache.path(run.key(root)).exists())
+        if away_bytes <= _FILL_BYTES or (base_runs == runs and not self._options.prefix):
+            cache.fill(root, runs)
+        if base_runs == runs:
+            return
         try:
-            cache.fill(self._dataset.root, base_runs)
+            cache.fill(root, base_runs)
         except Missing as error:
             shown = os.fsdecode(self._directory)
             raise Missing(

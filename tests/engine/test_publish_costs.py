@@ -109,3 +109,17 @@ def test_a_fresh_publisher_finds_chunks_within_a_budget(
     known = [key for key in keys if key is not None]
     assert known == sorted(known)
     assert kit.verify().damage == []
+
+
+def test_a_folder_of_a_large_chain_is_published_without_bringing_it_here(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synclib.engine.publish._FILL_BYTES", 0)
+    (run,) = kit.dataset.read_head().manifest.runs
+    other = Kit(tmp_path / "other", kit.store, seed=2)
+    other.write({b"x": b"2"})
+    for number in range(3):
+        put(other.directory, b"y", b"%d" % number)
+        assert other.publish(prefix=b"new").is_new
+    assert cache_files(other, run.file_name) == []
+    assert kit.verify().damage == []
