@@ -8,6 +8,7 @@ footer   56 B   offset of the slots, their count, their BLAKE3-256, version, mag
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
 
@@ -21,6 +22,8 @@ from synclib.errors import Corrupt
 MAGIC = b"BXLP"
 # Large enough that 180 GB are some 6,000 objects, small enough that two workers each hold one in memory.
 PACK_BYTES_TARGET = 32 << 20
+# A full pack of chunks that are not tiny, with its slots.
+_BUFFER_BYTES = PACK_BYTES_TARGET + CHUNK_BYTES_MAX + (256 << 10)
 
 _HEADER = struct.Struct("<4sHHQ16s")
 _SLOT = struct.Struct("<32sQIIB3x")
@@ -31,31 +34,47 @@ FOOTER_BYTES = _FOOTER.size
 
 
 class PackBuilder:
-    """Collects chunks into one pack in memory. Not safe between threads."""
+    """Collects chunks into one pack in memory. Not safe between threads.
 
-    def __init__(self, ulid: bytes) -> None:
+    ``buffer``: memory of an earlier pack that is no longer needed, to be used again.
+    """
+
+    def __init__(self, ulid: bytes, buffer: mmap.mmap | None = None) -> None:
         self.ulid = ulid
-        self._data = bytearray(_HEADER.pack(MAGIC, VERSION, 0, 0, ulid))
+        # Anonymous memory: pages that are not written cost nothing.
+        self.buffer = mmap.mmap(-1, _BUFFER_BYTES) if buffer is None else buffer
+        self._view = memoryview(self.buffer)
         self._slots = bytearray()
+        self._length = 0
         self.slot_count = 0
+        self._append(_HEADER.pack(MAGIC, VERSION, 0, 0, ulid))
 
     def __len__(self) -> int:
-        return len(self._data)
+        return self._length
+
+    def _append(self, data: bytes | bytearray | memoryview) -> None:
+        stop = self._length + len(data)
+        if stop > len(self.buffer):
+            larger = mmap.mmap(-1, max(stop, 2 * len(self.buffer)))
+            larger[: self._length] = self._view[: self._length]
+            self.buffer, self._view = larger, memoryview(larger)
+        self._view[self._length : stop] = data
+        self._length = stop
 
     def add(self, chunk_hash: bytes, plain: bytes | memoryview, stored: bytes | memoryview, codec: Codec) -> ChunkRef:
-        offset = len(self._data)
-        self._data += stored
+        offset = self._length
+        self._append(stored)
         self._slots += _SLOT.pack(chunk_hash, offset, len(stored), len(plain), codec)
         self.slot_count += 1
         return ChunkRef(chunk_hash, self.ulid, offset, len(stored), len(plain), codec)
 
-    def finish(self) -> tuple[bytearray, PackInfo]:
-        """The whole object, and what a run must know of it."""
-        slots_offset = len(self._data)
+    def finish(self) -> tuple[memoryview, PackInfo]:
+        """The whole object, as long as its buffer is not used again, and what a run must know of it."""
+        slots_offset = self._length
         digest = blake3(self._slots).digest()
-        self._data += self._slots
-        self._data += _FOOTER.pack(slots_offset, self.slot_count, digest, VERSION, 0, MAGIC)
-        return self._data, PackInfo(self.ulid, len(self._data), self.slot_count, digest)
+        self._append(self._slots)
+        self._append(_FOOTER.pack(slots_offset, self.slot_count, digest, VERSION, 0, MAGIC))
+        return self._view[: self._length], PackInfo(self.ulid, self._length, self.slot_count, digest)
 
 
 class PackInfo:

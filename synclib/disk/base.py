@@ -38,6 +38,7 @@ class BaseFile:
         name = blake3(b"\0".join(parts)).hexdigest(16)
         self._path = state / "base" / f"{name}.json"
         self.runs = state / "base" / name  # runs that only this directory has, by file name
+        self.stat_cache = state / "base" / f"{name}.stat"  # disk/stat_cache.py
 
     def read(self) -> Base | None:
         """The base, or None where there is none that can be read: then the head is taken instead."""

@@ -7,36 +7,37 @@ the new manifest. Before the head nothing refers to what was written; after it n
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+
+import msgspec
+from blake3 import blake3
 
 from synclib.clock import ulid_text
 from synclib.core import names
-from synclib.core.delta import is_unchanged, join
 from synclib.core.entry import Entry, Kind
 from synclib.core.manifest import RunRef
-from synclib.core.pack import PACK_BYTES_TARGET, PackInfo
+from synclib.core.pack import PackInfo
 from synclib.disk.base import Base, BaseFile
-from synclib.disk.chunk_index import ChunkIndex, index_path
+from synclib.disk.extras import Extras
 from synclib.disk.faults import disk_errors
-from synclib.disk.held import boot_id
-from synclib.disk.scan import Found, scan
+from synclib.disk.scan import Found
+from synclib.disk.stat_cache import StatCache
 from synclib.engine.commit import Commit, Laid
+from synclib.engine.difference import Difference
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lease import Moved, intent
-from synclib.engine.pack_job import PackJob, PackResult, pack_files, run_pack_job
-from synclib.engine.workers import run_in_order, start_processes, worker_count
 from synclib.errors import Conflict, Invalid, Missing
-from synclib.lazy.chain import Chain, below_bounds
+from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
 from synclib.store.meter import Meter
 
-_JOB_FILES = 8000
-_JOB_ITEMS = 20_000
 _ATTEMPTS = 10
+# Runs up to this length together are brought here whole: they are some two million entries.
+_FILL_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class PublishOptions:
     is_mirror: bool = False  # make the dataset exactly the directory, whatever its base
     allow_delete: bool = False
     is_dry_run: bool = False
+    owners: bool = False  # record who owns each path
+    xattrs: bool = False  # record extended attributes
 
 
 @dataclass
@@ -59,6 +62,7 @@ class PublishResult:
     changed: int = 0
     deleted: int = 0
     skipped: list[tuple[bytes, str]] = field(default_factory=list)
+    notes: list[tuple[bytes, str]] = field(default_factory=list)  # what is left out of paths that were published
     overridden: list[bytes] = field(default_factory=list)
     is_new: bool = False
     is_whole: bool = False  # whether the directory holds every byte of the seq: no others' changes, nothing kept back
@@ -102,6 +106,7 @@ class _Publication:
         self._intent = intent(dataset, host)
         self._session = ulid_text(self._intent.session)
         self._committed: list[RunRef] = []
+        self._base: Base | None = None
         self._is_delta_there = False  # whether the directory is not its base, which is not the head
 
     def run(self) -> PublishResult:
@@ -110,35 +115,68 @@ class _Publication:
         cache_directory = self._host.dataset_cache(dataset.store.url, dataset.root)
         cache = RunCache(cache_directory / "run", dataset.store, base_file.runs)
         with disk_errors(), cache.in_use():
-            return self._run(base_file, cache_directory, cache)
+            return self._run(base_file, cache)
 
-    def _run(self, base_file: BaseFile, cache_directory: Path, cache: RunCache) -> PublishResult:
+    def _run(self, base_file: BaseFile, cache: RunCache) -> PublishResult:
         dataset, options = self._dataset, self._options
         head = self._head = dataset.read_head_or_empty()
         self._check_source(head)
-        base = None if options.is_mirror else self._base_of(base_file, head)
+        base = self._base = None if options.is_mirror else self._base_of(base_file, head)
         self._head_entries = 0 if base else head.manifest.entry_count
         base_runs = head.manifest.runs if base is None or _is_whole_head(base, head) else base.runs
         self._fill(cache, base_runs, head)
         head_chain = Chain.of(cache, dataset.root, head.manifest.runs)
         base_chain = head_chain if base_runs == head.manifest.runs else Chain.of(cache, dataset.root, base_runs)
-        if options.is_dry_run:
-            return self._count_only(head, head_chain, base_chain)
-        index = ChunkIndex(index_path(cache_directory, boot_id()), self._session)
+        manifest = head.manifest
+        whole: tuple[int, str] | None = (manifest.seq, manifest.digest)
+        if base_chain is not head_chain:
+            whole = (base.seq, base.digest) if base is not None and base.is_whole else None
+        stats = StatCache(base_file.stat_cache, self._identity(base_runs, whole), is_kept=not options.is_dry_run)
         try:
-            delta = self._write(head, head_chain, base_chain, cache, index)
+            difference = self._difference(base_chain, stats, is_live=base_chain is head_chain)
+            changes = self._changes(head_chain, difference, stats)
+            if options.is_dry_run:
+                return self._count_only(head, head_chain, base_chain, changes, difference)
+            delta = self._write(head, head_chain, base_chain, cache, changes)
+            unread = [path for path, _ in self._result.skipped]
+            self._result.skipped = difference.skipped + self._result.skipped
+            self._result.notes = difference.notes
+            if self._is_delta_there and not self._result.is_new and self._is_head(head_chain):
+                base_runs, delta = head.manifest.runs, None
+            runs = self._write_base(base_file, base_runs, delta, cache)
+            result = self._result
+            stats.finish(self._identity(runs, (result.seq, result.digest) if result.is_whole else None), unread)
         finally:
-            index.end_session()
-            index.close()
+            stats.close()
             self._intent.end()
-        if self._is_delta_there and not self._result.is_new and self._is_head(head_chain):
-            base_runs, delta = head.manifest.runs, None
-        self._write_base(base_file, base_runs, delta, cache)
         is_kept_back = any(
             head_chain.lookup(names.sort_key(*names.split_path(path))) for path, _ in self._result.skipped
         )
         self._result.is_whole = self._result.is_whole and not is_kept_back
         return self._result
+
+    def _identity(self, runs: list[RunRef], whole: tuple[int, str] | None) -> bytes:
+        """What a stat cache must be of: what the base holds, and what this publish says of a path.
+
+        ``whole``: seq and digest where the runs are all of a seq's, whose content they then name for ever.
+        """
+        options = self._options
+        named = [(run.ulid, run.tail_digest) for run in runs] if whole is None else whole
+        return blake3(msgspec.msgpack.encode((named, options.owners, options.xattrs))).digest()
+
+    def _difference(self, chain: Chain, stats: StatCache | None, *, is_live: bool) -> Difference:
+        options = self._options
+        extras = Extras(self._directory, options.prefix, owners=options.owners, xattrs=options.xattrs)
+        return Difference(
+            chain,
+            self._directory,
+            options.prefix,
+            extras,
+            stats,
+            self._scanned_at_ns,
+            self._progress,
+            is_live=is_live,
+        )
 
     def _base_of(self, base_file: BaseFile, head: HeadState) -> Base | None:
         """The directory's base, if it is of this dataset's history: a store may have been made anew under its URL."""
@@ -156,9 +194,12 @@ class _Publication:
     def _is_head(self, head_chain: Chain) -> bool:
         """Whether the directory is the head: so it is after a publish that was killed when it had committed, but not
         yet noted it."""
-        return not self._result.skipped and next(self._changes(head_chain, head_chain), None) is None
+        changes = self._difference(head_chain, None, is_live=False).changes()
+        return not self._result.skipped and next(changes, None) is None
 
-    def _write_base(self, base_file: BaseFile, base_runs: list[RunRef], delta: RunRef | None, cache: RunCache) -> None:
+    def _write_base(
+        self, base_file: BaseFile, base_runs: list[RunRef], delta: RunRef | None, cache: RunCache
+    ) -> list[RunRef]:
         """The directory is now its former base and the delta upon it; a delta that is no run of the store is kept."""
         runs = base_runs if delta is None else [*base_runs, delta]
         committed = self._committed
@@ -166,15 +207,28 @@ class _Publication:
         if delta is not None and delta not in committed:
             base_file.runs.mkdir(parents=True, exist_ok=True)
             os.replace(cache.path(delta.key(self._dataset.root)), base_file.runs / delta.file_name)
-        base_file.write(self._result.seq, self._result.digest, runs, is_whole=self._result.is_whole)
+        base, result = self._base, self._result
+        said = (result.seq, result.digest, runs, result.is_whole)
+        if base is None or (base.seq, base.digest, base.runs, base.is_whole) != said:
+            base_file.write(result.seq, result.digest, runs, is_whole=result.is_whole)
         base_file.prune(runs)
         cache.prune({*runs, *committed})
+        return runs
 
     def _fill(self, cache: RunCache, base_runs: list[RunRef], head: HeadState) -> None:
-        """Bring the runs here. Without its base a directory's deletions cannot be told from others' additions."""
-        cache.fill(self._dataset.root, head.manifest.runs)
+        """Bring the runs here. Without its base a directory's deletions cannot be told from others' additions.
+
+        Of a large chain that is not the base, or of which only a folder is compared, what is needed is read where it
+        is needed.
+        """
+        root, runs = self._dataset.root, head.manifest.runs
+        away_bytes = sum(run.object_bytes for run in runs if not cache.path(run.key(root)).exists())
+        if away_bytes <= _FILL_BYTES or (base_runs == runs and not self._options.prefix):
+            cache.fill(root, runs)
+        if base_runs == runs:
+            return
         try:
-            cache.fill(self._dataset.root, base_runs)
+            cache.fill(root, base_runs)
         except Missing as error:
             shown = os.fsdecode(self._directory)
             raise Missing(
@@ -199,47 +253,60 @@ class _Publication:
             )
 
     def _write(
-        self, head: HeadState, head_chain: Chain, base_chain: Chain, cache: RunCache, index: ChunkIndex
+        self, head: HeadState, head_chain: Chain, base_chain: Chain, cache: RunCache, changes: Iterator[Found | Entry]
     ) -> RunRef | None:
         """Upload what changed and commit it; the delta to the base, None when there is none."""
-        packs = self._index_chain(head_chain, index)
-        packs.update(_packs_of(base_chain))
+        packs: dict[bytes, PackInfo] = {}
         laid = Laid(self._dataset.root, head, self._scanned_at_ns, packs)
-        for result in self._pack(self._changes(head_chain, base_chain), index):
-            self._result.skipped += result.skipped
-            for info in result.packs:
-                packs[info.ulid] = info
-            self._result.meter.add(result.meter)
-            for entry in result.entries:
-                laid.lay(entry, base_chain, base_chain)
-            self._guard(laid)
-            self._intent.renew()
-            self._result.read_bytes += result.read_bytes
-            self._progress("published", self._result.read_bytes, 0)
         commit = Commit(self._dataset, self._host, self._intent, cache, packs)
-        if base_chain is not head_chain:
-            self._is_delta_there = laid.is_new
-            laid = commit.lay_again(laid, head, base_chain)
-        done = commit.commit(head, laid, base_chain)
-        state, laid = done.head, done.laid
-        self._committed = state.manifest.runs
-        if done.run is not None:
-            index.add_run(done.run.ulid, [])
-        manifest, result_ = state.manifest, self._result
-        result_.seq, result_.digest, result_.is_new = manifest.seq, manifest.digest if manifest.seq else "", laid.is_new
-        result_.files, result_.plain_bytes = manifest.file_count, manifest.plain_bytes
-        result_.added, result_.changed, result_.deleted = laid.added, laid.changed, laid.deleted
-        result_.overridden = laid.overridden
+        first = next(changes, None)
+        if first is None:
+            self._tell(head, laid)
+            return None
+        # Imported late: a publish of nothing new starts neither processes nor a database.
+        from synclib.engine.reading import Reading
+
+        packs.update(_packs_of(head_chain))
+        packs.update(_packs_of(base_chain))
+        reading = Reading(
+            self._dataset,
+            self._connect,
+            self._directory,
+            self._options.prefix,
+            self._host,
+            self._intent,
+            head_chain,
+            packs,
+        )
+        committed: RunRef | None = None
+        try:
+            for result in reading.results(itertools.chain([first], changes), self._begin_intent):
+                self._result.skipped += result.skipped
+                self._result.meter.add(result.meter)
+                for entry in result.entries:
+                    laid.lay(entry, base_chain, base_chain)
+                self._guard(laid)
+                self._intent.renew()
+                self._result.read_bytes += result.read_bytes
+                self._progress("published", self._result.read_bytes, 0)
+            if base_chain is not head_chain:
+                self._is_delta_there = laid.is_new
+                laid = commit.lay_again(laid, head, base_chain)
+            done = commit.commit(head, laid, base_chain)
+            committed = done.run
+        finally:
+            reading.end(committed.ulid if committed is not None else None)
+        self._tell(done.head, done.laid)
         return commit.delta
 
-    def _index_chain(self, chain: Chain, index: ChunkIndex) -> dict[bytes, PackInfo]:
-        """Every pack that the chain uses; their chunks become findable."""
-        packs = _packs_of(chain)
-        for run in chain.runs:
-            if not index.is_indexed(run.ref.ulid):
-                index.add_run(run.ref.ulid, (chunk for entry in run.entries() for chunk in entry.chunks))
-        index.add_live(packs)
-        return packs
+    def _tell(self, state: HeadState, laid: Laid) -> None:
+        """Note what became of it."""
+        manifest, result = state.manifest, self._result
+        self._committed = manifest.runs
+        result.seq, result.digest, result.is_new = manifest.seq, manifest.digest if manifest.seq else "", laid.is_new
+        result.files, result.plain_bytes = manifest.file_count, manifest.plain_bytes
+        result.added, result.changed, result.deleted = laid.added, laid.changed, laid.deleted
+        result.overridden = laid.overridden
 
     def _guard(self, laid: Laid) -> None:
         if self._options.allow_delete or self._head_entries < 100 or laid.deleted * 2 <= self._head_entries:
@@ -250,33 +317,12 @@ class _Publication:
             path=os.fsdecode(self._directory),
         )
 
-    def _changes(self, head_chain: Chain, base_chain: Chain) -> Iterator[Found | Entry]:
+    def _changes(self, head_chain: Chain, difference: Difference, stats: StatCache) -> Iterator[Found | Entry]:
         """What differs between base and directory, in order: files to read, all else as entries."""
-        prefix = self._options.prefix
-        yield from self._missing_ancestors(head_chain)
-        bounds = below_bounds(prefix) if prefix else (b"", None)
-        based = (
-            (entry, run) for entry, run in base_chain.merged(*bounds, with_hashes=False) if entry.kind != Kind.TOMBSTONE
-        )
-        closed: set[bytes] = set()  # directories that could not be looked into: what lay below them stays
-        found_count = 0
-        for old, found in join(based, scan(self._directory, prefix), lambda item: item[0].key, lambda item: item.key):
-            if found is None:
-                assert old is not None
-                if not _lies_below(old[0].directory, closed):
-                    yield Entry(old[0].directory, old[0].name, Kind.TOMBSTONE)
-                continue
-            found_count += 1
-            if found_count % 1000 == 0:
-                self._progress("scanned", found_count, 0)
-            if found.problem:
-                self._result.skipped.append((found.path.rstrip(b"/"), found.problem))
-                if not found.name:
-                    closed.add(found.directory)
-                elif old is not None and old[0].kind == Kind.DIRECTORY:
-                    closed.add(found.path)
-            elif old is None or not _is_as_before(old[0], found):
-                yield found if found.kind == Kind.FILE else _plain_entry(found)
+        # Where the base is the head and its stat cache is here, they were looked up when it was published.
+        if not (difference.is_live and stats.is_believed):
+            yield from self._missing_ancestors(head_chain)
+        yield from difference.changes()
 
     def _missing_ancestors(self, head_chain: Chain) -> Iterator[Entry]:
         parts = self._options.prefix.split(b"/") if self._options.prefix else []
@@ -286,52 +332,22 @@ class _Publication:
             if entry is None or entry.kind != Kind.DIRECTORY:
                 yield Entry(directory, name, Kind.DIRECTORY, 0o755)
 
-    def _pack(self, changes: Iterator[Found | Entry], index: ChunkIndex) -> Iterator[PackResult]:
-        """Read and upload what changed, in bounded jobs, several at a time."""
-        count = worker_count() * (2 if self._dataset.store.url.startswith("s3:") else 1)
-        start = None if self._connect is None else lambda: start_processes("synclib.engine.pack_job", count)
-        store = self._dataset.store
-        jobs = self._jobs(changes, index)
-        return run_in_order(jobs, lambda job: pack_files(job, store), self._run_there, start, count + 2)
-
-    _run_there = staticmethod(run_pack_job)
-
-    def _jobs(self, changes: Iterator[Found | Entry], index: ChunkIndex) -> Iterator[PackJob]:
-        items: list[Found | Entry] = []
-        size = files = 0
-        for item in changes:
-            items.append(item)
-            if isinstance(item, Found):
-                size += item.size
-                files += 1
-            if size >= PACK_BYTES_TARGET or files >= _JOB_FILES or len(items) >= _JOB_ITEMS:
-                yield self._job(items, index)
-                items, size, files = [], 0, 0
-        if items:
-            yield self._job(items, index)
-
-    def _job(self, items: list[Found | Entry], index: ChunkIndex) -> PackJob:
-        self._begin_intent()
-        return PackJob(
-            self._connect or Connect(self._dataset.store.url),
-            self._dataset.root,
-            self._directory,
-            self._options.prefix,
-            index.path,
-            self._session,
-            self._intent.mint(),
-            items,
-        )
-
     def _begin_intent(self) -> None:
         """Say in the store that a publisher is at work, before its first object."""
         if not self._intent.is_held:
             self._intent.take(self._head, self._head.manifest.seq)
 
-    def _count_only(self, head: HeadState, head_chain: Chain, base_chain: Chain) -> PublishResult:
+    def _count_only(
+        self,
+        head: HeadState,
+        head_chain: Chain,
+        base_chain: Chain,
+        changes: Iterator[Found | Entry],
+        difference: Difference,
+    ) -> PublishResult:
         """What a publish would do, by what stat says: no file is read, nothing is written."""
         result = self._result
-        for item in self._changes(head_chain, base_chain):
+        for item in changes:
             old = base_chain.lookup(item.key)
             if item.kind == Kind.TOMBSTONE:
                 result.deleted += 1
@@ -339,7 +355,8 @@ class _Publication:
                 result.added += 1
             else:
                 result.changed += 1
-            result.read_bytes += item.size
+            result.read_bytes += item.size if isinstance(item, Found) else 0
+        result.skipped, result.notes = difference.skipped, difference.notes
         result.seq, result.files = head.manifest.seq, head.manifest.file_count
         result.plain_bytes = head.manifest.plain_bytes
         result.digest = head.manifest.digest if head.manifest.seq else ""
@@ -353,20 +370,3 @@ def _is_whole_head(base: Base, head: HeadState) -> bool:
 
 def _packs_of(chain: Chain) -> dict[bytes, PackInfo]:
     return {row[0]: PackInfo(*row) for run in chain.runs for row in run.tail.packs}
-
-
-def _lies_below(directory: bytes, closed: set[bytes]) -> bool:
-    """Whether a directory is one of these, or lies below one."""
-    while closed and directory:
-        if directory in closed:
-            return True
-        directory = directory.rpartition(b"/")[0]
-    return False
-
-
-def _is_as_before(entry: Entry, found: Found) -> bool:
-    return is_unchanged(entry, found.kind, found.mode, found.mtime_ns, found.size, found.target)
-
-
-def _plain_entry(found: Found) -> Entry:
-    return Entry(found.directory, found.name, found.kind, found.mode, found.mtime_ns, target=found.target)

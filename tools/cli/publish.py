@@ -16,6 +16,8 @@ from tools.cli_context import Context, node_option, verb
 @click.option("--mirror", is_flag=True, help="Make the dataset exactly DIR, also where others changed it meanwhile.")
 @click.option("--allow-delete", is_flag=True, help="Allow it to delete most of the dataset.")
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
+@click.option("--owners", is_flag=True, help="Also record who owns each path.")
+@click.option("--xattrs", is_flag=True, help="Also record extended attributes, ACLs among them.")
 @node_option
 @verb
 def command(
@@ -26,6 +28,8 @@ def command(
     mirror: bool,
     allow_delete: bool,
     dry_run: bool,
+    owners: bool,
+    xattrs: bool,
 ) -> None:
     """Make a new seq of DATASET from the directory DIR; none when nothing changed.
 
@@ -34,7 +38,8 @@ def command(
     boxlink publish covers ./new --prefix 2026/11
 
     What is published is the difference between DIR and what DIR was when it was last published or restored, so files
-    that others published since are kept. Exit code 3: some files could not be read; the rest is published.
+    that others published since are kept. Exit code 3: some files could not be read, or not all of a file can be kept;
+    the rest is published.
     """
     from synclib.engine.maintain import maintain
     from synclib.engine.publish import PublishOptions, publish
@@ -42,7 +47,7 @@ def command(
     from synclib.lazy.dataset import check_prefix
     from tools.cli_engine import connect_of, costs_text, open_dataset, open_host, path_text, printable, progress_bar
 
-    options = PublishOptions(check_prefix(prefix), mirror, allow_delete, dry_run)
+    options = PublishOptions(check_prefix(prefix), mirror, allow_delete, dry_run, owners, xattrs)
     opened = open_dataset(context, dataset)
     with progress_bar(context, unit="count" if dry_run else "bytes") as progress:
         done = publish(opened, connect_of(context), os.path.abspath(directory), open_host(context), options, progress)
@@ -61,6 +66,7 @@ def command(
         "deleted": done.deleted,
         "skipped": [path_text(path) for path, _ in done.skipped],
         "reasons": {path_text(path): reason for path, reason in done.skipped},
+        "notes": {path_text(path): note for path, note in done.notes},
         "overridden": [path_text(path) for path in done.overridden],
         "bytes_read": done.read_bytes,
         "is_new": done.is_new,
@@ -78,5 +84,7 @@ def command(
         context.note(f"boxlink: skipped {printable(path)}: {reason}")
     if len(done.skipped) > 20:
         context.note(f"boxlink: and {len(done.skipped) - 20} more were skipped")
-    if done.skipped:
+    for path, note in done.notes[:20]:
+        context.note(f"boxlink: {printable(path)}: {note}")
+    if done.skipped or done.notes:
         raise click.exceptions.Exit(Partial.exit_code)
