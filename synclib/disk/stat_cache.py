@@ -11,6 +11,7 @@ unknown. A row that must not be believed (too young, skipped) is stored with mod
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import struct
@@ -227,7 +228,8 @@ def _replace(path: Path, file: IO[bytes]) -> None:
             shutil.copyfileobj(file, target, _COPY_BYTES)
         os.rename(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
 
 

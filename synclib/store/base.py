@@ -65,6 +65,7 @@ class Store(Protocol):
 
         ``if_absent``: Conflict when there is one already. ``if_match``: Conflict unless there is one with that
         etag. A Path is streamed from that file. A conditional write is tried once: Ambiguous when the answer is lost.
+        ``body`` is the caller's again when this returns: a store keeps a copy or nothing.
         """
 
     def delete(self, key: str, *, if_match: str | None = None) -> None:
