@@ -13,13 +13,18 @@ import stat
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from synclib.core.entry import Entry, Kind
+from blake3 import blake3
+
+from synclib.core.entry import Entry, Kind, content_id
 from synclib.core.names import STATE_DIRECTORY
-from synclib.disk.faults import full_disk_is_an_error
+from synclib.core.zeros import is_zeros
+from synclib.disk.faults import full_disk_is_an_error, raise_if_full
 from synclib.errors import Corrupt, Invalid
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNNAMED = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
 _DIRECTORIES_KEPT = 64
+PART = b"part-"
 TEMPORARY = os.path.join(STATE_DIRECTORY, "tmp").encode()
 
 
@@ -34,6 +39,9 @@ class Tree:
         self.top = top
         self._root = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._open: OrderedDict[bytes, int] = OrderedDict()
+        # Most entries lie in the directory of the one before them.
+        self._latest_path = b""
+        self._latest: int | None = None
         self._absent: bytes | None = None
         self._count = 0
         # Names in /proc lead from a descriptor to a name; without it files are written under names.
@@ -45,11 +53,19 @@ class Tree:
 
     def forget(self) -> None:
         """Close the directories that are kept open."""
+        self._latest = None
         while self._open:
             os.close(self._open.popitem()[1])
 
     def directory(self, path: bytes) -> int:
         """A descriptor of a directory below the top; Corrupt where a component is no directory."""
+        if path == self._latest_path and self._latest is not None:
+            return self._latest
+        self._latest = None
+        self._latest_path, self._latest = path, self._find(path)
+        return self._latest
+
+    def _find(self, path: bytes) -> int:
         kept, rest = path, list[bytes]()
         while kept and kept not in self._open:
             kept, _, name = kept.rpartition(b"/")
@@ -147,57 +163,52 @@ class Tree:
         self._place(temporary, entry)
 
     def write_file(self, entry: Entry, pieces: Iterable[bytes | memoryview]) -> None:
-        """A file whole: its bytes, mode and time, then its name."""
-        unnamed = self._open_unnamed(entry)
-        if unnamed is None:
-            self._write_named(entry, pieces)
-            return
+        """A file whole: its bytes, what else is said of it, then its name."""
+        parent = self.directory(entry.directory)
         try:
-            for piece in pieces:
-                write_all(unnamed, piece)
-            os.fchmod(unnamed, entry.mode)
-            os.utime(unnamed, ns=(entry.mtime_ns, entry.mtime_ns))
-            self._link(unnamed, entry)
-        finally:
-            os.close(unnamed)
-
-    def _open_unnamed(self, entry: Entry) -> int | None:
-        """A file that has no name yet, beside where it will be: a killed restore leaves nothing of it (open(2),
-        O_TMPFILE). None where the file system has no such files."""
-        if not self._has_unnamed:
-            return None
-        flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
-        try:
-            with full_disk_is_an_error():
-                return os.open(b".", flags, 0o600, dir_fd=self.directory(entry.directory))
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-                raise
-            self._has_unnamed = False
-            return None
-
-    def _link(self, descriptor: int, entry: Entry) -> None:
-        """Give a file without a name its name; what stands there is replaced."""
-        source = f"/proc/self/fd/{descriptor}".encode()
-        with full_disk_is_an_error():
+            descriptor, temporary = self._create(entry, parent)
             try:
-                os.link(source, entry.name, dst_dir_fd=self.directory(entry.directory), follow_symlinks=True)
-            except FileExistsError:
-                temporary = self._free_name()
-                os.link(source, temporary, dst_dir_fd=self._temporary(), follow_symlinks=True)
-                self._place(temporary, entry)
-
-    def _write_named(self, entry: Entry, pieces: Iterable[bytes | memoryview]) -> None:
-        temporary, descriptor = self.create_temporary()
-        try:
-            for piece in pieces:
-                write_all(descriptor, piece)
-            self.finish_file(temporary, descriptor, entry)
-        except BaseException:
-            self.discard(temporary)
+                _write_pieces(descriptor, pieces)
+                label(descriptor, entry)
+                if temporary:
+                    self._place(temporary, entry)
+                else:
+                    self._link(descriptor, entry, parent)
+            except BaseException:
+                if temporary:
+                    self.discard(temporary)
+                raise
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise_if_full(error)
             raise
-        finally:
-            os.close(descriptor)
+
+    def _create(self, entry: Entry, parent: int) -> tuple[int, bytes]:
+        """(descriptor, temporary name) of a new file for an entry.
+
+        If it can be a file that has no name yet, beside where it will be: a killed restore leaves nothing of it
+        (open(2), O_TMPFILE).
+        """
+        if self._has_unnamed:
+            try:
+                return os.open(b".", _UNNAMED, entry.mode & 0o777, dir_fd=parent), b""
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                    raise
+                self._has_unnamed = False
+        temporary, descriptor = self.create_temporary()
+        return descriptor, temporary
+
+    def _link(self, descriptor: int, entry: Entry, parent: int) -> None:
+        """Give a file without a name its name; what stands there is replaced."""
+        source = b"/proc/self/fd/%d" % descriptor
+        try:
+            os.link(source, entry.name, dst_dir_fd=parent, follow_symlinks=True)
+        except FileExistsError:
+            temporary = self._free_name()
+            os.link(source, temporary, dst_dir_fd=self._temporary(), follow_symlinks=True)
+            self._place(temporary, entry)
 
     def create_temporary(self) -> tuple[bytes, int]:
         """(name, descriptor) of a new file that :meth:`finish_file` can place."""
@@ -211,9 +222,8 @@ class Tree:
         return os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._temporary())
 
     def finish_file(self, temporary: bytes, descriptor: int, entry: Entry) -> None:
-        """Give a temporary file its mode and time, and rename it to its place."""
-        os.fchmod(descriptor, entry.mode)
-        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+        """Give a temporary file what is said of it, and rename it to its place."""
+        label(descriptor, entry)
         self._place(temporary, entry)
 
     def discard(self, temporary: bytes) -> None:
@@ -236,6 +246,7 @@ class Tree:
             raise InTheWay("a directory with other files is in the way") from error
 
     def _drop_open(self, path: bytes) -> None:
+        self._latest = None
         for kept in [kept for kept in self._open if kept == path or kept.startswith(path + b"/")]:
             os.close(self._open.pop(kept))
 
@@ -256,14 +267,30 @@ class Tree:
             raise
         return True
 
+    def open_part(self, name: bytes) -> int:
+        """A descriptor of the temporary file of a name that :func:`part_name` gave: of a killed restore, or new."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with full_disk_is_an_error():
+            descriptor = os.open(name, flags, 0o600, dir_fd=self._temporary())
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            self.discard(name)
+            return self.open_part(name)
+        return descriptor
+
     def prepare(self) -> None:
-        """Make the place for temporary files, and empty it of what a killed restore left."""
+        """Make the place for temporary files, and empty it of what is of no use to any restore."""
         for name in (STATE_DIRECTORY.encode(), TEMPORARY):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=self._root)
+        self.sweep(kept=PART)
+
+    def sweep(self, kept: bytes = b"") -> None:
+        """Remove temporary files, but those whose name begins with ``kept`` if any is given."""
         with os.scandir(self._temporary()) as listing:
             for item in listing:
-                os.unlink(item.name, dir_fd=self._temporary())
+                if not (kept and os.fsencode(item.name).startswith(kept)):
+                    os.unlink(item.name, dir_fd=self._temporary())
 
     def _free_name(self) -> bytes:
         """A name that no temporary file has."""
@@ -280,6 +307,31 @@ class Tree:
     def _temporary_name(self) -> bytes:
         self._count += 1
         return b"%d-%d" % (os.getpid(), self._count)
+
+
+def label(descriptor: int, entry: Entry) -> None:
+    """Give an open file its mode and time."""
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) != entry.mode:
+        os.fchmod(descriptor, entry.mode)
+    os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def _write_pieces(descriptor: int, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write a new file's bytes one after the other; zeros are left a hole."""
+    is_hole = False
+    for piece in pieces:
+        is_hole = is_zeros(piece)
+        if is_hole:
+            os.lseek(descriptor, len(piece), os.SEEK_CUR)
+        elif os.write(descriptor, piece) != len(piece):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if is_hole:
+        os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
+
+
+def part_name(entry: Entry) -> bytes:
+    """The temporary file of a large file: the same in every restore that wants these bytes at this path."""
+    return PART + blake3(content_id(entry) + entry.path).hexdigest(20).encode()
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:

@@ -4,14 +4,48 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from blake3 import blake3
 
 from synclib.core.entry import ChunkRef, Entry, Kind
+from synclib.core.manifest import Manifest
 from synclib.disk.held import State, boot_id
 from synclib.disk.spool import Spool
 from synclib.disk.tree import Tree
+
+
+class Survey(Protocol):
+    """What has to be made, in the chain's order; ``need_bytes`` and ``file_count`` are of its files."""
+
+    @property
+    def missing(self) -> Iterable[Entry]: ...
+
+    @property
+    def need_bytes(self) -> int: ...
+
+    @property
+    def file_count(self) -> int: ...
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether all is as it should be."""
+
+    def label(self) -> None:
+        """Give files with the right bytes what else is said of them; one that is not ours to change is made anew."""
+
+
+class Everything:
+    """Where nothing stands yet all is missing: no path is looked at, and none remembered."""
+
+    def __init__(self, entries: Iterable[Entry], manifest: Manifest) -> None:
+        self.missing = entries
+        self.need_bytes, self.file_count = manifest.plain_bytes, manifest.file_count
+        self.is_nothing = False
+
+    def label(self) -> None:
+        """There is nothing to label."""
 
 
 class Comparison:
@@ -24,6 +58,10 @@ class Comparison:
         self.mislabelled: Spool[Entry] = Spool(Entry)
         self.need_bytes = 0
         self.file_count = 0
+
+    @property
+    def is_nothing(self) -> bool:
+        return not self.missing.count and not self.mislabelled.count
 
     def look(self, entry: Entry) -> None:
         """Decide what one path needs: nothing, a label, or to be made."""

@@ -9,15 +9,16 @@ is killed goes on where it was.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from synclib.core.entry import Entry, Kind
 from synclib.core.manifest import Manifest, RunRef
-from synclib.core.names import DOWN, sort_key, split_path
+from synclib.core.names import DOWN, is_reserved, sort_key, split_path
 from synclib.core.parents import no_parent, with_parents
 from synclib.disk.atomic import sync_file_system
 from synclib.disk.base import BaseFile
@@ -26,10 +27,11 @@ from synclib.disk.held import Held, Restoring, State, Unsynced, boot_id
 from synclib.disk.markers import Markers
 from synclib.disk.tree import Tree, open_tree
 from synclib.engine.clear import Cleared, remove_extra, remove_old
-from synclib.engine.compare import Comparison
+from synclib.engine.compare import Comparison, Everything, Survey
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.opened import Opened
 from synclib.engine.place import Placed, Placement, count_requests
+from synclib.engine.task import RestoreOptions, RestoreTask
 from synclib.errors import Full, Invalid, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.changes import changes
@@ -37,18 +39,10 @@ from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_cache import RunCache
 from synclib.store.meter import Meter
 
+__all__ = ["RestoreOptions", "RestoreResult", "restore"]
+
 # What a file system needs beside the bytes: inodes, directories, our own state.
 _RESERVE_BYTES = 16 << 20
-
-
-@dataclass(frozen=True)
-class RestoreOptions:
-    path: bytes = b""  # only this file or folder
-    is_delete: bool = False  # remove what the dataset does not have
-    is_dry_run: bool = False
-    is_full: bool = True  # look at every path; else only at what the chain changed since
-    is_durable: bool = False  # flush all to the disk before saying that it is done; else the next restore may check
-    before_change: Callable[[], None] = lambda: None  # called once, before the first change to what stands here
 
 
 @dataclass
@@ -77,14 +71,17 @@ def restore(
     options: RestoreOptions,
     progress: Progress,
 ) -> RestoreResult:
-    """Bring ``directory`` to ``manifest``. Full when there is not the space; Corrupt names the object that is.
+    """Bring ``directory`` to ``manifest``.
 
-    Before the first change ``synch.down`` is taken away: what it says holds no longer (I1).
+    Full when there is not the space. Corrupt names the object that is; Missing, the object that is gone: in both cases
+    whatever is not in it was restored. Before the first change ``synch.down`` is taken away: what it says holds no
+    longer (I1).
     """
+    task = RestoreTask(dataset, manifest, connect, directory, host, options, progress)
     if directory.exists() and not directory.is_dir():
         raise Invalid(f"{directory} is no directory", hint="name a directory to restore into", path=str(directory))
     if options.is_dry_run:
-        return _dry_run(dataset, manifest, connect, directory, host, options, progress)
+        return _dry_run(task)
     with disk_errors():
         directory.mkdir(parents=True, exist_ok=True)
         held = Held(directory)
@@ -94,51 +91,28 @@ def restore(
             held.fence(lock, fence, host.clock)
             runs = RunCache(held.runs, dataset.store)
             with contextlib.closing(open_tree(os.fsencode(directory))) as tree:
-                return _Restoration(
-                    dataset, manifest, connect, directory, host, options, progress, held, tree, fence, runs
-                ).run()
+                return _Restoration(task, held, tree, runs, fence).run()
         finally:
             os.close(lock)
 
 
-def _dry_run(
-    dataset: Dataset,
-    manifest: Manifest,
-    connect: Connect | None,
-    directory: Path,
-    host: Host,
-    options: RestoreOptions,
-    progress: Progress,
-) -> RestoreResult:
+def _dry_run(task: RestoreTask) -> RestoreResult:
     """What a restore would do. Nothing is written where it would restore, and nothing kept."""
     with disk_errors(), tempfile.TemporaryDirectory(prefix="boxlink-") as scratch:
-        top = directory if directory.is_dir() else Path(scratch)
+        top = task.directory if task.directory.is_dir() else Path(scratch)
         with contextlib.closing(open_tree(os.fsencode(top))) as tree:
-            held = Held(directory)
-            runs = RunCache(Path(scratch) / "run", dataset.store, held.runs)
-            return _Restoration(dataset, manifest, connect, top, host, options, progress, held, tree, b"", runs).run()
+            held = Held(task.directory)
+            runs = RunCache(Path(scratch) / "run", task.dataset.store, held.runs)
+            return _Restoration(dataclasses.replace(task, directory=top), held, tree, runs, b"").run()
 
 
 class _Restoration:
-    def __init__(
-        self,
-        dataset: Dataset,
-        manifest: Manifest,
-        connect: Connect | None,
-        directory: Path,
-        host: Host,
-        options: RestoreOptions,
-        progress: Progress,
-        held: Held,
-        tree: Tree,
-        fence: bytes,
-        runs: RunCache,
-    ) -> None:
-        self._dataset, self._manifest, self._connect, self._directory = dataset, manifest, connect, directory
-        self._host, self._options, self._progress = host, options, progress
-        self._held, self._tree, self._fence, self._runs = held, tree, fence, runs
+    def __init__(self, task: RestoreTask, held: Held, tree: Tree, runs: RunCache, fence: bytes) -> None:
+        self._task, self._held, self._tree, self._runs, self._fence = task, held, tree, runs, fence
+        self._dataset, self._manifest, self._options = task.dataset, task.manifest, task.options
+        self._directory = task.directory
         before = held.read()
-        is_ours = before is not None and (before.store, before.root) == (dataset.store.url, dataset.root)
+        is_ours = before is not None and (before.store, before.root) == (task.dataset.store.url, task.dataset.root)
         self._before = before if is_ours else None
         self._unsynced: Unsynced | None = None
 
@@ -147,25 +121,36 @@ class _Restoration:
         cache.fill(self._dataset.root, self._manifest.runs)
         new = Chain.of(cache, self._dataset.root, self._manifest.runs)
         old = self._chain_of(cache, self._before.runs if self._before is not None else [])
+        survey = self._survey(old, new)
+        self._check_space(survey.need_bytes)
+        placed, cleared = Placed(), Cleared()
+        if self._options.is_dry_run:
+            placed.files = survey.file_count
+            count_requests(survey.missing, placed)
+        elif not self._is_done_already(survey):
+            placed = self._change(cache, old, new, survey, cleared)
+        return self._result(placed, cleared)
+
+    def _survey(self, old: Chain, new: Chain) -> Survey:
+        if self._before is None and not self._options.path and not self._options.is_dry_run and self._is_empty():
+            return Everything(with_parents(new.entries()), self._manifest)
         comparison = Comparison(self._tree, self._before)
         for entry in self._to_look_at(old, new):
             comparison.look(entry)
-        self._check_space(comparison.need_bytes)
-        placed, cleared = Placed(), Cleared()
-        if self._options.is_dry_run:
-            placed.fetch_requests = count_requests(comparison.missing)
-        elif not self._is_done_already(comparison):
-            placed = self._change(cache, old, new, comparison, cleared)
-        return self._result(comparison, placed, cleared)
+        return comparison
 
-    def _result(self, comparison: Comparison, placed: Placed, cleared: Cleared) -> RestoreResult:
+    def _is_empty(self) -> bool:
+        with os.scandir(self._tree.top) as listing:
+            return all(is_reserved(b"", item.name) for item in listing)
+
+    def _result(self, placed: Placed, cleared: Cleared) -> RestoreResult:
         manifest = self._manifest
         return RestoreResult(
             manifest.seq,
             manifest.digest,
             manifest.file_count,
             manifest.plain_bytes,
-            comparison.file_count,
+            placed.files,
             placed.fetched_bytes,
             placed.fetch_requests,
             cleared.deleted,
@@ -174,13 +159,13 @@ class _Restoration:
             placed.meter,
         )
 
-    def _change(self, cache: RunCache, old: Chain, new: Chain, comparison: Comparison, cleared: Cleared) -> Placed:
+    def _change(self, cache: RunCache, old: Chain, new: Chain, survey: Survey, cleared: Cleared) -> Placed:
         """All that changes something, in an order that can be broken off anywhere."""
         self._options.before_change()
         Markers(self._directory).remove(DOWN)
         abandoned = self._mark_begun()
         self._tree.prepare()
-        comparison.label()
+        survey.label()
         opened = Opened(self._tree)
         if not self._options.path:
             for runs in abandoned:
@@ -189,18 +174,17 @@ class _Restoration:
         if self._options.is_delete:
             # First, so that a stranger's full directory is not in the way of a file.
             remove_extra(self._tree, opened, self._options.path, new, cleared)
-        placement = Placement(self._dataset, self._connect, self._tree, opened, self._fence, old, self._progress)
-        placed = placement.make(comparison.missing, comparison.need_bytes)
+        placement = Placement(self._task, self._tree, opened, self._fence, old)
+        placed = placement.make(survey.missing, survey.need_bytes)
         if not placed.problems and not self._options.path:
             self._mark_done()
         return placed
 
-    def _is_done_already(self, comparison: Comparison) -> bool:
+    def _is_done_already(self, survey: Survey) -> bool:
         before = self._before
         is_same = before is not None and before.restoring is None and before.runs == self._manifest.runs
-        is_whole = not comparison.missing.count and not comparison.mislabelled.count
         is_flushed = before is not None and (before.unsynced is None or not self._options.is_durable)
-        return is_same and is_whole and is_flushed and not self._options.is_delete
+        return is_same and survey.is_nothing and is_flushed and not self._options.is_delete
 
     def _chain_of(self, cache: RunCache, runs: list[RunRef]) -> Chain:
         """A chain that stood here; an empty one when its runs are gone from here and from the store."""
@@ -285,7 +269,7 @@ class _Restoration:
             State(dataset.store.url, dataset.root, manifest.seq, manifest.digest, manifest.runs, unsynced=unsynced)
         )
         self._runs.prune(self._held.kept_runs())
-        base = BaseFile(self._host.state, dataset.store.url, dataset.root, os.fsencode(self._directory))
+        base = BaseFile(self._task.host.state, dataset.store.url, dataset.root, os.fsencode(self._directory))
         base.write(manifest.seq, manifest.digest, manifest.runs, is_whole=True)
 
 
