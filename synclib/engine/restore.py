@@ -39,10 +39,12 @@ from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_cache import RunCache
 from synclib.store.meter import Meter
 
-__all__ = ["RestoreOptions", "RestoreResult", "restore"]
+__all__ = ["RestoreOptions", "RestoreResult", "restore", "restore_newest"]
 
 # What a file system needs beside the bytes: inodes, directories, our own state.
 _RESERVE_BYTES = 16 << 20
+# A restore that meets this many heads whose objects are gone is slower than the collector.
+_HEADS_MAX = 4
 
 
 @dataclass
@@ -94,6 +96,23 @@ def restore(
                 return _Restoration(task, held, tree, runs, fence).run()
         finally:
             os.close(lock)
+
+
+def restore_newest(
+    dataset: Dataset, connect: Connect | None, directory: Path, host: Host, options: RestoreOptions, progress: Progress
+) -> RestoreResult:
+    """Bring ``directory`` to the head. When an object is gone that a head named, the next head is taken, if there is
+    one: a collector removes only what the newest does without."""
+    state = dataset.read_head()
+    for _ in range(_HEADS_MAX - 1):
+        try:
+            return restore(dataset, state.manifest, connect, directory, host, options, progress)
+        except Missing:
+            newer = dataset.read_head_since(state.etag)
+            if newer is None:
+                raise
+            state = newer
+    return restore(dataset, state.manifest, connect, directory, host, options, progress)
 
 
 def _dry_run(task: RestoreTask) -> RestoreResult:

@@ -38,7 +38,7 @@ def command(
 
     Only what is not here is fetched. Files that boxlink did not put there stay, unless --delete.
     """
-    from synclib.engine.restore import RestoreOptions, restore
+    from synclib.engine.restore import RestoreOptions, restore, restore_newest
     from synclib.errors import Invalid, Partial
     from synclib.lazy.dataset import check_prefix
     from tools.cli_engine import (
@@ -56,10 +56,14 @@ def command(
     if seq is not None and at is not None:
         raise Invalid("--seq and --at exclude each other")
     opened = open_dataset(context, dataset)
-    manifest = opened.manifest_at(seq) if at is None else opened.manifest_at_time(parse_time(at))
     options = RestoreOptions(check_prefix(sub), delete, dry_run)
     with progress_bar(context, unit="bytes") as progress:
-        done = restore(opened, manifest, connect_of(context), directory, open_host(context), options, progress)
+        host, connect = open_host(context), connect_of(context)
+        if seq is None and at is None:
+            done = restore_newest(opened, connect, directory, host, options, progress)
+        else:
+            manifest = opened.manifest_at(seq) if at is None else opened.manifest_at_time(parse_time(at))
+            done = restore(opened, manifest, connect, directory, host, options, progress)
     assert context.meter is not None
     context.meter.add(done.meter)
     result: dict[str, object] = {
