@@ -9,7 +9,8 @@ from typing import Protocol
 
 from blake3 import blake3
 
-from synclib.core.entry import ChunkRef, Entry, Kind
+from synclib.core.content_set import ContentSet
+from synclib.core.entry import ChunkRef, Entry, Kind, content_id
 from synclib.core.manifest import Manifest
 from synclib.disk.held import State, boot_id
 from synclib.disk.spool import Spool
@@ -29,6 +30,10 @@ class Survey(Protocol):
     def file_count(self) -> int: ...
 
     @property
+    def wanted(self) -> ContentSet:
+        """The contents of those files, where something stands that may have them."""
+
+    @property
     def is_nothing(self) -> bool:
         """Whether all is as it should be."""
 
@@ -43,6 +48,7 @@ class Everything:
         self.missing = entries
         self.need_bytes, self.file_count = manifest.plain_bytes, manifest.file_count
         self.is_nothing = False
+        self.wanted = ContentSet()
 
     def label(self) -> None:
         """There is nothing to label."""
@@ -56,6 +62,7 @@ class Comparison:
         self.missing: Spool[Entry] = Spool(Entry)
         # Right bytes, but not the right mode or time.
         self.mislabelled: Spool[Entry] = Spool(Entry)
+        self.wanted = ContentSet()
         self.need_bytes = 0
         self.file_count = 0
 
@@ -72,6 +79,8 @@ class Comparison:
         if entry.kind == Kind.FILE:
             self.need_bytes += entry.size
             self.file_count += 1
+            if entry.size and self._before is not None:
+                self.wanted.add(content_id(entry))
 
     def _is_here(self, entry: Entry, found: os.stat_result) -> bool:
         mode = found.st_mode

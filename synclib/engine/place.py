@@ -24,6 +24,7 @@ from synclib.engine.fetch_job import FetchJob, FetchResult, encode_plan, fetch_f
 from synclib.engine.host import Connect
 from synclib.engine.large import Large, copy_from_older, lacking_of_part
 from synclib.engine.opened import Opened
+from synclib.engine.seeds import Moved, SeedTrees, split_seeds
 from synclib.engine.task import RestoreTask
 from synclib.engine.workers import run_in_order, start_processes, worker_count
 from synclib.lazy.chain import Chain
@@ -36,6 +37,7 @@ class Placed:
 
     files: int = 0
     fetched_bytes: int = 0
+    seeded_bytes: int = 0  # of files made whole of bytes that were here
     fetch_requests: int = 0
     problems: list[tuple[bytes, str]] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
@@ -67,14 +69,19 @@ def _windows(wanted: Iterator[tuple[Entry, tuple[ChunkRef, ...]]]) -> Iterator[F
 class Placement:
     """Makes what is missing of one seq in one directory. ``old``: the chain that stood there, for its bytes."""
 
-    def __init__(self, task: RestoreTask, tree: Tree, opened: Opened, fence: bytes, old: Chain) -> None:
+    def __init__(self, task: RestoreTask, tree: Tree, opened: Opened, fence: bytes, old: Chain, moved: Moved) -> None:
         self._task, self._dataset, self._tree, self._fence = task, task.dataset, tree, fence
-        self._opened, self._old = opened, old
+        self._opened, self._old, self._moved = opened, old, moved
+        tops, self._roots = split_seeds(task.options.seeds)
+        self._seeds = SeedTrees(tops)
         self._large: dict[bytes, Large] = {}
         self._plans: deque[FetchPlan] = deque()  # of the jobs at work, in their order
         self._damage = Damage()
         self._done_bytes = 0
         self.placed = Placed()
+
+    def close(self) -> None:
+        self._seeds.close()
 
     def make(self, missing: Iterable[Entry], need_bytes: int) -> Placed:
         """Corrupt or Missing where the store does not have a file's bytes, after all others are made."""
@@ -103,9 +110,25 @@ class Placement:
             if entry.kind == Kind.FILE:
                 self.placed.files += 1
                 if entry.chunks:
-                    yield entry, self._lacking_chunks(entry)
+                    if not self._is_seeded(entry):
+                        yield entry, self._lacking_chunks(entry)
                     continue
             self._attempt(entry, self._make)
+
+    def _is_seeded(self, entry: Entry) -> bool:
+        """Whether a file was made of bytes that are here; one that could not be made is a problem, and done too."""
+        found = False
+
+        def place(entry: Entry) -> None:
+            nonlocal found
+            found = self._moved.place(entry) or (len(entry.chunks) == 1 and self._seeds.place(self._tree, entry))
+
+        problem_count = len(self.placed.problems)
+        self._attempt(entry, place)
+        if found:
+            self._done_bytes += entry.size
+            self.placed.seeded_bytes += entry.size
+        return found or len(self.placed.problems) > problem_count
 
     def _make(self, entry: Entry) -> None:
         if entry.kind == Kind.DIRECTORY:
@@ -140,7 +163,7 @@ class Placement:
         former = self._old.lookup(entry.key)
         if former is not None and former.kind != Kind.FILE:
             former = None
-        if is_small and former is None:
+        if is_small and former is None and not self._seeds:
             return entry.chunks
         temporary = part_name(entry)
         descriptor = self._tree.open_part(temporary)
@@ -148,6 +171,8 @@ class Placement:
             lacking = lacking_of_part(descriptor, entry)
             if former is not None:
                 lacking = copy_from_older(self._tree, entry, former, lacking, descriptor)
+            if lacking:
+                lacking = self._seeds.copy_chunks(entry, lacking, descriptor)
         finally:
             os.close(descriptor)
         if is_small and len(lacking) == len(entry.chunks):
@@ -165,8 +190,8 @@ class Placement:
         }
         connect = self._task.connect or Connect(self._dataset.store.url)
         self._plans.append(plan)
-        seeds = self._task.options.seeds
-        return FetchJob(connect, self._dataset.root, self._tree.top, encode_plan(plan), temporaries, self._fence, seeds)
+        top, encoded = self._tree.top, encode_plan(plan)
+        return FetchJob(connect, self._dataset.root, top, encoded, temporaries, self._fence, self._roots)
 
     def _take(self, result: FetchResult) -> None:
         placed, plan = self.placed, self._plans.popleft()

@@ -31,6 +31,7 @@ from synclib.engine.compare import Comparison, Everything, Survey
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.opened import Opened
 from synclib.engine.place import Placed, Placement, count_requests
+from synclib.engine.seeds import Moved
 from synclib.engine.task import RestoreOptions, RestoreTask
 from synclib.errors import Full, Invalid, Missing
 from synclib.lazy.chain import Chain
@@ -141,13 +142,14 @@ class _Restoration:
         new = Chain.of(cache, self._dataset.root, self._manifest.runs)
         old = self._chain_of(cache, self._before.runs if self._before is not None else [])
         survey = self._survey(old, new)
-        self._check_space(survey.need_bytes)
+        moved = Moved(self._tree, old, new, survey.wanted)
+        self._check_space(survey.need_bytes - moved.room_bytes)
         placed, cleared = Placed(), Cleared()
         if self._options.is_dry_run:
             placed.files = survey.file_count
-            count_requests(survey.missing, placed)
+            count_requests((entry for entry in survey.missing if entry not in moved), placed)
         elif not self._is_done_already(survey):
-            placed = self._change(cache, old, new, survey, cleared)
+            placed = self._change(old, new, survey, moved, cleared)
         return self._result(placed, cleared)
 
     def _survey(self, old: Chain, new: Chain) -> Survey:
@@ -178,23 +180,26 @@ class _Restoration:
             placed.meter,
         )
 
-    def _change(self, cache: RunCache, old: Chain, new: Chain, survey: Survey, cleared: Cleared) -> Placed:
+    def _change(self, old: Chain, new: Chain, survey: Survey, moved: Moved, cleared: Cleared) -> Placed:
         """All that changes something, in an order that can be broken off anywhere."""
         self._options.before_change()
         Markers(self._directory).remove(DOWN)
         abandoned = self._mark_begun()
         self._tree.prepare()
         survey.label()
+        if not self._options.path:
+            moved.keep()
         opened = Opened(self._tree)
         if not self._options.path:
             for runs in abandoned:
-                remove_old(self._tree, opened, self._chain_of(cache, runs), new, cleared)
+                remove_old(self._tree, opened, self._chain_of(self._runs, runs), new, cleared)
             remove_old(self._tree, opened, old, new, cleared)
         if self._options.is_delete:
             # First, so that a stranger's full directory is not in the way of a file.
             remove_extra(self._tree, opened, self._options.path, new, cleared)
-        placement = Placement(self._task, self._tree, opened, self._fence, old)
-        placed = placement.make(survey.missing, survey.need_bytes)
+        placement = Placement(self._task, self._tree, opened, self._fence, old, moved)
+        with contextlib.closing(placement):
+            placed = placement.make(survey.missing, survey.need_bytes)
         if not placed.problems and not self._options.path:
             self._mark_done()
         return placed
@@ -240,7 +245,7 @@ class _Restoration:
     def _check_space(self, need_bytes: int) -> None:
         status = os.statvfs(self._directory)
         have = status.f_bavail * status.f_frsize
-        if need_bytes and need_bytes + _RESERVE_BYTES > have:
+        if need_bytes > 0 and need_bytes + _RESERVE_BYTES > have:
             raise Full(
                 f"{self._dataset.name} needs {need_bytes + _RESERVE_BYTES} bytes here, {have} are free",
                 hint="make room, or restore a part with --path",

@@ -40,10 +40,10 @@ def stopping_kit(place: Path) -> tuple[Kit, Stops]:
     return Kit(place, store), store
 
 
-def fetched_by(kit: Kit, out: Path) -> int:
+def fetched_by(kit: Kit, out: Path, **options: object) -> int:
     meter = Meter()
     kit.dataset.store = MeteredStore(kit.store, meter)
-    kit.restore(out)
+    kit.restore(out, **options)
     kit.dataset.store = kit.store
     return meter.bytes_down
 

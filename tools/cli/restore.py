@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -16,6 +17,14 @@ from tools.cli_context import Context, node_option, verb
 @click.option("--at", metavar="TIME", help="The seq that was the newest at this time, such as 2026-11-24T08:00:00Z.")
 @click.option("--path", "sub", metavar="SUB", default="", help="Only this file or folder.")
 @click.option("--delete", is_flag=True, help="Remove files that the dataset does not have.")
+@click.option(
+    "--seed",
+    "seeds",
+    metavar="SEED",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A directory whose bytes are taken first: an older copy, or a dataset's in a file:// store. Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be fetched; write nothing.")
 @node_option
 @verb
@@ -27,6 +36,7 @@ def command(
     at: str | None,
     sub: str,
     delete: bool,
+    seeds: tuple[Path, ...],
     dry_run: bool,
 ) -> None:
     """Bring the directory DIR to the newest seq of DATASET, or to another.
@@ -56,7 +66,7 @@ def command(
     if seq is not None and at is not None:
         raise Invalid("--seq and --at exclude each other")
     opened = open_dataset(context, dataset)
-    options = RestoreOptions(check_prefix(sub), delete, dry_run)
+    options = RestoreOptions(check_prefix(sub), delete, dry_run, seeds=tuple(os.fsencode(seed) for seed in seeds))
     with progress_bar(context, unit="bytes") as progress:
         host, connect = open_host(context), connect_of(context)
         if seq is None and at is None:
