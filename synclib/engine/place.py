@@ -121,7 +121,7 @@ class Placement:
 
         def place(entry: Entry) -> None:
             nonlocal found
-            found = self._moved.place(entry) or (len(entry.chunks) == 1 and self._seeds.place(self._tree, entry))
+            found = self._moved.place(entry) or self._seeds.place(self._tree, entry)
 
         problem_count = len(self.placed.problems)
         self._attempt(entry, place)

@@ -119,8 +119,10 @@ class SeedTrees:
             tree.close()
 
     def place(self, tree: Tree, entry: Entry) -> bool:
-        """Copy a file into ``tree`` if one of the directories has all of it."""
-        return any(copy_whole(tree, descriptor, entry) for descriptor in self._open(entry))
+        """Make a file in ``tree`` if one of the directories has all of it; one of several chunks only as a clone, for
+        :meth:`copy_chunks` copies also what is not all of it."""
+        is_one = len(entry.chunks) == 1
+        return any((copy_whole if is_one else clone_whole)(tree, found, entry) for found in self._open(entry))
 
     def copy_chunks(self, entry: Entry, lacking: tuple[ChunkRef, ...], target: int) -> tuple[ChunkRef, ...]:
         """Copy those of the lacking chunks that stand at the same place of the same file; returns the others."""
@@ -180,11 +182,15 @@ def copy_whole(tree: Tree, source: int, entry: Entry) -> bool:
     """Make a file of what an open one holds, if that is what the entry wants: as a clone that shares its blocks where
     the file system can do that, else by copying. Verified either way."""
     try:
-        if not tree.clone_file(entry, source, lambda clone: has_chunks(clone, entry.chunks)):
+        if not clone_whole(tree, source, entry):
             tree.write_file(entry, _verified(source, entry.chunks))
     except Corrupt:
         return False
     return True
+
+
+def clone_whole(tree: Tree, source: int, entry: Entry) -> bool:
+    return tree.clone_file(entry, source, lambda clone: has_chunks(clone, entry.chunks))
 
 
 def _verified(descriptor: int, chunks: tuple[ChunkRef, ...]) -> Iterator[bytes]:

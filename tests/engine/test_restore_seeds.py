@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from synclib.core.content_set import ContentSet
+from synclib.disk.tree import Tree
+from synclib.engine.seeds import clone_whole, copy_whole
 from synclib.errors import Invalid, Unavailable
+from synclib.lazy.chain import Chain, StoreRuns
 from synclib.store.open import open_store
 from tests.engine.test_restore_resume import Stops, fetched_by, stopping_kit
 from tests.kit import Content, Kit, metadata, put, read_tree
@@ -190,6 +193,32 @@ def test_a_set_of_contents_forgets_nothing() -> None:
     contents = ContentSet()
     ids = [ENTROPY.randbytes(32) for _ in range(10_000)]
     for content in ids:
+<<<<<<< HEAD
         contents.add(content)
     assert all(content in contents for content in ids)
     assert sum(ENTROPY.randbytes(32) in contents for _ in range(10_000)) == 0
+=======
+        bloom.add(content)
+    assert all(content in bloom for content in ids)
+    assert sum(ENTROPY.randbytes(32) in bloom for _ in range(10_000)) == 0
+
+
+def test_a_clone_is_right_or_not_made(tmp_path: Path) -> None:
+    """Where the file system has no clones (ext4, tmpfs) it says so once; where it has, the bytes are looked at."""
+    kit, _ = stopping_kit(tmp_path)
+    blob = ENTROPY.randbytes(300_000)
+    kit.write({b"a": blob})
+    kit.publish()
+    manifest = kit.dataset.manifest_at(None)
+    (entry,) = Chain.of(StoreRuns(kit.store), kit.dataset.root, manifest.runs).entries()
+    (tmp_path / "out").mkdir()
+    tree = Tree(os.fsencode(tmp_path / "out"))
+    tree.prepare()
+    for data in (bytes(300_000), blob):
+        (tmp_path / "local").write_bytes(data)
+        with open(tmp_path / "local", "rb") as source:
+            assert copy_whole(tree, source.fileno(), entry) is (data is blob)
+            assert not clone_whole(tree, source.fileno(), entry) or data is blob
+        assert read_tree(tmp_path / "out") == ({b"a": blob} if data is blob else {})
+    assert os.listdir(tmp_path / "out/.boxlink/tmp") == []
+    tree.close()
