@@ -15,6 +15,11 @@ CHUNK_BYTES_MAX = 1 << 20
 CHUNKS_PER_FILE_MAX = 1 << 20
 TARGET_BYTES_MAX = 4095
 EXTRA_NAME_BYTES_MAX = 0xFFFF  # what the digest can count
+EXTRAS_MAX = 1024
+EXTRA_BYTES_MAX = 1 << 20  # names and values of one entry together
+HARDLINK, OWNER, XATTR = "hardlink", "owner", "xattr."  # of a file's group; of uid and gid; before an xattr's name
+HARDLINK_BYTES, OWNER_BYTES = 16, 8
+XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX = 255, 64 << 10  # linux/limits.h
 HASH_BYTES = 32
 # What 64 bits of nanoseconds reach: 1677-09-21 to 2262-04-11.
 TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1
@@ -130,6 +135,22 @@ def check_target(target: bytes) -> None:
 
 
 def check_extra(extra: tuple[tuple[str, bytes], ...]) -> None:
-    """Corrupt unless an entry may have these extras."""
-    if any(len(name.encode()) > EXTRA_NAME_BYTES_MAX for name, _ in extra):
-        raise Corrupt("an extra's name is too long")
+    """Corrupt for extras that no file system has: too many, too long, odd names, values of the wrong size."""
+    seen: set[str] = set()
+    size = 0
+    for name, value in extra:
+        encoded = name.encode()
+        size += len(encoded) + len(value)
+        is_possible = 0 < len(encoded) <= EXTRA_NAME_BYTES_MAX and "\0" not in name and name not in seen
+        if name == HARDLINK:
+            is_possible &= len(value) == HARDLINK_BYTES
+        elif name == OWNER:
+            is_possible &= len(value) == OWNER_BYTES
+        elif name.startswith(XATTR):
+            # xattr(7): a namespace, a dot, and a name that is not empty.
+            namespace, dot, rest = name.removeprefix(XATTR).partition(".")
+            is_possible &= bool(namespace and dot and rest) and len(encoded) - len(XATTR) <= XATTR_NAME_BYTES_MAX
+            is_possible &= len(value) <= XATTR_VALUE_BYTES_MAX
+        if not is_possible or len(seen) >= EXTRAS_MAX or size > EXTRA_BYTES_MAX:
+            raise Corrupt("an extra of an entry is impossible")
+        seen.add(name)

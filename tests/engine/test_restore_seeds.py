@@ -193,14 +193,9 @@ def test_a_set_of_contents_forgets_nothing() -> None:
     contents = ContentSet()
     ids = [ENTROPY.randbytes(32) for _ in range(10_000)]
     for content in ids:
-<<<<<<< HEAD
         contents.add(content)
     assert all(content in contents for content in ids)
     assert sum(ENTROPY.randbytes(32) in contents for _ in range(10_000)) == 0
-=======
-        bloom.add(content)
-    assert all(content in bloom for content in ids)
-    assert sum(ENTROPY.randbytes(32) in bloom for _ in range(10_000)) == 0
 
 
 def test_a_clone_is_right_or_not_made(tmp_path: Path) -> None:
