@@ -12,7 +12,8 @@ from synclib.core.content_set import ContentSet
 from synclib.disk.tree import Tree
 from synclib.engine.seeds import clone_whole, copy_whole
 from synclib.errors import Invalid, Unavailable
-from synclib.lazy.chain import Chain, StoreRuns
+from synclib.lazy.chain import Chain
+from synclib.lazy.run_reader import StoreRuns
 from synclib.store.open import open_store
 from tests.engine.test_restore_resume import Stops, fetched_by, stopping_kit
 from tests.kit import Content, Kit, metadata, put, read_tree
