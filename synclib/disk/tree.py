@@ -19,6 +19,7 @@ from blake3 import blake3
 from synclib.core.entry import Entry, Kind, content_id
 from synclib.core.names import STATE_DIRECTORY
 from synclib.core.zeros import is_zeros
+from synclib.disk.extras import has_extras, owner_of, set_xattrs
 from synclib.disk.faults import full_disk_is_an_error, raise_if_full
 from synclib.errors import Corrupt, Invalid
 
@@ -50,6 +51,8 @@ class Tree:
         self._absent: bytes | None = None
         self._count = 0
         self._has_clones = True
+        self.is_root = os.geteuid() == 0
+        self.problems: list[tuple[bytes, str]] = []  # (path, reason) of what was made, but for what is said of it
         # Names in /proc lead from a descriptor to a name; without it files are written under names.
         self._has_unnamed = os.path.isdir("/proc/self/fd")
 
@@ -153,18 +156,58 @@ class Tree:
             return None
         return mode
 
+    def label(self, descriptor: int, entry: Entry) -> None:
+        """Give an open file or directory its owner, mode and attributes, a file its time.
+
+        In this order: a change of owner takes setuid bits and file capabilities away. An attribute that cannot be set
+        is a problem, and no reason to do without the file.
+        """
+        if entry.extra:
+            owner = owner_of(entry)
+            if owner is not None and self.is_root:
+                self._try(entry, lambda: os.fchown(descriptor, *owner))
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != entry.mode:
+            os.fchmod(descriptor, entry.mode)
+        if entry.extra and (problem := set_xattrs(descriptor, entry, self.is_root)):
+            self.problems.append((entry.path, problem))
+        if entry.kind == Kind.FILE:
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _try(self, entry: Entry, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except OSError as error:
+            self.problems.append((entry.path, error.strerror or str(error)))
+
+    def has_extras(self, entry: Entry, found: os.stat_result) -> bool:
+        """Whether what stands at an entry's path has its owner and attributes, as far as they can be set here."""
+        if not entry.extra:
+            return True
+        return has_extras(self._proc_path(entry.name, self.directory(entry.directory)), entry, found, self.is_root)
+
+    @staticmethod
+    def _proc_path(name: bytes, directory: int) -> bytes:
+        """A path that leads through a directory's descriptor, for calls that take no descriptor (proc(5))."""
+        return b"/proc/self/fd/%d/%s" % (directory, name)
+
     def set_mode(self, entry: Entry) -> None:
-        """A directory's or file's mode. Symlinks are refused, not followed."""
+        """What is said of a directory. Symlinks are refused, not followed."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(entry.name, flags, dir_fd=self.directory(entry.directory))
         try:
-            os.fchmod(descriptor, entry.mode)
+            self.label(descriptor, entry)
         finally:
             os.close(descriptor)
 
     def make_symlink(self, entry: Entry) -> None:
         temporary = self._free_name()
         os.symlink(entry.target, temporary, dir_fd=self._temporary())
+        if entry.extra:
+            owner, place = owner_of(entry), self._temporary()
+            if owner is not None and self.is_root:
+                self._try(entry, lambda: os.chown(temporary, *owner, dir_fd=place, follow_symlinks=False))
+            if problem := set_xattrs(self._proc_path(temporary, place), entry, self.is_root):
+                self.problems.append((entry.path, problem))
         os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=self._temporary(), follow_symlinks=False)
         self._place(temporary, entry)
 
@@ -175,7 +218,7 @@ class Tree:
             descriptor, temporary = self._create(entry, parent)
             try:
                 _write_pieces(descriptor, pieces)
-                label(descriptor, entry)
+                self.label(descriptor, entry)
                 if temporary:
                     self._place(temporary, entry)
                 else:
@@ -229,7 +272,7 @@ class Tree:
 
     def finish_file(self, temporary: bytes, descriptor: int, entry: Entry) -> None:
         """Give a temporary file what is said of it, and rename it to its place."""
-        label(descriptor, entry)
+        self.label(descriptor, entry)
         self._place(temporary, entry)
 
     def discard(self, temporary: bytes) -> None:
@@ -273,11 +316,33 @@ class Tree:
             raise
         return True
 
+    def link_file(self, directory: bytes, name: bytes, entry: Entry) -> None:
+        """Make an entry's path a further name of the file at another; InTheWay unless that is as the entry says."""
+        source = self.directory(directory)
+        found = os.stat(name, dir_fd=source, follow_symlinks=False)
+        if (stat.S_IFMT(found.st_mode), found.st_size, found.st_mtime_ns) != (
+            stat.S_IFREG,
+            entry.size,
+            entry.mtime_ns,
+        ):
+            raise InTheWay("the file that it is a link of is not there")
+        temporary = self._free_name()
+        os.link(name, temporary, src_dir_fd=source, dst_dir_fd=self._temporary(), follow_symlinks=False)
+        self._place(temporary, entry)
+        # Two names of one file are not renamed over each other (rename(2)).
+        self.discard(temporary)
+
     def open_part(self, name: bytes) -> int:
         """A descriptor of the temporary file of a name that :func:`part_name` gave: of a killed restore, or new."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with full_disk_is_an_error():
-            descriptor = os.open(name, flags, 0o600, dir_fd=self._temporary())
+        try:
+            with full_disk_is_an_error():
+                descriptor = os.open(name, flags, 0o600, dir_fd=self._temporary())
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            self.discard(name)
+            return self.open_part(name)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             self.discard(name)
@@ -354,13 +419,6 @@ class Tree:
     def _temporary_name(self) -> bytes:
         self._count += 1
         return b"%d-%d" % (os.getpid(), self._count)
-
-
-def label(descriptor: int, entry: Entry) -> None:
-    """Give an open file its mode and time."""
-    if stat.S_IMODE(os.fstat(descriptor).st_mode) != entry.mode:
-        os.fchmod(descriptor, entry.mode)
-    os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
 def _write_pieces(descriptor: int, pieces: Iterable[bytes | memoryview]) -> None:

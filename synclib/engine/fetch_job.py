@@ -42,8 +42,8 @@ class FetchJob:
 
 @dataclass
 class FetchResult:
-    """What a job did. ``problems`` has (path, reason) of files that could not be written, ``damaged`` (path, error) of
-    those whose bytes the store does not have."""
+    """What a job did. ``problems`` has (path, reason) of files that could not be made as they should be, ``damaged``
+    (path, error) of those whose bytes the store does not have."""
 
     problems: list[tuple[bytes, str]] = field(default_factory=list)
     damaged: list[tuple[bytes, Corrupt | Missing]] = field(default_factory=list)
@@ -85,6 +85,7 @@ def fetch_files(job: FetchJob, store: Store) -> FetchResult:
                 raise
     finally:
         tree.close()
+    result.problems += tree.problems
     return result
 
 

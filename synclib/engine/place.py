@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,11 +19,13 @@ from synclib.core.plan import (
     plan_window,
     split_file,
 )
+from synclib.disk.extras import left_out
 from synclib.disk.faults import disk_error, full_disk_is_an_error, is_of_the_process
 from synclib.disk.tree import InTheWay, Tree, part_name
 from synclib.engine.fetch_job import FetchJob, FetchResult, encode_plan, fetch_files, run_fetch_job
 from synclib.engine.host import Connect
 from synclib.engine.large import Large, copy_from_older, lacking_of_part
+from synclib.engine.links import Links
 from synclib.engine.opened import Opened
 from synclib.engine.seeds import Moved, SeedTrees, split_seeds
 from synclib.engine.task import RestoreTask
@@ -40,6 +43,7 @@ class Placed:
     seeded_bytes: int = 0  # of files made whole of bytes that were here
     fetch_requests: int = 0
     problems: list[tuple[bytes, str]] = field(default_factory=list)
+    left_out: set[str] = field(default_factory=set)  # what only root can set: "owner", "xattr.trusted" and the like
     meter: Meter = field(default_factory=Meter)
 
 
@@ -83,7 +87,7 @@ class Placement:
     def close(self) -> None:
         self._seeds.close()
 
-    def make(self, missing: Iterable[Entry], need_bytes: int) -> Placed:
+    def make(self, missing: Iterable[Entry], links: Links, need_bytes: int) -> Placed:
         """Corrupt or Missing where the store does not have a file's bytes, after all others are made."""
         is_remote = self._dataset.store.url.startswith("s3:")
         count = worker_count() * (2 if is_remote else 1)
@@ -96,8 +100,12 @@ class Placement:
             self._task.progress("restored", self._done_bytes, need_bytes)
         for large in list(self._large.values()):
             self._finish_large(large)
+        for link in links.missing:
+            self._opened.open_up(link.entry.directory)
+            self._attempt(link.entry, functools.partial(self._tree.link_file, *link.source))
         for entry in self._opened.modes():
             self._attempt(entry, self._tree.set_mode)
+        self.placed.problems += self._tree.problems
         self._damage.raise_if_any(f"boxlink verify {self._dataset.name} --data names all that is damaged")
         if not self._task.options.path:
             self._tree.sweep()
@@ -107,6 +115,8 @@ class Placement:
         """Make all that needs no fetching; the chunks of the rest."""
         for entry in missing:
             self._opened.open_up(entry.directory)
+            if entry.extra:
+                self.placed.left_out.update(left_out(entry, self._tree.is_root))
             if entry.kind == Kind.FILE:
                 self.placed.files += 1
                 if entry.chunks:

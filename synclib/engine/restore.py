@@ -16,18 +16,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from synclib.core.content_set import ContentSet
 from synclib.core.entry import Entry, Kind
 from synclib.core.manifest import Manifest, RunRef
 from synclib.core.names import DOWN, is_reserved, sort_key, split_path
 from synclib.core.parents import no_parent, with_parents
 from synclib.disk.atomic import sync_file_system
 from synclib.disk.base import BaseFile
+from synclib.disk.extras import group_of
 from synclib.disk.faults import disk_errors
 from synclib.disk.held import Held, Restoring, State, Unsynced, boot_id
 from synclib.disk.markers import Markers
 from synclib.disk.tree import Tree, open_tree
 from synclib.engine.clear import Cleared, remove_extra, remove_old
-from synclib.engine.compare import Comparison, Everything, Survey
+from synclib.engine.compare import Comparison, Everything, Survey, add_doubtful
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.opened import Opened
 from synclib.engine.place import Placed, Placement, count_requests
@@ -63,6 +65,7 @@ class RestoreResult:
     kept: list[bytes] = field(default_factory=list)
     problems: list[tuple[bytes, str]] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
+    left_out: list[str] = field(default_factory=list)  # what only root can set, and this was not root
 
 
 def restore(
@@ -142,6 +145,10 @@ class _Restoration:
         new = Chain.of(cache, self._dataset.root, self._manifest.runs)
         old = self._chain_of(cache, self._before.runs if self._before is not None else [])
         survey = self._survey(old, new)
+        with contextlib.closing(survey.links):
+            return self._run(old, new, survey)
+
+    def _run(self, old: Chain, new: Chain, survey: Survey) -> RestoreResult:
         moved = Moved(self._tree, old, new, survey.wanted)
         self._check_space(survey.need_bytes - moved.room_bytes)
         placed, cleared = Placed(), Cleared()
@@ -155,8 +162,27 @@ class _Restoration:
     def _survey(self, old: Chain, new: Chain) -> Survey:
         if self._before is None and not self._options.path and not self._options.is_dry_run and self._is_empty():
             return Everything(with_parents(new.entries()), self._manifest)
-        comparison = Comparison(self._tree, self._before)
-        for entry in self._to_look_at(old, new):
+        restoring = self._before.restoring if self._before is not None else None
+        doubtful = ContentSet()
+        for former in [old, *(self._chain_of(self._runs, runs) for runs in (restoring.targets if restoring else ()))]:
+            add_doubtful(doubtful, former, new)
+        is_clean = self._before is not None and self._before.seq and restoring is None
+        if is_clean and not self._options.is_full and not self._options.path:
+            comparison = self._compare(_within_tree(changes(old, new), new), doubtful, is_all=False)
+            if comparison is not None:
+                return comparison
+        entries = self._below_path(new) if self._options.path else with_parents(new.entries())
+        found = self._compare(entries, doubtful, is_all=True)
+        assert found is not None
+        return found
+
+    def _compare(self, entries: Iterator[Entry], doubtful: ContentSet, *, is_all: bool) -> Comparison | None:
+        """What of the entries is not here. None where they are not all, and one is of a hard-link group: what is to be
+        linked to it may be none of them."""
+        comparison = Comparison(self._tree, self._before, doubtful)
+        for entry in entries:
+            if not is_all and group_of(entry):
+                return None
             comparison.look(entry)
         return comparison
 
@@ -178,6 +204,7 @@ class _Restoration:
             cleared.kept,
             placed.problems,
             placed.meter,
+            sorted(placed.left_out),
         )
 
     def _change(self, old: Chain, new: Chain, survey: Survey, moved: Moved, cleared: Cleared) -> Placed:
@@ -199,7 +226,7 @@ class _Restoration:
             remove_extra(self._tree, opened, self._options.path, new, cleared)
         placement = Placement(self._task, self._tree, opened, self._fence, old, moved)
         with contextlib.closing(placement):
-            placed = placement.make(survey.missing, survey.need_bytes)
+            placed = placement.make(survey.missing, survey.links, survey.need_bytes)
         if not placed.problems and not self._options.path:
             self._mark_done()
         return placed
@@ -217,15 +244,6 @@ class _Restoration:
         except Missing:
             return Chain([])
         return Chain.of(cache, self._dataset.root, runs)
-
-    def _to_look_at(self, old: Chain, new: Chain) -> Iterator[Entry]:
-        """What should stand here and has to be looked at: all of it, or what the chain changed."""
-        is_clean = self._before is not None and self._before.seq and self._before.restoring is None
-        if self._options.path:
-            return self._below_path(new)
-        if is_clean and not self._options.is_full:
-            return _within_tree(changes(old, new), new)
-        return with_parents(new.entries())
 
     def _below_path(self, new: Chain) -> Iterator[Entry]:
         path = self._options.path
