@@ -66,6 +66,8 @@ class RestoreResult:
     problems: list[tuple[bytes, str]] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
     left_out: list[str] = field(default_factory=list)  # what only root can set, and this was not root
+    need_bytes: int = 0  # of the files that were missing; a dry run says with it what is free
+    free_bytes: int = 0
 
 
 def restore(
@@ -150,14 +152,15 @@ class _Restoration:
 
     def _run(self, old: Chain, new: Chain, survey: Survey) -> RestoreResult:
         moved = Moved(self._tree, old, new, survey.wanted)
-        self._check_space(survey.need_bytes - moved.room_bytes)
+        if not self._options.is_dry_run:
+            self._check_space(survey.need_bytes - moved.room_bytes)
         placed, cleared = Placed(), Cleared()
         if self._options.is_dry_run:
             placed.files = survey.file_count
             count_requests((entry for entry in survey.missing if entry not in moved), placed)
         elif not self._is_done_already(survey):
             placed = self._change(old, new, survey, moved, cleared)
-        return self._result(placed, cleared)
+        return self._result(survey, moved, placed, cleared)
 
     def _survey(self, old: Chain, new: Chain) -> Survey:
         if self._before is None and not self._options.path and not self._options.is_dry_run and self._is_empty():
@@ -190,7 +193,7 @@ class _Restoration:
         with os.scandir(self._tree.top) as listing:
             return all(is_reserved(b"", item.name) for item in listing)
 
-    def _result(self, placed: Placed, cleared: Cleared) -> RestoreResult:
+    def _result(self, survey: Survey, moved: Moved, placed: Placed, cleared: Cleared) -> RestoreResult:
         manifest = self._manifest
         return RestoreResult(
             manifest.seq,
@@ -205,6 +208,8 @@ class _Restoration:
             placed.problems,
             placed.meter,
             sorted(placed.left_out),
+            max(0, survey.need_bytes - moved.room_bytes),
+            self._free_bytes(),
         )
 
     def _change(self, old: Chain, new: Chain, survey: Survey, moved: Moved, cleared: Cleared) -> Placed:
@@ -261,14 +266,17 @@ class _Restoration:
             yield from with_parents(new.below(path), path)
 
     def _check_space(self, need_bytes: int) -> None:
-        status = os.statvfs(self._directory)
-        have = status.f_bavail * status.f_frsize
+        have = self._free_bytes()
         if need_bytes > 0 and need_bytes + _RESERVE_BYTES > have:
             raise Full(
                 f"{self._dataset.name} needs {need_bytes + _RESERVE_BYTES} bytes here, {have} are free",
                 hint="make room, or restore a part with --path",
                 path=str(self._directory),
             )
+
+    def _free_bytes(self) -> int:
+        status = os.statvfs(self._directory)
+        return status.f_bavail * status.f_frsize
 
     def _mark_begun(self) -> list[list[RunRef]]:
         """Write that the old seq no longer stands, and since when files are ours; the chains of restores that never

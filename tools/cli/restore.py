@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tools.cli_context import Context, node_option, verb
+
+if TYPE_CHECKING:
+    from synclib.engine.restore import RestoreResult
 
 
 @click.command()
@@ -86,18 +90,42 @@ def command(
         "fetch_requests": done.fetch_requests,
         "deleted": done.deleted,
         "kept": [path_text(path) for path in done.kept],
+        "left_out": done.left_out,
         "problems": {path_text(path): reason for path, reason in done.problems},
         "dry_run": dry_run,
     }
     if dry_run:
-        text = f"would fetch {done.fetched_files} files with {done.fetch_requests} requests"
+        result["plan"] = plan = plan_of(done)
+        text = (
+            f"would fetch {done.fetched_files} files: {done.fetch_requests} requests, "
+            f"{size_text(done.fetched_bytes)}, ${plan['usd']:.6f}\n"
+            f"needs {size_text(done.need_bytes)} here, {size_text(done.free_bytes)} are free"
+        )
     else:
-        fetched = f"{done.fetched_files} files fetched ({size_text(done.fetched_bytes)})"
+        fetched = f"{done.fetched_files} files restored ({size_text(done.fetched_bytes)} fetched)"
         text = f"{directory} is at seq {done.seq}, digest {done.digest[:16]}: {fetched}, {done.deleted} deleted"
     context.emit(result, f"{text}\n{costs_text(context)}")
     for path in done.kept[:20]:
         context.note(f"boxlink: kept {printable(path)}: the dataset removed it, but it was changed here")
+    if done.left_out:
+        context.note(f"boxlink: not set, for only root can: {', '.join(done.left_out)}")
     for path, reason in done.problems[:20]:
         context.note(f"boxlink: {printable(path)}: {reason}")
     if done.problems:
         raise click.exceptions.Exit(Partial.exit_code)
+
+
+def plan_of(done: RestoreResult) -> dict[str, object]:
+    """What a dry run found that the restore itself would cost, and need."""
+    from synclib.store.meter import Meter
+
+    meter = Meter()
+    meter.count("get", requests=done.fetch_requests, down=done.fetched_bytes)
+    return {
+        "files": done.fetched_files,
+        "requests": dict(meter.requests),
+        "bytes": done.fetched_bytes,
+        "usd": round(meter.usd, 9),
+        "need_bytes": done.need_bytes,
+        "free_bytes": done.free_bytes,
+    }
