@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from synclib.core.damage import Damage
 from synclib.core.entry import ChunkRef, Entry, Kind
+from synclib.core.flights import Flights
 from synclib.core.plan import (
     WINDOW_BYTES,
     WINDOW_FILES,
@@ -32,6 +33,9 @@ from synclib.engine.task import RestoreTask
 from synclib.engine.workers import run_in_order, start_processes, worker_count
 from synclib.lazy.chain import Chain
 from synclib.store.meter import Meter
+
+# While some wait for a distant store others write; each holds a range's bytes, some 40 MB with the interpreter.
+_REMOTE_PROCESSES = 4
 
 
 @dataclass
@@ -90,12 +94,17 @@ class Placement:
     def make(self, missing: Iterable[Entry], links: Links, need_bytes: int) -> Placed:
         """Corrupt or Missing where the store does not have a file's bytes, after all others are made."""
         is_remote = self._dataset.store.url.startswith("s3:")
-        count = worker_count() * (2 if is_remote else 1)
+        count = max(_REMOTE_PROCESSES, 2 * worker_count()) if is_remote else worker_count()
+        flights = Flights(worker_count() + 2, count + 2)
         connect = self._task.connect
         start = None if connect is None else lambda: start_processes("synclib.engine.fetch_job", count)
         store = self._dataset.store
         jobs = (self._job(plan) for plan in _windows(self._wanted(missing)))
-        for result in run_in_order(jobs, lambda job: fetch_files(job, store), run_fetch_job, start, count + 2):
+        for result in run_in_order(
+            jobs, lambda job: fetch_files(job, store), run_fetch_job, start, lambda: flights.limit
+        ):
+            # Every try is counted: what was not planned was tried again.
+            flights.landed(is_pushed_back=result.meter.requests["get"] > self._plans[0].range_count)
             self._take(result)
             self._task.progress("restored", self._done_bytes, need_bytes)
         for large in list(self._large.values()):
