@@ -12,13 +12,12 @@ from blake3 import blake3
 from synclib.core.content_set import ContentSet
 from synclib.core.entry import ChunkRef, Entry, Kind, content_id
 from synclib.core.manifest import Manifest
+from synclib.core.zeros import is_hole
 from synclib.disk.extras import group_of
 from synclib.disk.held import State, boot_id
 from synclib.disk.spool import Spool
 from synclib.disk.tree import Tree
 from synclib.engine.links import Links
-from synclib.lazy.chain import Chain
-from synclib.lazy.changes import changes
 
 
 class Survey(Protocol):
@@ -71,7 +70,7 @@ class Comparison:
     """Collects, in the chain's order, what has to be made; ``need_bytes`` is the size of those files."""
 
     def __init__(self, tree: Tree, before: State | None, doubtful: ContentSet) -> None:
-        """``doubtful``: of which files that we have placed size and time say nothing (:func:`add_doubtful`)."""
+        """``doubtful``: of which files that we have placed size and time say nothing (:func:`noting_doubtful`)."""
         self._tree, self._before, self._doubtful = tree, before, doubtful
         self.missing: Spool[Entry] = Spool(Entry)
         # Right bytes, but not the right mode or time.
@@ -102,7 +101,7 @@ class Comparison:
             return
         self.missing.add(entry)
         if entry.kind == Kind.FILE:
-            self.need_bytes += entry.size
+            self.need_bytes += sum(chunk.plain_bytes for chunk in entry.chunks if not is_hole(chunk))
             self.file_count += 1
             if entry.size and self._before is not None:
                 self.wanted.add(content_id(entry))
@@ -163,11 +162,11 @@ class Comparison:
                 self.missing.add(entry)
 
 
-def add_doubtful(doubtful: ContentSet, old: Chain, new: Chain) -> None:
-    """Note the files of which both chains say the same size and time, but other bytes."""
-    if not old.runs:
-        return
-    for former, entry in changes(old, new):
+def noting_doubtful(
+    changed: Iterable[tuple[Entry | None, Entry | None]], doubtful: ContentSet
+) -> Iterator[tuple[Entry | None, Entry | None]]:
+    """Changes as they came; files of which both chains say the same size and time, but other bytes, are noted."""
+    for former, entry in changed:
         if (
             former is not None
             and entry is not None
@@ -176,6 +175,7 @@ def add_doubtful(doubtful: ContentSet, old: Chain, new: Chain) -> None:
             and content_id(former) != content_id(entry)
         ):
             doubtful.add(_path_id(entry))
+        yield former, entry
 
 
 def _path_id(entry: Entry) -> bytes:

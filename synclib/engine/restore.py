@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from synclib.disk.held import Held, Restoring, State, Unsynced, boot_id
 from synclib.disk.markers import Markers
 from synclib.disk.tree import Tree, open_tree
 from synclib.engine.clear import Cleared, remove_extra, remove_old
-from synclib.engine.compare import Comparison, Everything, Survey, add_doubtful
+from synclib.engine.compare import Comparison, Everything, Survey, noting_doubtful
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.opened import Opened
 from synclib.engine.place import Placed, Placement, count_requests
@@ -163,17 +164,22 @@ class _Restoration:
         return self._result(survey, moved, placed, cleared)
 
     def _survey(self, old: Chain, new: Chain) -> Survey:
-        if self._before is None and not self._options.path and not self._options.is_dry_run and self._is_empty():
+        is_plain = not self._options.path and not self._options.is_dry_run
+        # What holes and links do not need is only known of entries that were looked at.
+        has_room = self._manifest.plain_bytes + _RESERVE_BYTES <= self._free_bytes()
+        if self._before is None and is_plain and has_room and self._is_empty():
             return Everything(with_parents(new.entries()), self._manifest)
         restoring = self._before.restoring if self._before is not None else None
-        doubtful = ContentSet()
-        for former in [old, *(self._chain_of(self._runs, runs) for runs in (restoring.targets if restoring else ()))]:
-            add_doubtful(doubtful, former, new)
         is_clean = self._before is not None and self._before.seq and restoring is None
+        doubtful = ContentSet()
         if is_clean and not self._options.is_full and not self._options.path:
-            comparison = self._compare(_within_tree(changes(old, new), new), doubtful, is_all=False)
+            changed = noting_doubtful(changes(old, new), doubtful)
+            comparison = self._compare(_within_tree(changed, new), doubtful, is_all=False)
             if comparison is not None:
                 return comparison
+        for former in [old, *(self._chain_of(self._runs, runs) for runs in (restoring.targets if restoring else ()))]:
+            if former.runs:
+                deque(noting_doubtful(changes(former, new), doubtful), maxlen=0)
         entries = self._below_path(new) if self._options.path else with_parents(new.entries())
         found = self._compare(entries, doubtful, is_all=True)
         assert found is not None
