@@ -27,7 +27,6 @@ from synclib.disk.base import BaseFile
 from synclib.disk.extras import group_of
 from synclib.disk.faults import disk_errors
 from synclib.disk.held import Held, Restoring, State, Unsynced, boot_id
-from synclib.disk.markers import Markers
 from synclib.disk.tree import Tree, open_tree
 from synclib.engine.clear import Cleared, remove_extra, remove_old
 from synclib.engine.compare import Comparison, Everything, Survey, noting_doubtful
@@ -221,7 +220,8 @@ class _Restoration:
     def _change(self, old: Chain, new: Chain, survey: Survey, moved: Moved, cleared: Cleared) -> Placed:
         """All that changes something, in an order that can be broken off anywhere."""
         self._options.before_change()
-        Markers(self._directory).remove(DOWN)
+        # Not by disk/markers.py, whose schemas take as long to import as one file takes to restore.
+        (self._directory / DOWN).unlink(missing_ok=True)
         abandoned = self._mark_begun()
         self._tree.prepare()
         survey.label()
