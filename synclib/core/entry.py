@@ -15,6 +15,11 @@ CHUNK_BYTES_MAX = 1 << 20
 CHUNKS_PER_FILE_MAX = 1 << 20
 TARGET_BYTES_MAX = 4095
 EXTRA_NAME_BYTES_MAX = 0xFFFF  # what the digest can count
+EXTRAS_MAX = 1024
+EXTRA_BYTES_MAX = 1 << 20  # names and values of one entry together
+HARDLINK, OWNER, XATTR = "hardlink", "owner", "xattr."  # of a file's group; of uid and gid; before an xattr's name
+HARDLINK_BYTES, OWNER_BYTES = 16, 8
+XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX = 255, 64 << 10  # linux/limits.h
 HASH_BYTES = 32
 # What 64 bits of nanoseconds reach: 1677-09-21 to 2262-04-11.
 TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1
@@ -49,6 +54,9 @@ class ChunkRef(msgspec.Struct, frozen=True, gc=False):
     codec: int  # a Codec
 
 
+Extra = tuple[tuple[str, bytes], ...]  # (name, value), by name
+
+
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One path at a seq. ``directory`` is relative, ``b""`` for the root; both names are raw bytes."""
 
@@ -60,7 +68,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     size: int = 0  # bytes of a file
     chunks: tuple[ChunkRef, ...] = ()  # of a file, in order
     target: bytes = b""  # of a symlink
-    extra: tuple[tuple[str, bytes], ...] = ()  # room for hard-link groups, owners and xattrs
+    extra: Extra = ()  # hard-link group, owner, xattrs
     # So young when it was scanned that a later change may not show in its time: it is read again (core/delta.py). No
     # part of the content.
     is_racy: bool = False
@@ -72,6 +80,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     @property
     def key(self) -> bytes:
         return sort_key(self.directory, self.name)
+
+
+def group_of(extra: Extra) -> bytes:
+    """The hard-link group that a file is of; empty when it is of none."""
+    return next((value for name, value in extra if name == HARDLINK), b"")
 
 
 def is_same_content(first: Entry, second: Entry) -> bool:
@@ -129,7 +142,23 @@ def check_target(target: bytes) -> None:
         raise Corrupt("a symlink has no possible target")
 
 
-def check_extra(extra: tuple[tuple[str, bytes], ...]) -> None:
-    """Corrupt unless an entry may have these extras."""
-    if any(len(name.encode()) > EXTRA_NAME_BYTES_MAX for name, _ in extra):
-        raise Corrupt("an extra's name is too long")
+def check_extra(extra: Extra) -> None:
+    """Corrupt for extras that no file system has: too many, too long, odd names, values of the wrong size."""
+    seen: set[str] = set()
+    size = 0
+    for name, value in extra:
+        encoded = name.encode()
+        size += len(encoded) + len(value)
+        is_possible = 0 < len(encoded) <= EXTRA_NAME_BYTES_MAX and "\0" not in name and name not in seen
+        if name == HARDLINK:
+            is_possible &= len(value) == HARDLINK_BYTES
+        elif name == OWNER:
+            is_possible &= len(value) == OWNER_BYTES
+        elif name.startswith(XATTR):
+            # xattr(7): a namespace, a dot, and a name that is not empty.
+            namespace, dot, rest = name.removeprefix(XATTR).partition(".")
+            is_possible &= bool(namespace and dot and rest) and len(encoded) - len(XATTR) <= XATTR_NAME_BYTES_MAX
+            is_possible &= len(value) <= XATTR_VALUE_BYTES_MAX
+        if not is_possible or len(seen) >= EXTRAS_MAX or size > EXTRA_BYTES_MAX:
+            raise Corrupt("an extra of an entry is impossible")
+        seen.add(name)

@@ -42,7 +42,7 @@ class FetchPlan(msgspec.Struct, frozen=True):
 
 def is_one_piece(entry: Entry) -> bool:
     """Whether all of a file can be fetched at once: its ranges are no more than one range's bytes."""
-    return _read_bytes(None, entry.chunks) <= RANGE_BYTES_MAX
+    return len(entry.chunks) == 1 or _read_bytes(None, entry.chunks) <= RANGE_BYTES_MAX
 
 
 def _read_bytes(last: ChunkRef | None, chunks: tuple[ChunkRef, ...]) -> int:
@@ -59,7 +59,7 @@ def _read_bytes(last: ChunkRef | None, chunks: tuple[ChunkRef, ...]) -> int:
 
 def split_file(entry: Entry, wanted: tuple[ChunkRef, ...]) -> Iterator[Piece]:
     """Pieces of at most one range's bytes that hold the wanted chunks of a file, whole if that is possible."""
-    if is_one_piece(entry) and len(wanted) == len(entry.chunks):
+    if len(wanted) == len(entry.chunks) and is_one_piece(entry):
         yield Piece(entry, entry.chunks, 0, is_whole=True)
         return
     missing = {chunk.hash for chunk in wanted}
@@ -85,8 +85,7 @@ def plan_window(pieces: list[Piece]) -> Iterator[FetchPlan]:
     by_pack: dict[bytes, list[Piece]] = {}
     scattered: list[Piece] = []
     for piece in pieces:
-        packs = {chunk.pack for chunk in piece.chunks}
-        if len(packs) == 1:
+        if len(piece.chunks) == 1 or len({chunk.pack for chunk in piece.chunks}) == 1:
             by_pack.setdefault(piece.chunks[0].pack, []).append(piece)
         else:
             scattered.append(piece)

@@ -34,7 +34,14 @@ def disk_error(error: OSError) -> BoxlinkError:
         return Invalid(f"the local disk refused it: {text}", hint="check the owner and rights", path=shown)
     if error.errno == errno.ENOENT:
         return Missing(f"it is gone: {text}", path=shown)
+    if is_of_the_process(error):
+        return Unavailable(text, hint="raise the limit (ulimit -n, LimitNOFILE=), then run it again: it continues")
     return Unavailable(f"the local disk failed: {text}", hint="see the kernel's log", path=shown)
+
+
+def is_of_the_process(error: OSError) -> bool:
+    """Whether it concerns no file, but how many this process or the machine may open."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def is_of_the_world(error: OSError) -> bool:
@@ -59,6 +66,11 @@ def full_disk_is_an_error() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise disk_error(error) from error
+        raise_if_full(error)
         raise
+
+
+def raise_if_full(error: OSError) -> None:
+    """Full where the disk is."""
+    if error.errno in _FULL:
+        raise disk_error(error) from error

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from synclib.core.entry import TIME_NS_MAX, TIME_NS_MIN, Kind
+from synclib.core.entry import TIME_NS_MAX, TIME_NS_MIN, Extra, Kind
 from synclib.core.names import NAME_BYTES_MAX, PATH_BYTES_MAX, is_reserved, sort_key
-from synclib.disk.extras import Extra, Extras
+from synclib.disk.scan_extras import Extras
 
 # (name, st_mode, mtime in ns, size of a file, target of a symlink, extra); a directory's time is 0.
 Row = tuple[bytes, int, int, int, bytes, Extra]

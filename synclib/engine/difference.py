@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from synclib.core import names
 from synclib.core.delta import RACY_NS, is_unchanged, join
 from synclib.core.entry import ChunkRef, Entry, Kind
-from synclib.disk.extras import Extras
 from synclib.disk.scan import Found, Listing, Row, found_of, list_directory
+from synclib.disk.scan_extras import Extras
 from synclib.disk.stat_cache import StatCache, is_unsure, pack_rows, unpack_rows, unsure_row
 from synclib.engine.host import Progress
 from synclib.lazy.chain import Chain, below_bounds

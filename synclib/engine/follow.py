@@ -21,7 +21,7 @@ from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.maintain import maintain
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
-from synclib.errors import BoxlinkError, Interrupted, Invalid, Partial
+from synclib.errors import BoxlinkError, Interrupted, Invalid, Missing, Partial
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.store.base import Store
 from synclib.store.meter import Meter
@@ -120,7 +120,21 @@ class Follower:
                 return
             if self._should_stop():
                 raise Interrupted("stopped")
-            self._act(action, seen, target, active)
+            try:
+                self._act(action, seen, target, active)
+            except Missing:
+                if not self._is_overtaken(target):
+                    raise
+
+    def _is_overtaken(self, target: Manifest | None) -> bool:
+        """Whether the head moved on from a target whose objects are gone: then the next look plans anew."""
+        if target is None or self._head is None or target != self._head.manifest:
+            return False
+        self._head_due = self._host.clock.monotonic()
+        newer = self._dataset.read_head_since(self._head.etag)
+        if newer is not None:
+            self._head = newer
+        return newer is not None
 
     def _look(self) -> tuple[Seen, Manifest | None, Active | None]:
         active = self._markers.active()

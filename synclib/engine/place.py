@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from blake3 import blake3
-
+from synclib.core.damage import Damage
 from synclib.core.entry import ChunkRef, Entry, Kind
+from synclib.core.flights import Flights
 from synclib.core.plan import (
     WINDOW_BYTES,
     WINDOW_FILES,
@@ -18,41 +20,43 @@ from synclib.core.plan import (
     plan_window,
     split_file,
 )
-from synclib.disk.faults import full_disk_is_an_error
-from synclib.disk.spool import Spool
-from synclib.disk.tree import InTheWay, Tree, write_all
-from synclib.engine.fetch_job import FetchJob, FetchResult, fetch_files, run_fetch_job
-from synclib.engine.host import Connect, Progress
+from synclib.disk.extras import left_out
+from synclib.disk.faults import disk_error, full_disk_is_an_error, is_of_the_process
+from synclib.disk.tree import InTheWay, Tree, part_name
+from synclib.engine.fetch_job import FetchJob, FetchResult, encode_plan, fetch_files, run_fetch_job
+from synclib.engine.host import Connect
+from synclib.engine.large import Large, copy_from_older, lacking_of_part
+from synclib.engine.links import Links
 from synclib.engine.opened import Opened
+from synclib.engine.seeds import Moved, SeedTrees, split_seeds
+from synclib.engine.task import RestoreTask
 from synclib.engine.workers import run_in_order, start_processes, worker_count
 from synclib.lazy.chain import Chain
-from synclib.lazy.dataset import Dataset
 from synclib.store.meter import Meter
+
+# While some wait for a distant store others write; each holds a range's bytes, some 40 MB with the interpreter.
+_REMOTE_PROCESSES = 4
 
 
 @dataclass
 class Placed:
     """What was made; ``problems`` has (path, reason) of what could not be."""
 
+    files: int = 0
     fetched_bytes: int = 0
+    seeded_bytes: int = 0  # of files made whole of bytes that were here
     fetch_requests: int = 0
     problems: list[tuple[bytes, str]] = field(default_factory=list)
+    left_out: set[str] = field(default_factory=set)  # what only root can set: "owner", "xattr.trusted" and the like
     meter: Meter = field(default_factory=Meter)
 
 
-@dataclass
-class _Large:
-    """A file that arrives in pieces."""
-
-    entry: Entry
-    temporary: bytes
-    pieces_left: int
-
-
-def count_requests(missing: Spool[Entry]) -> int:
-    """How many ranges would be asked for, as far as that can be told without looking at older files."""
+def count_requests(missing: Iterable[Entry], placed: Placed) -> None:
+    """Which ranges would be asked for, as far as that can be told without looking at older files."""
     wanted = ((entry, entry.chunks) for entry in missing if entry.kind == Kind.FILE)
-    return sum(plan.range_count for plan in _windows(wanted))
+    for plan in _windows(wanted):
+        placed.fetch_requests += plan.range_count
+        placed.fetched_bytes += plan.range_bytes
 
 
 def _windows(wanted: Iterator[tuple[Entry, tuple[ChunkRef, ...]]]) -> Iterator[FetchPlan]:
@@ -62,7 +66,8 @@ def _windows(wanted: Iterator[tuple[Entry, tuple[ChunkRef, ...]]]) -> Iterator[F
     for entry, chunks in wanted:
         for piece in split_file(entry, chunks):
             window.append(piece)
-            size += sum(chunk.stored_bytes for chunk in piece.chunks)
+            for chunk in piece.chunks:
+                size += chunk.stored_bytes
         if size >= WINDOW_BYTES or len(window) >= WINDOW_FILES:
             yield from plan_window(window)
             window, size = [], 0
@@ -72,45 +77,77 @@ def _windows(wanted: Iterator[tuple[Entry, tuple[ChunkRef, ...]]]) -> Iterator[F
 class Placement:
     """Makes what is missing of one seq in one directory. ``old``: the chain that stood there, for its bytes."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        connect: Connect | None,
-        tree: Tree,
-        opened: Opened,
-        fence: bytes,
-        old: Chain,
-        progress: Progress,
-    ) -> None:
-        self._dataset, self._connect, self._tree, self._fence = dataset, connect, tree, fence
-        self._opened, self._old, self._progress = opened, old, progress
-        self._large: dict[bytes, _Large] = {}
+    def __init__(self, task: RestoreTask, tree: Tree, opened: Opened, fence: bytes, old: Chain, moved: Moved) -> None:
+        self._task, self._dataset, self._tree, self._fence = task, task.dataset, tree, fence
+        self._opened, self._old, self._moved = opened, old, moved
+        tops, self._roots = split_seeds(task.options.seeds)
+        self._seeds = SeedTrees(tops)
+        self._large: dict[bytes, Large] = {}
+        self._plans: deque[FetchPlan] = deque()  # of the jobs at work, in their order
+        self._damage = Damage()
         self._done_bytes = 0
         self.placed = Placed()
 
-    def make(self, missing: Spool[Entry], need_bytes: int) -> Placed:
+    def close(self) -> None:
+        self._seeds.close()
+
+    def make(self, missing: Iterable[Entry], links: Links, need_bytes: int) -> Placed:
+        """Corrupt or Missing where the store does not have a file's bytes, after all others are made."""
         is_remote = self._dataset.store.url.startswith("s3:")
-        count = worker_count() * (2 if is_remote else 1)
-        start = None if self._connect is None else lambda: start_processes("synclib.engine.fetch_job", count)
+        count = max(_REMOTE_PROCESSES, 2 * worker_count()) if is_remote else worker_count()
+        flights = Flights(worker_count() + 2, count + 2)
+        connect = self._task.connect
+        start = None if connect is None else lambda: start_processes("synclib.engine.fetch_job", count)
         store = self._dataset.store
         jobs = (self._job(plan) for plan in _windows(self._wanted(missing)))
-        for result in run_in_order(jobs, lambda job: fetch_files(job, store), run_fetch_job, start, count + 2):
+        for result in run_in_order(
+            jobs, lambda job: fetch_files(job, store), run_fetch_job, start, lambda: flights.limit
+        ):
+            # Every try is counted: what was not planned was tried again.
+            flights.landed(is_pushed_back=result.meter.requests["get"] > self._plans[0].range_count)
             self._take(result)
-            self._progress("restored", self._done_bytes, need_bytes)
+            self._task.progress("restored", self._done_bytes, need_bytes)
         for large in list(self._large.values()):
             self._finish_large(large)
+        for link in links.missing:
+            self._opened.open_up(link.entry.directory)
+            self._attempt(link.entry, functools.partial(self._tree.link_file, *link.source))
         for entry in self._opened.modes():
             self._attempt(entry, self._tree.set_mode)
+        self.placed.problems += self._tree.problems
+        self._damage.raise_if_any(f"boxlink verify {self._dataset.name} --data names all that is damaged")
+        if not self._task.options.path:
+            self._tree.sweep()
         return self.placed
 
-    def _wanted(self, missing: Spool[Entry]) -> Iterator[tuple[Entry, tuple[ChunkRef, ...]]]:
+    def _wanted(self, missing: Iterable[Entry]) -> Iterator[tuple[Entry, tuple[ChunkRef, ...]]]:
         """Make all that needs no fetching; the chunks of the rest."""
         for entry in missing:
             self._opened.open_up(entry.directory)
-            if entry.kind == Kind.FILE and entry.chunks:
-                yield entry, self._lacking_chunks(entry)
-            else:
-                self._attempt(entry, self._make)
+            if entry.extra:
+                self.placed.left_out.update(left_out(entry, self._tree.is_root))
+            if entry.kind == Kind.FILE:
+                self.placed.files += 1
+                if entry.chunks:
+                    if not self._is_seeded(entry):
+                        yield entry, self._lacking_chunks(entry)
+                    continue
+            self._attempt(entry, self._make)
+
+    def _is_seeded(self, entry: Entry) -> bool:
+        """Whether a file was made of bytes that are here; one that could not be made is a problem, and done too."""
+        found = False
+
+        def place(entry: Entry) -> None:
+            nonlocal found
+            found = self._moved.place(entry) or self._seeds.place(self._tree, entry)
+
+        problem_count = len(self.placed.problems)
+        self._attempt(entry, place)
+        if found:
+            self._done_bytes += entry.size
+            self.placed.seeded_bytes += entry.size
+        return found or len(self.placed.problems) > problem_count
 
     def _make(self, entry: Entry) -> None:
         if entry.kind == Kind.DIRECTORY:
@@ -129,94 +166,79 @@ class Placement:
         try:
             with full_disk_is_an_error():
                 make(entry)
-        except (OSError, InTheWay) as error:
-            self.placed.problems.append((entry.path, getattr(error, "strerror", None) or str(error)))
+        except OSError as error:
+            if is_of_the_process(error):
+                raise disk_error(error) from error
+            self.placed.problems.append((entry.path, error.strerror or str(error)))
+        except InTheWay as error:
+            self.placed.problems.append((entry.path, str(error)))
 
     def _lacking_chunks(self, entry: Entry) -> tuple[ChunkRef, ...]:
-        """The chunks of a file that have to be fetched. A file of several pieces gets its temporary file here, and
-        what an older version of it holds already."""
-        is_small = is_one_piece(entry)
-        former = self._old.lookup(entry.key) if len(entry.chunks) > 1 else None
-        if is_small and (former is None or former.kind != Kind.FILE):
+        """The chunks of a file that have to be fetched. A file of several pieces has a temporary file, with what an
+        older version of it or a killed restore has left already."""
+        if len(entry.chunks) == 1:
             return entry.chunks
-        temporary, descriptor = self._tree.create_temporary()
+        is_small = is_one_piece(entry)
+        former = self._old.lookup(entry.key)
+        if former is not None and former.kind != Kind.FILE:
+            former = None
+        if is_small and former is None and not self._seeds:
+            return entry.chunks
+        temporary = part_name(entry)
+        descriptor = self._tree.open_part(temporary)
         try:
-            with full_disk_is_an_error():
-                os.ftruncate(descriptor, entry.size)
-            lacking = self._seed(entry, former, descriptor)
+            lacking = lacking_of_part(descriptor, entry)
+            if former is not None:
+                lacking = copy_from_older(self._tree, entry, former, lacking, descriptor)
+            if lacking:
+                lacking = self._seeds.copy_chunks(entry, lacking, descriptor)
         finally:
             os.close(descriptor)
         if is_small and len(lacking) == len(entry.chunks):
             self._tree.discard(temporary)
             return lacking
-        piece_count = len(list(split_file(entry, lacking)))
-        self._large[entry.path] = large = _Large(entry, temporary, piece_count)
-        if not piece_count:
+        large = Large(entry, temporary, sum(1 for _ in split_file(entry, lacking)))
+        self._large[entry.path] = large
+        if not large.pieces_left:
             self._finish_large(large)
         return lacking
-
-    def _seed(self, entry: Entry, former: Entry | None, descriptor: int) -> tuple[ChunkRef, ...]:
-        """Copy the chunks that the older file at this path holds; returns the others. Every byte is verified."""
-        if former is None:
-            return entry.chunks
-        places = _places(former)
-        try:
-            source = self._tree.open_file(entry)
-        except OSError:
-            return entry.chunks
-        lacking: list[ChunkRef] = []
-        offset = 0
-        try:
-            for chunk in entry.chunks:
-                place = places.get(chunk.hash)
-                data = b"" if place is None else os.pread(source, chunk.plain_bytes, place)
-                if place is not None and blake3(data).digest() == chunk.hash:
-                    write_all(descriptor, data, offset)
-                else:
-                    lacking.append(chunk)
-                offset += chunk.plain_bytes
-        finally:
-            os.close(source)
-        return tuple(lacking)
 
     def _job(self, plan: FetchPlan) -> FetchJob:
         temporaries = {
             piece.entry.path: self._large[piece.entry.path].temporary for piece in plan.pieces if not piece.is_whole
         }
-        connect = self._connect or Connect(self._dataset.store.url)
-        return FetchJob(connect, self._dataset.root, self._tree.top, plan, temporaries, self._fence)
+        connect = self._task.connect or Connect(self._dataset.store.url)
+        self._plans.append(plan)
+        top, encoded = self._tree.top, encode_plan(plan)
+        return FetchJob(connect, self._dataset.root, top, encoded, temporaries, self._fence, self._roots)
 
     def _take(self, result: FetchResult) -> None:
-        placed = self.placed
+        placed, plan = self.placed, self._plans.popleft()
         placed.meter.add(result.meter)
         placed.problems += result.problems
-        placed.fetch_requests += result.plan.range_count
-        placed.fetched_bytes += result.plan.range_bytes
-        for piece in result.plan.pieces:
-            self._done_bytes += sum(chunk.plain_bytes for chunk in piece.chunks)
+        placed.fetch_requests += plan.range_count
+        placed.fetched_bytes += plan.range_bytes
+        broken = {path for path, _ in result.problems}
+        for path, error in result.damaged:
+            self._damage.add(path, error)
+            broken.add(path)
+        for piece in plan.pieces:
+            for chunk in piece.chunks:
+                self._done_bytes += chunk.plain_bytes
             if not piece.is_whole:
                 large = self._large[piece.entry.path]
                 large.pieces_left -= 1
+                large.is_broken |= piece.entry.path in broken
                 if not large.pieces_left:
                     self._finish_large(large)
 
-    def _finish_large(self, large: _Large) -> None:
+    def _finish_large(self, large: Large) -> None:
+        """Place a file that arrived in pieces. What is there of one that did not, the next restore uses."""
         del self._large[large.entry.path]
-        if large.pieces_left or large.entry.path in {path for path, _ in self.placed.problems}:
-            self._tree.discard(large.temporary)
+        if large.pieces_left or large.is_broken:
             return
         descriptor = self._tree.open_temporary(large.temporary)
         try:
             self._attempt(large.entry, lambda entry: self._tree.finish_file(large.temporary, descriptor, entry))
         finally:
             os.close(descriptor)
-
-
-def _places(former: Entry) -> dict[bytes, int]:
-    """Where each chunk of an older version of a file begins in it."""
-    places: dict[bytes, int] = {}
-    offset = 0
-    for chunk in former.chunks:
-        places.setdefault(chunk.hash, offset)
-        offset += chunk.plain_bytes
-    return places

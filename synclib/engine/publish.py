@@ -21,9 +21,9 @@ from synclib.core.entry import Entry, Kind
 from synclib.core.manifest import RunRef
 from synclib.core.pack import PackInfo
 from synclib.disk.base import Base, BaseFile
-from synclib.disk.extras import Extras
 from synclib.disk.faults import disk_errors
 from synclib.disk.scan import Found
+from synclib.disk.scan_extras import Extras
 from synclib.disk.stat_cache import StatCache
 from synclib.engine.commit import Commit, Laid
 from synclib.engine.difference import Difference

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from synclib.clock import ulid_text
-from synclib.core.entry import ChunkRef, Entry, Kind
+from synclib.core.entry import ChunkRef, Entry, Kind, group_of
 from synclib.core.pack import PACK_BYTES_TARGET, PackInfo
 from synclib.disk.chunk_index import ChunkIndex, index_path
-from synclib.disk.extras import group_of
 from synclib.disk.held import boot_id
 from synclib.disk.scan import Found
 from synclib.engine.host import Connect, Host
@@ -121,7 +120,7 @@ class Reading:
         if not isinstance(change, Found):
             return change
         group = group_of(change.extra)
-        if group is None:
+        if not group:
             return change
         leader = self._leaders.setdefault(group, change)
         if leader is change or (leader.mtime_ns, leader.size) != (change.mtime_ns, change.size):
@@ -148,8 +147,8 @@ class Reading:
         entries: list[Entry] = []
         for entry in result.entries:
             name = group_of(entry.extra)
-            first = None if name is None else self._leaders.get(name)
-            if name is None or first is None:
+            first = self._leaders.get(name)
+            if first is None:
                 entries.append(entry)
             elif first.path == entry.path:
                 self._contents[name] = entry.chunks

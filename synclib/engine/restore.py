@@ -9,27 +9,31 @@ is killed goes on where it was.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synclib.core.entry import Entry, Kind
+from synclib.core.content_set import ContentSet
+from synclib.core.entry import Entry, Kind, group_of
 from synclib.core.manifest import Manifest, RunRef
-from synclib.core.names import DOWN, sort_key, split_path
+from synclib.core.names import DOWN, is_reserved, sort_key, split_path
 from synclib.core.parents import no_parent, with_parents
 from synclib.disk.atomic import sync_file_system
 from synclib.disk.base import BaseFile
 from synclib.disk.faults import disk_errors
 from synclib.disk.held import Held, Restoring, State, Unsynced, boot_id
-from synclib.disk.markers import Markers
 from synclib.disk.tree import Tree, open_tree
 from synclib.engine.clear import Cleared, remove_extra, remove_old
-from synclib.engine.compare import Comparison
+from synclib.engine.compare import Comparison, Everything, Survey, noting_doubtful
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.opened import Opened
 from synclib.engine.place import Placed, Placement, count_requests
+from synclib.engine.seeds import Moved
+from synclib.engine.task import RestoreOptions, RestoreTask
 from synclib.errors import Full, Invalid, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.changes import changes
@@ -37,18 +41,12 @@ from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_cache import RunCache
 from synclib.store.meter import Meter
 
+__all__ = ["RestoreOptions", "RestoreResult", "restore", "restore_newest"]
+
 # What a file system needs beside the bytes: inodes, directories, our own state.
 _RESERVE_BYTES = 16 << 20
-
-
-@dataclass(frozen=True)
-class RestoreOptions:
-    path: bytes = b""  # only this file or folder
-    is_delete: bool = False  # remove what the dataset does not have
-    is_dry_run: bool = False
-    is_full: bool = True  # look at every path; else only at what the chain changed since
-    is_durable: bool = False  # flush all to the disk before saying that it is done; else the next restore may check
-    before_change: Callable[[], None] = lambda: None  # called once, before the first change to what stands here
+# A restore that meets this many heads whose objects are gone is slower than the collector.
+_HEADS_MAX = 4
 
 
 @dataclass
@@ -66,6 +64,9 @@ class RestoreResult:
     kept: list[bytes] = field(default_factory=list)
     problems: list[tuple[bytes, str]] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
+    left_out: list[str] = field(default_factory=list)  # what only root can set, and this was not root
+    need_bytes: int = 0  # of the files that were missing; a dry run says with it what is free
+    free_bytes: int = 0
 
 
 def restore(
@@ -77,14 +78,17 @@ def restore(
     options: RestoreOptions,
     progress: Progress,
 ) -> RestoreResult:
-    """Bring ``directory`` to ``manifest``. Full when there is not the space; Corrupt names the object that is.
+    """Bring ``directory`` to ``manifest``.
 
-    Before the first change ``synch.down`` is taken away: what it says holds no longer (I1).
+    Full when there is not the space. Corrupt names the object that is; Missing, the object that is gone: in both cases
+    whatever is not in it was restored. Before the first change ``synch.down`` is taken away: what it says holds no
+    longer (I1).
     """
+    task = RestoreTask(dataset, manifest, connect, directory, host, options, progress)
     if directory.exists() and not directory.is_dir():
         raise Invalid(f"{directory} is no directory", hint="name a directory to restore into", path=str(directory))
     if options.is_dry_run:
-        return _dry_run(dataset, manifest, connect, directory, host, options, progress)
+        return _dry_run(task)
     with disk_errors():
         directory.mkdir(parents=True, exist_ok=True)
         held = Held(directory)
@@ -94,51 +98,45 @@ def restore(
             held.fence(lock, fence, host.clock)
             runs = RunCache(held.runs, dataset.store)
             with contextlib.closing(open_tree(os.fsencode(directory))) as tree:
-                return _Restoration(
-                    dataset, manifest, connect, directory, host, options, progress, held, tree, fence, runs
-                ).run()
+                return _Restoration(task, held, tree, runs, fence).run()
         finally:
             os.close(lock)
 
 
-def _dry_run(
-    dataset: Dataset,
-    manifest: Manifest,
-    connect: Connect | None,
-    directory: Path,
-    host: Host,
-    options: RestoreOptions,
-    progress: Progress,
+def restore_newest(
+    dataset: Dataset, connect: Connect | None, directory: Path, host: Host, options: RestoreOptions, progress: Progress
 ) -> RestoreResult:
+    """Bring ``directory`` to the head. When an object is gone that a head named, the next head is taken, if there is
+    one: a collector removes only what the newest does without."""
+    state = dataset.read_head()
+    for _ in range(_HEADS_MAX - 1):
+        try:
+            return restore(dataset, state.manifest, connect, directory, host, options, progress)
+        except Missing:
+            newer = dataset.read_head_since(state.etag)
+            if newer is None:
+                raise
+            state = newer
+    return restore(dataset, state.manifest, connect, directory, host, options, progress)
+
+
+def _dry_run(task: RestoreTask) -> RestoreResult:
     """What a restore would do. Nothing is written where it would restore, and nothing kept."""
     with disk_errors(), tempfile.TemporaryDirectory(prefix="boxlink-") as scratch:
-        top = directory if directory.is_dir() else Path(scratch)
+        top = task.directory if task.directory.is_dir() else Path(scratch)
         with contextlib.closing(open_tree(os.fsencode(top))) as tree:
-            held = Held(directory)
-            runs = RunCache(Path(scratch) / "run", dataset.store, held.runs)
-            return _Restoration(dataset, manifest, connect, top, host, options, progress, held, tree, b"", runs).run()
+            held = Held(task.directory)
+            runs = RunCache(Path(scratch) / "run", task.dataset.store, held.runs)
+            return _Restoration(dataclasses.replace(task, directory=top), held, tree, runs, b"").run()
 
 
 class _Restoration:
-    def __init__(
-        self,
-        dataset: Dataset,
-        manifest: Manifest,
-        connect: Connect | None,
-        directory: Path,
-        host: Host,
-        options: RestoreOptions,
-        progress: Progress,
-        held: Held,
-        tree: Tree,
-        fence: bytes,
-        runs: RunCache,
-    ) -> None:
-        self._dataset, self._manifest, self._connect, self._directory = dataset, manifest, connect, directory
-        self._host, self._options, self._progress = host, options, progress
-        self._held, self._tree, self._fence, self._runs = held, tree, fence, runs
+    def __init__(self, task: RestoreTask, held: Held, tree: Tree, runs: RunCache, fence: bytes) -> None:
+        self._task, self._held, self._tree, self._runs, self._fence = task, held, tree, runs, fence
+        self._dataset, self._manifest, self._options = task.dataset, task.manifest, task.options
+        self._directory = task.directory
         before = held.read()
-        is_ours = before is not None and (before.store, before.root) == (dataset.store.url, dataset.root)
+        is_ours = before is not None and (before.store, before.root) == (task.dataset.store.url, task.dataset.root)
         self._before = before if is_ours else None
         self._unsynced: Unsynced | None = None
 
@@ -147,60 +145,107 @@ class _Restoration:
         cache.fill(self._dataset.root, self._manifest.runs)
         new = Chain.of(cache, self._dataset.root, self._manifest.runs)
         old = self._chain_of(cache, self._before.runs if self._before is not None else [])
-        comparison = Comparison(self._tree, self._before)
-        for entry in self._to_look_at(old, new):
-            comparison.look(entry)
-        self._check_space(comparison.need_bytes)
+        survey = self._survey(old, new)
+        with contextlib.closing(survey.links):
+            return self._run(old, new, survey)
+
+    def _run(self, old: Chain, new: Chain, survey: Survey) -> RestoreResult:
+        moved = Moved(self._tree, old, new, survey.wanted)
+        if not self._options.is_dry_run:
+            self._check_space(survey.need_bytes - moved.room_bytes)
         placed, cleared = Placed(), Cleared()
         if self._options.is_dry_run:
-            placed.fetch_requests = count_requests(comparison.missing)
-        elif not self._is_done_already(comparison):
-            placed = self._change(cache, old, new, comparison, cleared)
-        return self._result(comparison, placed, cleared)
+            placed.files = survey.file_count
+            count_requests((entry for entry in survey.missing if entry not in moved), placed)
+        elif not self._is_done_already(survey):
+            placed = self._change(old, new, survey, moved, cleared)
+        return self._result(survey, moved, placed, cleared)
 
-    def _result(self, comparison: Comparison, placed: Placed, cleared: Cleared) -> RestoreResult:
+    def _survey(self, old: Chain, new: Chain) -> Survey:
+        is_plain = not self._options.path and not self._options.is_dry_run
+        # What holes and links do not need is only known of entries that were looked at.
+        has_room = self._manifest.plain_bytes + _RESERVE_BYTES <= self._free_bytes()
+        if self._before is None and is_plain and has_room and self._is_empty():
+            return Everything(with_parents(new.entries()), self._manifest)
+        restoring = self._before.restoring if self._before is not None else None
+        is_clean = self._before is not None and self._before.seq and restoring is None
+        doubtful = ContentSet()
+        if is_clean and not self._options.is_full and not self._options.path:
+            changed = noting_doubtful(changes(old, new), doubtful)
+            comparison = self._compare(_within_tree(changed, new), doubtful, is_all=False)
+            if comparison is not None:
+                return comparison
+        for former in [old, *(self._chain_of(self._runs, runs) for runs in (restoring.targets if restoring else ()))]:
+            if former.runs:
+                deque(noting_doubtful(changes(former, new), doubtful), maxlen=0)
+        entries = self._below_path(new) if self._options.path else with_parents(new.entries())
+        found = self._compare(entries, doubtful, is_all=True)
+        assert found is not None
+        return found
+
+    def _compare(self, entries: Iterator[Entry], doubtful: ContentSet, *, is_all: bool) -> Comparison | None:
+        """What of the entries is not here. None where they are not all, and one is of a hard-link group: what is to be
+        linked to it may be none of them."""
+        comparison = Comparison(self._tree, self._before, doubtful)
+        for entry in entries:
+            if not is_all and group_of(entry.extra):
+                return None
+            comparison.look(entry)
+        return comparison
+
+    def _is_empty(self) -> bool:
+        with os.scandir(self._tree.top) as listing:
+            return all(is_reserved(b"", item.name) for item in listing)
+
+    def _result(self, survey: Survey, moved: Moved, placed: Placed, cleared: Cleared) -> RestoreResult:
         manifest = self._manifest
         return RestoreResult(
             manifest.seq,
             manifest.digest,
             manifest.file_count,
             manifest.plain_bytes,
-            comparison.file_count,
+            placed.files,
             placed.fetched_bytes,
             placed.fetch_requests,
             cleared.deleted,
             cleared.kept,
             placed.problems,
             placed.meter,
+            sorted(placed.left_out),
+            max(0, survey.need_bytes - moved.room_bytes),
+            self._free_bytes(),
         )
 
-    def _change(self, cache: RunCache, old: Chain, new: Chain, comparison: Comparison, cleared: Cleared) -> Placed:
+    def _change(self, old: Chain, new: Chain, survey: Survey, moved: Moved, cleared: Cleared) -> Placed:
         """All that changes something, in an order that can be broken off anywhere."""
         self._options.before_change()
-        Markers(self._directory).remove(DOWN)
+        # Not by disk/markers.py, whose schemas take as long to import as one file takes to restore.
+        (self._directory / DOWN).unlink(missing_ok=True)
         abandoned = self._mark_begun()
         self._tree.prepare()
-        comparison.label()
+        survey.label()
+        if not self._options.path:
+            moved.keep()
         opened = Opened(self._tree)
         if not self._options.path:
             for runs in abandoned:
-                remove_old(self._tree, opened, self._chain_of(cache, runs), new, cleared)
+                remove_old(self._tree, opened, self._chain_of(self._runs, runs), new, cleared)
             remove_old(self._tree, opened, old, new, cleared)
         if self._options.is_delete:
             # First, so that a stranger's full directory is not in the way of a file.
             remove_extra(self._tree, opened, self._options.path, new, cleared)
-        placement = Placement(self._dataset, self._connect, self._tree, opened, self._fence, old, self._progress)
-        placed = placement.make(comparison.missing, comparison.need_bytes)
+        placement = Placement(self._task, self._tree, opened, self._fence, old, moved)
+        with contextlib.closing(placement):
+            placed = placement.make(survey.missing, survey.links, survey.need_bytes)
         if not placed.problems and not self._options.path:
             self._mark_done()
         return placed
 
-    def _is_done_already(self, comparison: Comparison) -> bool:
+    def _is_done_already(self, survey: Survey) -> bool:
         before = self._before
         is_same = before is not None and before.restoring is None and before.runs == self._manifest.runs
-        is_whole = not comparison.missing.count and not comparison.mislabelled.count
         is_flushed = before is not None and (before.unsynced is None or not self._options.is_durable)
-        return is_same and is_whole and is_flushed and not self._options.is_delete
+        return is_same and survey.is_nothing and is_flushed and not self._options.is_delete
 
     def _chain_of(self, cache: RunCache, runs: list[RunRef]) -> Chain:
         """A chain that stood here; an empty one when its runs are gone from here and from the store."""
@@ -209,15 +254,6 @@ class _Restoration:
         except Missing:
             return Chain([])
         return Chain.of(cache, self._dataset.root, runs)
-
-    def _to_look_at(self, old: Chain, new: Chain) -> Iterator[Entry]:
-        """What should stand here and has to be looked at: all of it, or what the chain changed."""
-        is_clean = self._before is not None and self._before.seq and self._before.restoring is None
-        if self._options.path:
-            return self._below_path(new)
-        if is_clean and not self._options.is_full:
-            return _within_tree(changes(old, new), new)
-        return with_parents(new.entries())
 
     def _below_path(self, new: Chain) -> Iterator[Entry]:
         path = self._options.path
@@ -235,14 +271,17 @@ class _Restoration:
             yield from with_parents(new.below(path), path)
 
     def _check_space(self, need_bytes: int) -> None:
-        status = os.statvfs(self._directory)
-        have = status.f_bavail * status.f_frsize
-        if need_bytes and need_bytes + _RESERVE_BYTES > have:
+        have = self._free_bytes()
+        if need_bytes > 0 and need_bytes + _RESERVE_BYTES > have:
             raise Full(
                 f"{self._dataset.name} needs {need_bytes + _RESERVE_BYTES} bytes here, {have} are free",
                 hint="make room, or restore a part with --path",
                 path=str(self._directory),
             )
+
+    def _free_bytes(self) -> int:
+        status = os.statvfs(self._directory)
+        return status.f_bavail * status.f_frsize
 
     def _mark_begun(self) -> list[list[RunRef]]:
         """Write that the old seq no longer stands, and since when files are ours; the chains of restores that never
@@ -285,7 +324,7 @@ class _Restoration:
             State(dataset.store.url, dataset.root, manifest.seq, manifest.digest, manifest.runs, unsynced=unsynced)
         )
         self._runs.prune(self._held.kept_runs())
-        base = BaseFile(self._host.state, dataset.store.url, dataset.root, os.fsencode(self._directory))
+        base = BaseFile(self._task.host.state, dataset.store.url, dataset.root, os.fsencode(self._directory))
         base.write(manifest.seq, manifest.digest, manifest.runs, is_whole=True)
 
 

@@ -96,9 +96,10 @@ def run_in_order(
     here: Callable[[J], R],
     there: Callable[[J], R],
     start: Callable[[], Executor] | None,
-    in_flight: int,
+    in_flight: int | Callable[[], int],
 ) -> Iterator[R]:
-    """The results of jobs, in their order, with at most ``in_flight`` of them begun and not yet taken.
+    """The results of jobs, in their order, with at most ``in_flight`` of them begun and not yet taken; it may change
+    from one job to the next.
 
     A single job, or all of them when ``start`` is None, runs in this process by ``here``; else in the executor that
     ``start`` makes, by ``there``.
@@ -126,7 +127,7 @@ def run_in_order(
         submit(first)
         submit(second)
         for job in iterator:
-            if len(pending) >= in_flight:
+            while len(pending) >= (in_flight if isinstance(in_flight, int) else in_flight()):
                 yield pending.popleft().result()
             submit(job)
         while pending:

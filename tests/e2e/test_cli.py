@@ -289,3 +289,27 @@ def test_settings_that_do_not_read(machine: Machine) -> None:
     for text in ("store = [", "store = 5", "unknown = 1"):
         (machine.place / "boxlink.toml").write_text(text)
         assert machine.json("log", "covers", code=2)["error"]["kind"] == "invalid"
+
+
+def test_a_dry_run_says_what_it_would_cost_and_need(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.run("init")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a").write_bytes(os.urandom(100_000))
+    machine.run("publish", "covers", source, "-q")
+    told = machine.json("restore", "covers", tmp_path / "out", "--dry-run")
+    plan = told["plan"]
+    assert (plan["files"], plan["bytes"], plan["need_bytes"]) == (1, 100_000, 100_000)
+    assert plan["requests"] == {"get": 1, "put": 0, "list": 0, "delete": 0}
+    assert plan["usd"] == 0.4e-6
+    assert plan["free_bytes"] > 0
+    assert not (tmp_path / "out").exists()
+    shown = machine.run("restore", "covers", tmp_path / "out", "--dry-run").decode()
+    assert "would fetch 1 files: 1 requests, 100.0 kB, $0.000000" in shown
+    assert "needs 100.0 kB here" in shown
+    machine.run("restore", "covers", tmp_path / "out", "-q")
+    again = machine.json("restore", "covers", tmp_path / "again", "--seed", tmp_path / "out", "--dry-run")
+    assert again["plan"]["files"] == 1
+    again = machine.json("restore", "covers", tmp_path / "again", "--seed", tmp_path / "out")
+    assert (again["fetched"], again["fetch_requests"]) == (1, 0)

@@ -20,8 +20,8 @@ import pytest
 from synclib.clock import stamp_clock_ns
 from synclib.core.entry import Kind
 from synclib.core.names import ACTIVE, DOWN, ERROR
-from synclib.disk.extras import Extras
 from synclib.disk.scan import Found, Listing, list_directory
+from synclib.disk.scan_extras import Extras
 from synclib.engine.follow import Follower
 from synclib.engine.host import Connect, Host
 from synclib.engine.pack_job import Buffers, PackJob, pack_files

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tools.cli_context import Context, node_option, verb
+
+if TYPE_CHECKING:
+    from synclib.engine.restore import RestoreResult
 
 
 @click.command()
@@ -16,6 +21,14 @@ from tools.cli_context import Context, node_option, verb
 @click.option("--at", metavar="TIME", help="The seq that was the newest at this time, such as 2026-11-24T08:00:00Z.")
 @click.option("--path", "sub", metavar="SUB", default="", help="Only this file or folder.")
 @click.option("--delete", is_flag=True, help="Remove files that the dataset does not have.")
+@click.option(
+    "--seed",
+    "seeds",
+    metavar="SEED",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A directory whose bytes are taken first: an older copy, or a dataset's in a file:// store. Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be fetched; write nothing.")
 @node_option
 @verb
@@ -27,6 +40,7 @@ def command(
     at: str | None,
     sub: str,
     delete: bool,
+    seeds: tuple[Path, ...],
     dry_run: bool,
 ) -> None:
     """Bring the directory DIR to the newest seq of DATASET, or to another.
@@ -38,7 +52,7 @@ def command(
 
     Only what is not here is fetched. Files that boxlink did not put there stay, unless --delete.
     """
-    from synclib.engine.restore import RestoreOptions, restore
+    from synclib.engine.restore import RestoreOptions, restore, restore_newest
     from synclib.errors import Invalid, Partial
     from synclib.lazy.dataset import check_prefix
     from tools.cli_engine import (
@@ -56,10 +70,14 @@ def command(
     if seq is not None and at is not None:
         raise Invalid("--seq and --at exclude each other")
     opened = open_dataset(context, dataset)
-    manifest = opened.manifest_at(seq) if at is None else opened.manifest_at_time(parse_time(at))
-    options = RestoreOptions(check_prefix(sub), delete, dry_run)
+    options = RestoreOptions(check_prefix(sub), delete, dry_run, seeds=tuple(os.fsencode(seed) for seed in seeds))
     with progress_bar(context, unit="bytes") as progress:
-        done = restore(opened, manifest, connect_of(context), directory, open_host(context), options, progress)
+        host, connect = open_host(context), connect_of(context)
+        if seq is None and at is None:
+            done = restore_newest(opened, connect, directory, host, options, progress)
+        else:
+            manifest = opened.manifest_at(seq) if at is None else opened.manifest_at_time(parse_time(at))
+            done = restore(opened, manifest, connect, directory, host, options, progress)
     assert context.meter is not None
     context.meter.add(done.meter)
     result: dict[str, object] = {
@@ -72,18 +90,42 @@ def command(
         "fetch_requests": done.fetch_requests,
         "deleted": done.deleted,
         "kept": [path_text(path) for path in done.kept],
+        "left_out": done.left_out,
         "problems": {path_text(path): reason for path, reason in done.problems},
         "dry_run": dry_run,
     }
     if dry_run:
-        text = f"would fetch {done.fetched_files} files with {done.fetch_requests} requests"
+        result["plan"] = plan = plan_of(done)
+        text = (
+            f"would fetch {done.fetched_files} files: {done.fetch_requests} requests, "
+            f"{size_text(done.fetched_bytes)}, ${plan['usd']:.6f}\n"
+            f"needs {size_text(done.need_bytes)} here, {size_text(done.free_bytes)} are free"
+        )
     else:
-        fetched = f"{done.fetched_files} files fetched ({size_text(done.fetched_bytes)})"
+        fetched = f"{done.fetched_files} files restored ({size_text(done.fetched_bytes)} fetched)"
         text = f"{directory} is at seq {done.seq}, digest {done.digest[:16]}: {fetched}, {done.deleted} deleted"
     context.emit(result, f"{text}\n{costs_text(context)}")
     for path in done.kept[:20]:
         context.note(f"boxlink: kept {printable(path)}: the dataset removed it, but it was changed here")
+    if done.left_out:
+        context.note(f"boxlink: not set, for only root can: {', '.join(done.left_out)}")
     for path, reason in done.problems[:20]:
         context.note(f"boxlink: {printable(path)}: {reason}")
     if done.problems:
         raise click.exceptions.Exit(Partial.exit_code)
+
+
+def plan_of(done: RestoreResult) -> dict[str, object]:
+    """What a dry run found that the restore itself would cost, and need."""
+    from synclib.store.meter import Meter
+
+    meter = Meter()
+    meter.count("get", requests=done.fetch_requests, down=done.fetched_bytes)
+    return {
+        "files": done.fetched_files,
+        "requests": dict(meter.requests),
+        "bytes": done.fetched_bytes,
+        "usd": round(meter.usd, 9),
+        "need_bytes": done.need_bytes,
+        "free_bytes": done.free_bytes,
+    }

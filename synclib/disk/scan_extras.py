@@ -1,0 +1,120 @@
+"""What a path has beside its status: hard links always, owners and extended attributes on request.
+
+Spellings are part of the format: docs/format/README.md, "Extras".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+
+from blake3 import blake3
+
+from synclib.core.entry import HARDLINK, HARDLINK_BYTES, OWNER, XATTR, Extra
+from synclib.core.names import PATH_BYTES_MAX, is_reserved
+
+_OWNER = struct.Struct("<II")
+# Those of file systems that have no attributes, or none for this kind of path.
+_NO_XATTRS = (errno.ENOTSUP, errno.EPERM, errno.ENODATA)
+
+
+class Extras:
+    """Reads the extras of what one scan of ``top`` finds, as it would lie under ``prefix``."""
+
+    def __init__(
+        self, top: bytes, prefix: bytes, *, links: bool = True, owners: bool = False, xattrs: bool = False
+    ) -> None:
+        self._top, self._prefix = top, prefix
+        self._links, self._owners, self._xattrs = links, owners, xattrs
+        self._groups: dict[tuple[int, int], tuple[bytes, int]] | None = None
+        self.is_asked = owners or xattrs
+
+    def of(self, path: bytes, status: os.stat_result, notes: dict[bytes, str]) -> Extra:
+        """The extras of one path, by name; what cannot be carried is said in ``notes``, by the last component.
+
+        OSError when the path cannot be looked at.
+        """
+        found: list[tuple[str, bytes]] = []
+        if self._links and status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+            group = self._group(status)
+            if group:
+                found.append((HARDLINK, group))
+        if self._owners:
+            found.append((OWNER, _OWNER.pack(status.st_uid, status.st_gid)))
+        if self._xattrs:
+            found += _xattrs_of(path, notes)
+        return tuple(found)
+
+    def _group(self, status: os.stat_result) -> bytes:
+        """The group of a file with several links, empty when the scan finds only this one."""
+        if self._groups is None:
+            # Whether a first link has a second one below the top is not known until all of it was seen.
+            self._groups = _link_groups(self._top, self._prefix)
+        key = (status.st_dev, status.st_ino)
+        group = self._groups.get(key)
+        if group is None:
+            return b""
+        name, left = group
+        if left == 1:
+            del self._groups[key]
+        else:
+            self._groups[key] = (name, left - 1)
+        return name
+
+
+def _xattrs_of(path: bytes, notes: dict[bytes, str]) -> list[tuple[str, bytes]]:
+    found = []
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _NO_XATTRS:
+            return []
+        raise
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            notes[os.path.basename(path)] = f"its attribute {os.fsencode(name)!r} is left out: its name is no UTF-8"
+            continue
+        try:
+            found.append((XATTR + name, os.getxattr(path, name, follow_symlinks=False)))
+        except OSError as error:
+            if error.errno not in _NO_XATTRS:
+                raise
+    return sorted(found)
+
+
+def _link_groups(top: bytes, prefix: bytes) -> dict[tuple[int, int], tuple[bytes, int]]:
+    """By (device, inode) the group's name and its number of links, for those with two or more links below ``top``.
+
+    The name follows from the path of the first in the order of a scan. What cannot be read is left to the scan to say.
+    """
+    groups: dict[tuple[int, int], tuple[bytes, int]] = {}
+    pending = [(top, prefix)]
+    while pending:
+        path, directory = pending.pop()
+        children = []
+        try:
+            with os.scandir(path) as listing:
+                items = sorted(listing, key=lambda item: item.name)
+        except OSError:
+            continue
+        for item in items:
+            inner = directory + b"/" + item.name if directory else item.name
+            if (path == top and is_reserved(b"", item.name)) or len(inner) > PATH_BYTES_MAX:
+                continue
+            try:
+                if item.is_dir(follow_symlinks=False):
+                    children.append((item.path, inner))
+                    continue
+                status = item.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+                key = (status.st_dev, status.st_ino)
+                name, count = groups.get(key) or (blake3(inner).digest(HARDLINK_BYTES), 0)
+                groups[key] = (name, count + 1)
+        pending += reversed(children)
+    return {key: group for key, group in groups.items() if group[1] > 1}
