@@ -30,11 +30,12 @@ from synclib.disk.tree import Tree, open_tree
 from synclib.engine.clear import Cleared, remove_extra, remove_old
 from synclib.engine.compare import Comparison, Everything, Survey, noting_doubtful
 from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.lease import pin
 from synclib.engine.opened import Opened
 from synclib.engine.place import Placed, Placement, count_requests
 from synclib.engine.seeds import Moved
 from synclib.engine.task import RestoreOptions, RestoreTask
-from synclib.errors import Full, Invalid, Missing
+from synclib.errors import BoxlinkError, Full, Invalid, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.changes import changes
 from synclib.lazy.dataset import Dataset
@@ -45,6 +46,8 @@ __all__ = ["RestoreOptions", "RestoreResult", "restore", "restore_newest"]
 
 # What a file system needs beside the bytes: inodes, directories, our own state.
 _RESERVE_BYTES = 16 << 20
+# Runs up to this length together are brought here whole also for one path: they are some hundred thousand entries.
+_FILL_BYTES = 8 << 20
 # A restore that meets this many heads whose objects are gone is slower than the collector.
 _HEADS_MAX = 4
 
@@ -142,7 +145,9 @@ class _Restoration:
 
     def run(self) -> RestoreResult:
         cache = self._runs
-        cache.fill(self._dataset.root, self._manifest.runs)
+        if not self._options.path or sum(run.object_bytes for run in self._manifest.runs) <= _FILL_BYTES:
+            # Of a large chain that is wanted for one path, what is needed is read where it is needed.
+            cache.fill(self._dataset.root, self._manifest.runs)
         new = Chain.of(cache, self._dataset.root, self._manifest.runs)
         old = self._chain_of(cache, self._before.runs if self._before is not None else [])
         survey = self._survey(old, new)
@@ -219,8 +224,7 @@ class _Restoration:
     def _change(self, old: Chain, new: Chain, survey: Survey, moved: Moved, cleared: Cleared) -> Placed:
         """All that changes something, in an order that can be broken off anywhere."""
         self._options.before_change()
-        # Not by disk/markers.py, whose schemas take as long to import as one file takes to restore.
-        (self._directory / DOWN).unlink(missing_ok=True)
+        self._withdraw()
         abandoned = self._mark_begun()
         self._tree.prepare()
         survey.label()
@@ -234,18 +238,56 @@ class _Restoration:
         if self._options.is_delete:
             # First, so that a stranger's full directory is not in the way of a file.
             remove_extra(self._tree, opened, self._options.path, new, cleared)
-        placement = Placement(self._task, self._tree, opened, self._fence, old, moved)
-        with contextlib.closing(placement):
+        with (
+            self._pinned(survey) as task,
+            contextlib.closing(Placement(task, self._tree, opened, self._fence, old, moved)) as placement,
+        ):
             placed = placement.make(survey.missing, survey.links, survey.need_bytes)
         if not placed.problems and not self._options.path:
             self._mark_done()
         return placed
 
+    def _withdraw(self) -> None:
+        """What ``synch.down`` says holds no longer (I1)."""
+        # Not by disk/markers.py, whose schemas take as long to import as one file takes to restore.
+        (self._directory / DOWN).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _pinned(self, survey: Survey) -> Iterator[RestoreTask]:
+        """The task while a pin keeps collectors from its seq, if there is anything to fetch.
+
+        A node may have no right to write into the store, or come when the seq is condemned already: then it goes
+        without, and a restore that meets a removed object begins anew with a newer head.
+        """
+        task = self._task
+        holder = pin(task.dataset, task.host)
+        if survey.need_bytes:
+            with contextlib.suppress(BoxlinkError):
+                holder.take(task.dataset.read_head(), task.manifest.seq)
+
+        def progress(what: str, done: int, total: int) -> None:
+            with contextlib.suppress(BoxlinkError):
+                holder.renew()
+            task.progress(what, done, total)
+
+        try:
+            yield dataclasses.replace(task, progress=progress)
+        finally:
+            holder.end()
+
     def _is_done_already(self, survey: Survey) -> bool:
+        """Whether this seq stands here whole. Its chain may have been compacted since: then that is noted."""
         before = self._before
-        is_same = before is not None and before.restoring is None and before.runs == self._manifest.runs
-        is_flushed = before is not None and (before.unsynced is None or not self._options.is_durable)
-        return is_same and survey.is_nothing and is_flushed and not self._options.is_delete
+        if before is None or before.restoring is not None or not survey.is_nothing or self._options.is_delete:
+            return False
+        is_flushed = before.unsynced is None or not self._options.is_durable
+        manifest = self._manifest
+        if (before.seq, before.digest) != (manifest.seq, manifest.digest) or not is_flushed:
+            return False
+        if before.runs != manifest.runs and not self._options.path:
+            self._unsynced = before.unsynced
+            self._mark_done()
+        return True
 
     def _chain_of(self, cache: RunCache, runs: list[RunRef]) -> Chain:
         """A chain that stood here; an empty one when its runs are gone from here and from the store."""

@@ -12,7 +12,6 @@ from synclib.core import zstd
 from synclib.core.entry import ChunkRef, Codec, Kind
 from synclib.core.node import Do
 from synclib.disk.base import BaseFile
-from synclib.disk.markers import Markers
 from synclib.disk.tree import Tree as DiskTree
 from synclib.engine import commit, fetch_job, follow, head_swap, publish, restore
 from synclib.errors import BoxlinkError
@@ -152,7 +151,7 @@ def test_the_answer_comes_before_the_bytes(monkeypatch: Patch) -> None:
 
 def test_the_answer_stays_while_files_change(monkeypatch: Patch) -> None:
     monkeypatch.setattr(follow.Follower, "_withdraw", lambda _: None)
-    monkeypatch.setattr(Markers, "remove", lambda *_: None)
+    monkeypatch.setattr(restore._Restoration, "_withdraw", lambda _: None)
     found("I1:")
 
 
