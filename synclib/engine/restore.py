@@ -22,10 +22,8 @@ from synclib.core.entry import Entry, Kind, group_of
 from synclib.core.manifest import Manifest, RunRef
 from synclib.core.names import DOWN, is_reserved, sort_key, split_path
 from synclib.core.parents import no_parent, with_parents
-from synclib.disk.atomic import sync_file_system
-from synclib.disk.base import BaseFile
 from synclib.disk.faults import disk_errors
-from synclib.disk.held import Held, Restoring, State, Unsynced, boot_id
+from synclib.disk.held import Held
 from synclib.disk.tree import Tree, open_tree
 from synclib.engine.clear import Cleared, remove_extra, remove_old
 from synclib.engine.compare import Comparison, Everything, Survey, noting_doubtful
@@ -34,6 +32,7 @@ from synclib.engine.lease import pin
 from synclib.engine.opened import Opened
 from synclib.engine.place import Placed, Placement, count_requests
 from synclib.engine.seeds import Moved
+from synclib.engine.standing import Standing
 from synclib.engine.task import RestoreOptions, RestoreTask
 from synclib.errors import BoxlinkError, Full, Invalid, Missing
 from synclib.lazy.chain import Chain
@@ -135,13 +134,10 @@ def _dry_run(task: RestoreTask) -> RestoreResult:
 
 class _Restoration:
     def __init__(self, task: RestoreTask, held: Held, tree: Tree, runs: RunCache, fence: bytes) -> None:
-        self._task, self._held, self._tree, self._runs, self._fence = task, held, tree, runs, fence
+        self._task, self._tree, self._runs, self._fence = task, tree, runs, fence
         self._dataset, self._manifest, self._options = task.dataset, task.manifest, task.options
         self._directory = task.directory
-        before = held.read()
-        is_ours = before is not None and (before.store, before.root) == (task.dataset.store.url, task.dataset.root)
-        self._before = before if is_ours else None
-        self._unsynced: Unsynced | None = None
+        self._standing = Standing(task, held, runs)
 
     def run(self) -> RestoreResult:
         cache = self._runs
@@ -149,7 +145,7 @@ class _Restoration:
             # Of a large chain that is wanted for one path, what is needed is read where it is needed.
             cache.fill(self._dataset.root, self._manifest.runs)
         new = Chain.of(cache, self._dataset.root, self._manifest.runs)
-        old = self._chain_of(cache, self._before.runs if self._before is not None else [])
+        old = self._chain_of(cache, self._standing.runs)
         survey = self._survey(old, new)
         with contextlib.closing(survey.links):
             return self._run(old, new, survey)
@@ -162,7 +158,7 @@ class _Restoration:
         if self._options.is_dry_run:
             placed.files = survey.file_count
             count_requests((entry for entry in survey.missing if entry not in moved), placed)
-        elif not self._is_done_already(survey):
+        elif self._options.is_delete or not survey.is_nothing or not self._standing.is_done_already():
             placed = self._change(old, new, survey, moved, cleared)
         return self._result(survey, moved, placed, cleared)
 
@@ -170,17 +166,15 @@ class _Restoration:
         is_plain = not self._options.path and not self._options.is_dry_run
         # What holes and links do not need is only known of entries that were looked at.
         has_room = self._manifest.plain_bytes + _RESERVE_BYTES <= self._free_bytes()
-        if self._before is None and is_plain and has_room and self._is_empty():
+        if self._standing.before is None and is_plain and has_room and self._is_empty():
             return Everything(with_parents(new.entries()), self._manifest)
-        restoring = self._before.restoring if self._before is not None else None
-        is_clean = self._before is not None and self._before.seq and restoring is None
         doubtful = ContentSet()
-        if is_clean and not self._options.is_full and not self._options.path:
+        if self._standing.is_clean and not self._options.is_full and not self._options.path:
             changed = noting_doubtful(changes(old, new), doubtful)
             comparison = self._compare(_within_tree(changed, new), doubtful, is_all=False)
             if comparison is not None:
                 return comparison
-        for former in [old, *(self._chain_of(self._runs, runs) for runs in (restoring.targets if restoring else ()))]:
+        for former in [old, *(self._chain_of(self._runs, runs) for runs in self._standing.abandoned)]:
             if former.runs:
                 deque(noting_doubtful(changes(former, new), doubtful), maxlen=0)
         entries = self._below_path(new) if self._options.path else with_parents(new.entries())
@@ -191,7 +185,7 @@ class _Restoration:
     def _compare(self, entries: Iterator[Entry], doubtful: ContentSet, *, is_all: bool) -> Comparison | None:
         """What of the entries is not here. None where they are not all, and one is of a hard-link group: what is to be
         linked to it may be none of them."""
-        comparison = Comparison(self._tree, self._before, doubtful)
+        comparison = Comparison(self._tree, self._standing.before, doubtful)
         for entry in entries:
             if not is_all and group_of(entry.extra):
                 return None
@@ -225,7 +219,7 @@ class _Restoration:
         """All that changes something, in an order that can be broken off anywhere."""
         self._options.before_change()
         self._withdraw()
-        abandoned = self._mark_begun()
+        abandoned = self._standing.begin()
         self._tree.prepare()
         survey.label()
         if not self._options.path:
@@ -244,7 +238,7 @@ class _Restoration:
         ):
             placed = placement.make(survey.missing, survey.links, survey.need_bytes)
         if not placed.problems and not self._options.path:
-            self._mark_done()
+            self._standing.end()
         return placed
 
     def _withdraw(self) -> None:
@@ -274,20 +268,6 @@ class _Restoration:
             yield dataclasses.replace(task, progress=progress)
         finally:
             holder.end()
-
-    def _is_done_already(self, survey: Survey) -> bool:
-        """Whether this seq stands here whole. Its chain may have been compacted since: then that is noted."""
-        before = self._before
-        if before is None or before.restoring is not None or not survey.is_nothing or self._options.is_delete:
-            return False
-        is_flushed = before.unsynced is None or not self._options.is_durable
-        manifest = self._manifest
-        if (before.seq, before.digest) != (manifest.seq, manifest.digest) or not is_flushed:
-            return False
-        if before.runs != manifest.runs and not self._options.path:
-            self._unsynced = before.unsynced
-            self._mark_done()
-        return True
 
     def _chain_of(self, cache: RunCache, runs: list[RunRef]) -> Chain:
         """A chain that stood here; an empty one when its runs are gone from here and from the store."""
@@ -324,50 +304,6 @@ class _Restoration:
     def _free_bytes(self) -> int:
         status = os.statvfs(self._directory)
         return status.f_bavail * status.f_frsize
-
-    def _mark_begun(self) -> list[list[RunRef]]:
-        """Write that the old seq no longer stands, and since when files are ours; the chains of restores that never
-        ended, whose files must go too."""
-        before = self._before
-        if self._options.path and (before is None or before.runs == self._manifest.runs):
-            # A part is no seq, and one of the seq that stands here changes nothing of what is written.
-            return []
-        former = before.restoring if before is not None else None
-        abandoned = [] if former is None else former.targets
-        started = former.started_at_ns if former is not None and former.boot_id == boot_id() else self._disk_time_ns()
-        targets = [*(runs for runs in abandoned if runs != self._manifest.runs), self._manifest.runs]
-        restoring = Restoring(targets, started, boot_id())
-        seq, digest, runs = (before.seq, before.digest, before.runs) if before is not None else (0, "", [])
-        former_unsynced = before.unsynced if before is not None else None
-        # What an older boot left unsynced has been looked at by now, all of it if this is a full restore.
-        is_older = former_unsynced is not None and former_unsynced.boot_id == boot_id()
-        self._unsynced = former_unsynced if is_older else Unsynced(started, boot_id())
-        store_url, root = self._dataset.store.url, self._dataset.root
-        self._held.write(State(store_url, root, seq, digest, runs, restoring, former_unsynced))
-        return abandoned
-
-    def _disk_time_ns(self) -> int:
-        """Now by the file system's own clock, which may run a tick behind the wall clock."""
-        self._held.directory.mkdir(exist_ok=True)
-        descriptor, path = tempfile.mkstemp(dir=self._held.directory)
-        try:
-            return os.fstat(descriptor).st_ctime_ns
-        finally:
-            os.close(descriptor)
-            os.unlink(path)
-
-    def _mark_done(self) -> None:
-        if self._options.is_durable:
-            sync_file_system(self._directory)
-        dataset, manifest = self._dataset, self._manifest
-        unsynced = None if self._options.is_durable else self._unsynced
-        self._held.keep_manifest(manifest)
-        self._held.write(
-            State(dataset.store.url, dataset.root, manifest.seq, manifest.digest, manifest.runs, unsynced=unsynced)
-        )
-        self._runs.prune(self._held.kept_runs())
-        base = BaseFile(self._task.host.state, dataset.store.url, dataset.root, os.fsencode(self._directory))
-        base.write(manifest.seq, manifest.digest, manifest.runs, is_whole=True)
 
 
 def _within_tree(changed: Iterator[tuple[Entry | None, Entry | None]], new: Chain) -> Iterator[Entry]:

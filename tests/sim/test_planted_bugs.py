@@ -13,7 +13,7 @@ from synclib.core.entry import ChunkRef, Codec, Kind
 from synclib.core.node import Do
 from synclib.disk.base import BaseFile
 from synclib.disk.tree import Tree as DiskTree
-from synclib.engine import commit, fetch_job, follow, head_swap, publish, restore
+from synclib.engine import commit, fetch_job, follow, head_swap, publish, restore, standing
 from synclib.errors import BoxlinkError
 from synclib.lazy import changes
 from synclib.lazy.run_reader import block_id
@@ -156,14 +156,14 @@ def test_the_answer_stays_while_files_change(monkeypatch: Patch) -> None:
 
 
 def test_a_restore_is_noted_as_done_before_it_is(monkeypatch: Patch) -> None:
-    real = restore._Restoration._mark_begun
+    real = standing.Standing.begin
 
     def begin(self: Any) -> Any:
         abandoned = real(self)
-        self._mark_done()
+        self.end()
         return abandoned
 
-    monkeypatch.setattr(restore._Restoration, "_mark_begun", begin)
+    monkeypatch.setattr(standing.Standing, "begin", begin)
     found("I1:", frozenset({Fault.BURST}), first=28)
 
 
