@@ -7,6 +7,7 @@ that a conditional write whose answer was lost is never sent again as if it were
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import boto3
 import obstore
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import GenericError, NotModifiedError
 from obstore.store import S3Store as Client
 
@@ -52,6 +50,17 @@ class Deadlines:
     request_s: float = 300.0
 
 
+def _environment_keys() -> dict[str, str]:
+    """The keys that boto3's chain of credentials looks for first; empty where there are none (boto3 documentation,
+    "Credentials", environment variables)."""
+    access, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+    if not access or not secret:
+        return {}
+    keys = {"access_key_id": access, "secret_access_key": secret}
+    token = os.environ.get("AWS_SESSION_TOKEN")
+    return {**keys, "session_token": token} if token else keys
+
+
 def put_requests(size: int) -> int:
     """How many requests a write of a file of ``size`` bytes takes."""
     return 1 if size <= PUT_BYTES_MAX else 2 + -(-size // PART_BYTES)
@@ -81,9 +90,23 @@ class S3Store:
         self._deadlines = deadlines
         self._client_lock = threading.Lock()
         self._admin_client: Any = None
+        self._profile = profile
+        self._region = region or ""
+        self._keys = _environment_keys() if profile is None and (region or endpoint) else {}
+        if not self._keys:
+            self._region = self._session.region_name or ""
+        self._region = self._region or "us-east-1"
+        self._quick = self._open(deadlines.silence_s)
+        self._bulk = self._open(deadlines.request_s)
+
+    @functools.cached_property
+    def _session(self) -> Any:
+        """boto3's session, with credentials. Imported when it is needed: it takes a quarter of a second."""
+        import boto3
+
         try:
-            self._session = boto3.Session(profile_name=profile, region_name=region)
-            credentials = self._session.get_credentials()
+            session = boto3.Session(profile_name=self._profile, region_name=self._region or None)
+            credentials = session.get_credentials()
         except (BotoCoreError, ClientError) as error:
             raise translate(error, "") from error
         if credentials is None:
@@ -91,12 +114,18 @@ class S3Store:
                 "there are no AWS credentials",
                 hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role",
             )
-        self._region = self._session.region_name or "us-east-1"
-        self._quick = self._open(deadlines.silence_s)
-        self._bulk = self._open(deadlines.request_s)
+        return session
+
+    def _credential_provider(self) -> Any:
+        """None where the environment holds keys: those do not change."""
+        if self._keys:
+            return None
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        return Boto3CredentialProvider(self._session, ttl=_CREDENTIALS_TTL)
 
     def _open(self, silence_s: float) -> Client:
-        config: dict[str, Any] = {"region": self._region, "disable_bulk_delete": True}
+        config: dict[str, Any] = {"region": self._region, "disable_bulk_delete": True, **self._keys}
         if self._endpoint is not None:
             config["endpoint"] = self._endpoint
         else:
@@ -111,7 +140,7 @@ class S3Store:
                 "timeout": timedelta(seconds=self._deadlines.request_s),
             },
             retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=self._deadlines.request_s)},
-            credential_provider=Boto3CredentialProvider(self._session, ttl=_CREDENTIALS_TTL),
+            credential_provider=self._credential_provider(),
         )
 
     @property
@@ -119,6 +148,8 @@ class S3Store:
         """boto3's client: made when it is first needed, for it takes a third of a second."""
         with self._client_lock:
             if self._admin_client is None:
+                from botocore.config import Config
+
                 self._admin_client = self._session.client(
                     "s3",
                     region_name=self._region,
