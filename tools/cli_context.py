@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -51,7 +50,7 @@ class Context:
         name = self.node_name or os.environ.get("BOXLINK_NODE")
         if not name and self.settings is not None:
             name = self.settings.node
-        name = name or socket.gethostname()
+        name = name or os.uname().nodename
         return check_node(name)
 
     @property

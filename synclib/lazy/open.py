@@ -7,16 +7,20 @@ of its runs, side by side; the blocks that may hold the path, side by side; the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from typing import TYPE_CHECKING
 
 import xxhash
 
-from synclib.disk.pieces import PieceCache
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_reader import RangeSource, Request, StoreRuns
 from synclib.lazy.view import ChunkSource, View
 from synclib.store.base import Buffer
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from synclib.disk.pieces import PieceCache
 
 
 def open_view(

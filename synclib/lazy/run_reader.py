@@ -6,9 +6,8 @@ import bisect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from synclib.core.block import Block, BlockInfo, check_block, decode_block
 from synclib.core.bloom import may_hold
@@ -18,6 +17,9 @@ from synclib.core.names import LEVELS
 from synclib.core.run import Tail, decode_tail
 from synclib.errors import BoxlinkError, Corrupt
 from synclib.store.base import Buffer, Store
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 # One request of an iteration: enough that a chain of ten million entries is some hundred requests.
 _READ_BYTES = 1 << 20

@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
@@ -16,12 +16,16 @@ from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.manifest import Manifest
 from synclib.core.pack import decode_chunk
 from synclib.core.plan import Piece, coalesce
-from synclib.disk.pieces import PieceCache
 from synclib.errors import Corrupt, Invalid, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.run_reader import StoreRuns
 from synclib.reader import FirstTouch
 from synclib.store.base import Buffer, Store
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from synclib.disk.pieces import PieceCache
 
 _CACHE_BYTES = 64 << 20
 
