@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -10,14 +11,17 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
+
+import click
 
 from synclib.clock import SystemClock, SystemEntropy
 from synclib.core.names import dataset_root
 from synclib.engine.host import Connect, Host, Progress, no_progress
-from synclib.errors import Invalid
+from synclib.errors import BoxlinkError, Interrupted, Invalid
 from synclib.lazy.dataset import Dataset
 from synclib.store.base import Store
-from tools.cli_context import Context
+from tools.cli_context import Context, shown
 
 
 def open_host(context: Context) -> Host:
@@ -33,15 +37,53 @@ def open_dataset(context: Context, name: str) -> Dataset:
     return Dataset(context.open_store(), root)
 
 
-def dataset_names(store: Store) -> list[str]:
-    """The datasets of a store. A listing of a whole dataset's objects is spared: each is passed over by its name."""
+def dataset_names(store: Store, *, with_head: bool = True) -> list[str]:
+    """The datasets of a store; without ``with_head`` also those whose first publish never ended.
+
+    A listing of a whole dataset's objects is spared: each is passed over by its name.
+    """
     found: list[str] = []
     after = ""
     while (info := next(iter(store.list("data/", after=after)), None)) is not None:
-        found.append(info.key.split("/")[1])
+        name = info.key.split("/")[1]
         # "0" is the character after "/".
-        after = f"data/{found[-1]}0"
+        after = f"data/{name}0"
+        key = f"data/{name}/head"
+        if not with_head or any(item.key == key for item in itertools.islice(store.list(key), 1)):
+            found.append(name)
     return found
+
+
+def each_dataset(
+    context: Context, dataset: str | None, names: list[str], run: Callable[[str], dict[str, object]]
+) -> None:
+    """Run a verb on one dataset, or on all: then an error of one does not keep it from the others, and is told at the
+    end. ``run`` makes a dataset's part of the one object; a member ``exit_code`` in it is the verb's."""
+    results: list[dict[str, object]] = []
+    code = 0
+    for name in names if dataset is None else [dataset]:
+        try:
+            result = run(name)
+        except Interrupted:
+            raise
+        except BoxlinkError as error:
+            if dataset is not None:
+                raise
+            result = {"dataset": name, "error": error.as_dict(), "exit_code": error.exit_code}
+            context.note(f"boxlink: {error.kind}: {name}: {error.message}")
+            if error.hint:
+                context.note(f"  hint: {error.hint}")
+        code = code or cast(int, result.pop("exit_code", 0))
+        results.append(result)
+    context.emit(results[0] if dataset is not None else {"datasets": results}, costs_text(context))
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def say(context: Context, text: str) -> None:
+    """A line of the answer for a person."""
+    if not context.is_json and not context.is_quiet:
+        click.echo(shown(text))
 
 
 def connect_of(context: Context) -> Connect | None:
@@ -67,24 +109,30 @@ def executor_of(context: Context, preload: str, dask: str | None) -> Callable[[]
     return lambda: start_processes(preload, count)
 
 
+# What is counted in pieces; all else in bytes.
+_COUNTED = {"scanned", "verified", "swept"}
+
+
 @contextmanager
-def progress_bar(context: Context, *, unit: str) -> Iterator[Progress]:
-    """A progress display on a terminal; nothing elsewhere. ``unit``: "bytes" or "count"."""
+def progress_bar(context: Context) -> Iterator[Progress]:
+    """A progress display on a terminal; nothing elsewhere."""
     if context.is_quiet or context.is_json or not sys.stderr.isatty():
         yield no_progress
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    column = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), column, TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, object] = {}
 
         def show(what: str, done: int, total: int) -> None:
+            text = f"{done:,}" if what in _COUNTED else size_text(done)
+            if total:
+                text += f" of {total:,}" if what in _COUNTED else f" of {size_text(total)}"
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total or None)
-            bar.update(tasks[what], completed=done, total=total or None)  # type: ignore[arg-type]
+                tasks[what] = bar.add_task(what, total=total or None, done=text)
+            bar.update(tasks[what], completed=done, total=total or None, done=text)  # type: ignore[arg-type]
 
         yield show
 

@@ -44,6 +44,13 @@ def check_node(name: str) -> str:
     return name
 
 
+def check_tag(name: str) -> str:
+    """``name`` if it may name a tag: as a node, but not digits alone, which would be a seq."""
+    if not _DATASET.fullmatch(name) or ".." in name or name.isdigit():
+        raise Invalid(f"{name!r} is no tag name", hint="use letters, digits, '.', '_' and '-', not digits alone")
+    return name
+
+
 def dataset_root(name: str) -> str:
     """The key prefix of a dataset, without a slash at its end."""
     return f"data/{check_dataset(name)}"
@@ -141,7 +148,7 @@ def tag_prefix(root: str) -> str:
 
 
 def tag_key(root: str, name: str) -> str:
-    return f"{root}/tag/{check_node(name)}"
+    return f"{root}/tag/{check_tag(name)}"
 
 
 def log_prefix(node: str = "", file: str = "") -> str:

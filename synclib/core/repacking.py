@@ -19,15 +19,15 @@ class PackUse(msgspec.Struct, frozen=True):
     """How much of a pack the newest seq uses."""
 
     ulid: bytes
-    object_bytes: int
+    chunk_bytes: int
     live_bytes: int
 
 
 def choose_packs(uses: Iterable[PackUse], budget_bytes: int) -> list[PackUse]:
     """Those to write anew, the least live first, of at most ``budget_bytes`` live bytes together."""
-    found = sorted(uses, key=lambda use: (use.live_bytes / max(1, use.object_bytes), use.ulid))
-    sparse = [use for use in found if use.live_bytes < LIVE_RATIO_MIN * use.object_bytes]
-    small = [use for use in found if use.object_bytes < SMALL_BYTES and use not in sparse]
+    found = sorted(uses, key=lambda use: (use.live_bytes / max(1, use.chunk_bytes), use.ulid))
+    sparse = [use for use in found if use.live_bytes < LIVE_RATIO_MIN * use.chunk_bytes]
+    small = [use for use in found if use.chunk_bytes < SMALL_BYTES and use not in sparse]
     if len(small) < SMALL_PACKS_MIN:
         small = []
     chosen: list[PackUse] = []

@@ -47,6 +47,20 @@ class BaseFile:
         except (FileNotFoundError, *DECODE_ERRORS):
             return None
 
+    def of_other_stores(self) -> list[Base]:
+        """What this directory exactly was by publishes and restores with other stores, the newest seq first."""
+        _, root, directory, prefix = self._identity
+        wanted = (root, repr(directory), repr(prefix))
+        found: list[Base] = []
+        for path in self._path.parent.glob("*.json"):
+            try:
+                base = msgspec.json.decode(path.read_bytes(), type=Base)
+            except (FileNotFoundError, *DECODE_ERRORS):
+                continue
+            if path != self._path and (base.root, base.directory, base.prefix) == wanted and base.is_whole:
+                found.append(base)
+        return sorted(found, key=lambda base: base.seq, reverse=True)
+
     def write(self, seq: int, digest: str, runs: list[RunRef], *, is_whole: bool) -> None:
         url, root, directory, prefix = self._identity
         base = Base(url, root, repr(directory), repr(prefix), seq, digest, runs, is_whole)

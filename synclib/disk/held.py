@@ -76,6 +76,10 @@ class Held:
         except (FileNotFoundError, NotADirectoryError, *DECODE_ERRORS):
             return None
 
+    def is_part(self) -> bool:
+        """Whether something was restored here, but never a whole seq."""
+        return self.directory.is_dir() and self.read() is None
+
     def write(self, state: State) -> None:
         self.directory.mkdir(exist_ok=True)
         write_atomic(self._state, msgspec.json.encode(state))

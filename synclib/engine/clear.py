@@ -17,10 +17,12 @@ from synclib.lazy.changes import changes
 
 @dataclass
 class Cleared:
-    """``kept``: paths that the chain removed but somebody had changed here."""
+    """``kept``: paths that the chain removed but somebody had changed here. ``is_dry_run``: what would be removed is
+    counted, and stays; directories count also where a stranger's files would keep them."""
 
     deleted: int = 0
     kept: list[bytes] = field(default_factory=list)
+    is_dry_run: bool = False
 
 
 def remove_old(tree: Tree, opened: Opened, old: Chain, new: Chain, cleared: Cleared) -> None:
@@ -41,6 +43,9 @@ def remove_old(tree: Tree, opened: Opened, old: Chain, new: Chain, cleared: Clea
 
 def _remove(tree: Tree, opened: Opened, entry: Entry, cleared: Cleared) -> bool:
     """Remove what stands at a path; False when it stays, a directory that holds other things."""
+    if cleared.is_dry_run:
+        cleared.deleted += 1
+        return True
     opened.open_up(entry.directory)
     if not tree.remove(entry):
         return False

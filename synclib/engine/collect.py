@@ -45,6 +45,7 @@ class CollectResult:
     files: int = 0
     plain_bytes: int = 0
     kept_seqs: list[int] = field(default_factory=list)
+    dropped_seqs: list[int] = field(default_factory=list)  # which were there until now
     found: dict[str, tuple[int, int]] = field(default_factory=dict)
     swept: dict[str, tuple[int, int]] = field(default_factory=dict)
     held: int = 0
@@ -87,7 +88,12 @@ class _Collection:
         self._listed = [*list_runs(dataset), *list_packs(dataset)]
         if not is_dry_run:
             self._end_expired()
-        head = dataset.read_head()
+        try:
+            head = dataset.read_head()
+        except Missing as error:
+            if error.dataset != dataset.name:
+                raise
+            return self._collect_headless(is_dry_run=is_dry_run)
         found = self._garbage(head)
         result.found = _by_kind(found)
         manifest = head.manifest
@@ -97,6 +103,21 @@ class _Collection:
             for _ in range(_ROUNDS_MAX):
                 if not self._round():
                     break
+        return result
+
+    def _collect_headless(self, *, is_dry_run: bool) -> CollectResult:
+        """What first publishes left that never came to a head: nothing reaches it, and whoever is at work has a lease
+        that was written before his first object was listed."""
+        result = self._result
+        leases = list(self._leases())
+        result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
+        owners = {held.tag for held in leases}
+        found = [item for item in self._listed if owner_tag(item.id) not in owners]
+        result.found, result.held = _by_kind(found), len(self._listed) - len(found)
+        if not is_dry_run:
+            for item in found:
+                self._dataset.store.delete(item.key)
+            result.swept = _by_kind(found)
         return result
 
     def _round(self) -> bool:
@@ -119,7 +140,7 @@ class _Collection:
         gone = {item.id for item in doomed}
         self._listed = [item for item in self._listed if item.id not in gone]
         self._result.swept = _sum(self._result.swept, _by_kind(doomed))
-        self._result.held = len(by_id) - len(doomed)
+        self._result.held += len(by_id) - len(doomed)
         self._clear(gone | (condemned - by_id.keys()))
         return bool(doomed) and len(condemned) == CONDEMNED_MAX
 
@@ -154,18 +175,20 @@ class _Collection:
     def _garbage(self, head: HeadState) -> list[StoredObject]:
         """Manifests, then runs, then packs that nothing live reaches."""
         leases = [held for held in self._leases() if not held.lease.ended_at_ns]
+        self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
         if any(held.lease.holds_all for held in leases):
-            self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
             return []
         owners = {held.tag for held in leases}
         history = _without(self._reach.history(head), set(head.head.condemned), head)
         stays = kept(history, head, self._retention, self._tagged(), _seqs(leases))
-        self._result.kept_seqs = sorted({manifest.seq for _, manifest in stays})
+        kept_seqs = {manifest.seq for _, manifest in stays}
+        self._result.kept_seqs = sorted(kept_seqs)
+        self._result.dropped_seqs = sorted({*self._result.dropped_seqs, *history} - kept_seqs)
         reached = self._reach.closure(stays)
-        listed = [*list_manifests(self._dataset), *self._listed]
-        return [
-            item for item in listed if item.id not in reached and (item.kind == 0 or owner_tag(item.id) not in owners)
-        ]
+        unreached = [item for item in [*list_manifests(self._dataset), *self._listed] if item.id not in reached]
+        found = [item for item in unreached if not item.kind or owner_tag(item.id) not in owners]
+        self._result.held = len(unreached) - len(found)
+        return found
 
     def _held(self, head: HeadState) -> _Held:
         """What leases, also those ended lately, and tags hold."""

@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 from blake3 import blake3
@@ -22,6 +23,7 @@ from synclib.core.manifest import RunRef
 from synclib.core.pack import PackInfo
 from synclib.disk.base import Base, BaseFile
 from synclib.disk.faults import disk_errors
+from synclib.disk.held import Held
 from synclib.disk.scan import Found
 from synclib.disk.scan_extras import Extras
 from synclib.disk.stat_cache import StatCache
@@ -181,8 +183,10 @@ class _Publication:
     def _base_of(self, base_file: BaseFile, head: HeadState) -> Base | None:
         """The directory's base, if it is of this dataset's history: a store may have been made anew under its URL."""
         base = base_file.read()
-        if base is None or head.etag is None:
+        if head.etag is None:
             return None
+        if base is None:
+            return self._base_elsewhere(base_file, head)
         manifest = head.manifest
         if base.seq > manifest.seq or (base.seq == manifest.seq and base.digest != manifest.digest):
             raise Conflict(
@@ -190,6 +194,22 @@ class _Publication:
                 hint="is it the right store? --mirror makes the dataset exactly this directory",
             )
         return base
+
+    def _base_elsewhere(self, base_file: BaseFile, head: HeadState) -> Base | None:
+        """The base that the directory has with another store, of which this one is a copy: same seq, same digest."""
+        for base in base_file.of_other_stores():
+            with contextlib.suppress(Missing):
+                manifest = self._dataset.manifest_at(base.seq)
+                if manifest.digest == base.digest:
+                    return msgspec.structs.replace(base, runs=manifest.runs)
+        path = Path(os.fsdecode(self._directory))
+        if head.manifest.entry_count and Held(path).is_part() and not self._options.prefix:
+            raise Invalid(
+                f"only a part of {self._dataset.name} was restored into {path}: the rest would be deleted",
+                hint="publish the part with --prefix, or restore all of it first; --mirror deletes the rest",
+                path=str(path),
+            )
+        return None
 
     def _is_head(self, head_chain: Chain) -> bool:
         """Whether the directory is the head: so it is after a publish that was killed when it had committed, but not

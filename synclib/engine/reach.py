@@ -12,7 +12,7 @@ from synclib.core.retention import Retention, kept_seqs
 from synclib.engine.objects import list_manifests
 from synclib.errors import Missing
 from synclib.lazy.chain import Chain
-from synclib.lazy.dataset import Dataset, HeadState
+from synclib.lazy.dataset import Dataset, HeadState, preference
 from synclib.lazy.run_reader import StoreRuns
 
 _TAILS_AT_ONCE = 64
@@ -38,7 +38,7 @@ class Reach:
             found.setdefault(seq, {})[manifest_id(digest)] = self._manifests[key]
         newest = head.manifest
         found.setdefault(newest.seq, {})[manifest_id(manifest_digest(encode_manifest(newest)))] = newest
-        return {seq: sorted(by_id.items(), key=lambda item: len(item[1].runs)) for seq, by_id in found.items()}
+        return {seq: sorted(by_id.items(), key=lambda item: preference(item[1])) for seq, by_id in found.items()}
 
     def _read(self, keys: list[str]) -> None:
         found = map(self._try, keys) if self._executor is None else self._executor.map(self._try, keys)
@@ -93,8 +93,8 @@ def kept(
     for seq, found in history.items():
         if retention.keeps_all or seq in leased:
             stays += found
+        elif seq == head.manifest.seq:
+            stays += [item for item in found if item[1] == head.manifest]
         elif seq in kept_now:
             stays.append(found[0])
-            if seq == head.manifest.seq:
-                stays += [item for item in found[1:] if item[1] == head.manifest]
     return stays

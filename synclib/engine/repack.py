@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from synclib.core.entry import ChunkRef
 from synclib.core.manifest import Manifest, RunRef
-from synclib.core.pack import PACK_BYTES_TARGET, PackInfo
+from synclib.core.pack import HEADER_BYTES, PACK_BYTES_TARGET, PackInfo
 from synclib.core.repacking import PackUse, choose_packs
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
@@ -99,7 +99,7 @@ class _Repacking:
         chain = Chain.of(self._cache, dataset.root, head.manifest.runs)
         chosen = choose_packs(_uses(chain), options.budget_bytes)
         result.packs = len(chosen)
-        result.pack_bytes = sum(use.object_bytes for use in chosen)
+        result.pack_bytes = sum(use.chunk_bytes for use in chosen)
         result.live_bytes = sum(use.live_bytes for use in chosen)
         if not chosen or options.is_dry_run:
             return result
@@ -184,7 +184,12 @@ def _live_chunks(chain: Chain, victims: frozenset[bytes]) -> Iterator[ChunkRef]:
 def _uses(chain: Chain) -> Iterator[PackUse]:
     """How much of each pack of a chain its live entries use, at most: a chunk that several files have counts each time,
     but for neighbours, since to remember all chunks would take memory with their number."""
-    sizes = {row[0]: row[1] for run in chain.runs for row in run.tail.packs}
+    # Of their chunks: header, slots and footer are no waste.
+    sizes = {
+        info.ulid: info.object_bytes - HEADER_BYTES - info.tail_bytes
+        for run in chain.runs
+        for info in (PackInfo(*row) for row in run.tail.packs)
+    }
     live = dict.fromkeys(sizes, 0)
     last: tuple[bytes, int] = (b"", -1)
     for entry in chain.entries(with_hashes=False):

@@ -154,8 +154,9 @@ class _Restoration:
         moved = Moved(self._tree, old, new, survey.wanted)
         if not self._options.is_dry_run:
             self._check_space(survey.need_bytes - moved.room_bytes)
-        placed, cleared = Placed(), Cleared()
+        placed, cleared = Placed(), Cleared(is_dry_run=self._options.is_dry_run)
         if self._options.is_dry_run:
+            self._remove(self._standing.abandoned, Opened(self._tree), old, new, cleared)
             placed.files = survey.file_count
             count_requests((entry for entry in survey.missing if entry not in moved), placed)
         elif self._options.is_delete or not survey.is_nothing or not self._standing.is_done_already():
@@ -225,13 +226,7 @@ class _Restoration:
         if not self._options.path:
             moved.keep()
         opened = Opened(self._tree)
-        if not self._options.path:
-            for runs in abandoned:
-                remove_old(self._tree, opened, self._chain_of(self._runs, runs), new, cleared)
-            remove_old(self._tree, opened, old, new, cleared)
-        if self._options.is_delete:
-            # First, so that a stranger's full directory is not in the way of a file.
-            remove_extra(self._tree, opened, self._options.path, new, cleared)
+        self._remove(abandoned, opened, old, new, cleared)
         with (
             self._pinned(survey) as task,
             contextlib.closing(Placement(task, self._tree, opened, self._fence, old, moved)) as placement,
@@ -240,6 +235,16 @@ class _Restoration:
         if not placed.problems and not self._options.path:
             self._standing.end()
         return placed
+
+    def _remove(self, abandoned: list[list[RunRef]], opened: Opened, old: Chain, new: Chain, cleared: Cleared) -> None:
+        """Remove what the chain had put here and has no longer, and, if asked, whatever is not its own."""
+        if not self._options.path:
+            for runs in abandoned:
+                remove_old(self._tree, opened, self._chain_of(self._runs, runs), new, cleared)
+            remove_old(self._tree, opened, old, new, cleared)
+        if self._options.is_delete:
+            # First, so that a stranger's full directory is not in the way of a file.
+            remove_extra(self._tree, opened, self._options.path, new, cleared)
 
     def _withdraw(self) -> None:
         """What ``synch.down`` says holds no longer (I1)."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from synclib.clock import ulid_text
 from synclib.core import names
 from synclib.core.entry import ChunkRef, Entry, Kind
-from synclib.core.manifest import Manifest
+from synclib.core.manifest import Manifest, RunRef
 from synclib.core.pack import PackInfo, parse_tail
 from synclib.core.parents import with_parents
 from synclib.core.run import HEADER_BYTES, check_header
@@ -24,7 +24,7 @@ from synclib.engine.workers import run_in_order, worker_count
 from synclib.errors import BoxlinkError, Corrupt, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
-from synclib.lazy.run_reader import StoreRuns
+from synclib.lazy.run_reader import RunReader, StoreRuns
 from synclib.store.meter import Meter
 
 _TABLES_KEPT = 32
@@ -33,11 +33,13 @@ _TABLES_KEPT = 32
 @dataclass(frozen=True)
 class VerifyOptions:
     """``start`` makes the executor that packs are verified in: worker processes, or a cluster's; None: this process.
-    ``journal``: where to note the packs that were found whole, so that a run that is broken off goes on."""
+    ``journal``: where to note the packs that were found whole, so that a run that is broken off goes on. ``is_all``:
+    also the runs and packs that other kept seqs reach."""
 
     is_data: bool = False
     start: Callable[[], Executor] | None = None
     journal: Path | None = None
+    is_all: bool = False
 
 
 @dataclass
@@ -102,8 +104,18 @@ class _Verification:
     def _pack_key(self, ulid: bytes) -> str:
         return names.pack_key(self._dataset.root, ulid_text(ulid))
 
+    def _other_runs(self) -> list[RunReader]:
+        """The runs that only other kept seqs have."""
+        own = {run.ref.ulid for run in self._chain.runs}
+        others: dict[bytes, RunRef] = {}
+        for _, key in self._dataset.manifests() if self._options.is_all else ():
+            with self._collecting(key):
+                manifest = self._dataset.read_manifest_object(key)
+                others.update((ref.ulid, ref) for ref in manifest.runs if ref.ulid not in own)
+        return Chain.of(StoreRuns(self._dataset.store), self._dataset.root, others.values()).runs
+
     def _check_runs(self) -> None:
-        for run in self._chain.runs:
+        for run in [*self._chain.runs, *self._other_runs()]:
             try:
                 (header,) = self._dataset.store.get_ranges(run.key, [(0, HEADER_BYTES)])
                 check_header(header, run.tail)

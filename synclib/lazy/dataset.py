@@ -53,6 +53,7 @@ class Dataset:
             fetched = self.store.get(key, size_max=HEAD_BYTES_MAX, if_none_match=etag)
         except Missing as error:
             self._check_store(error)
+            self._check_history(error)
             raise Missing(
                 f"{self.name} has never been published here",
                 hint=f"boxlink publish {self.name} DIR",
@@ -88,6 +89,21 @@ class Dataset:
                 key=STORE_KEY,
             ) from cause
 
+    def _check_history(self, cause: Missing) -> None:
+        """Corrupt where there are manifests, but no head: a publish would begin a second history over the first."""
+        try:
+            first = next(iter(self.store.list(names.manifest_prefix(self.root))), None)
+        except Invalid:
+            # Not everyone may list.
+            return
+        if first is not None:
+            raise Corrupt(
+                f"the head of {self.name} is gone, its history is there",
+                hint="put the object back: an older version of it, or the one of a copy that `replicate` made",
+                dataset=self.name,
+                key=names.head_key(self.root),
+            ) from cause
+
     def manifest_at(self, seq: int | None) -> Manifest:
         """The manifest of a seq (None: the newest): from the head, else by one listing."""
         state = self.read_head()
@@ -102,7 +118,7 @@ class Dataset:
         # A compaction leaves a further manifest of the same seq: the shortest chain is the best.
         found = [self.read_manifest_object(info.key) for info in self.store.list(names.manifest_prefix(self.root, seq))]
         if found:
-            return min(found, key=lambda manifest: len(manifest.runs))
+            return min(found, key=preference)
         raise Missing(f"{self.name} no longer has seq {seq}", hint="boxlink log lists what is kept", dataset=self.name)
 
     def check_condemned(self, head: HeadState, manifest: Manifest) -> None:
@@ -135,23 +151,34 @@ class Dataset:
         newest = self.read_head().manifest
         if newest.published_at_ns <= at_ns:
             return newest
-        first, last = 1, newest.seq - 1
+        kept = sorted({seq for seq, _ in self.manifests()} - {newest.seq})
+        first, last = 0, len(kept) - 1
         found: Manifest | None = None
         while first <= last:
             middle = (first + last) // 2
-            manifest = self.manifest_at(middle)
+            manifest = self.manifest_at(kept[middle])
             if manifest.published_at_ns <= at_ns:
                 found, first = manifest, middle + 1
             else:
                 last = middle - 1
         if found is None:
-            raise Missing(f"{self.name} had not been published at that time", dataset=self.name)
+            raise Missing(
+                f"{self.name} has no seq of that time",
+                hint=f"boxlink log {self.name} lists what is kept",
+                dataset=self.name,
+            )
         return found
 
     def manifests(self) -> list[tuple[int, str]]:
         """(seq, key) of all manifest objects, oldest first. The newest seq may stand in the head only."""
         prefix = names.manifest_prefix(self.root)
         return [(names.parse_manifest_key(self.root, info.key)[0], info.key) for info in self.store.list(prefix)]
+
+
+def preference(manifest: Manifest) -> tuple[int, bytes]:
+    """Orders the manifests of one seq, the best first: the shortest chain, of those the one with the newest run."""
+    newest = max(run.ulid for run in manifest.runs)
+    return len(manifest.runs), bytes(255 - byte for byte in newest)
 
 
 def check_prefix(text: str) -> bytes:

@@ -7,6 +7,7 @@ import sys
 import click
 
 from tools.cli_context import Context, verb
+from tools.cli_seq import SEQ, seq_of
 
 _PIECE_BYTES = 8 << 20
 
@@ -14,9 +15,9 @@ _PIECE_BYTES = 8 << 20
 @click.command()
 @click.argument("dataset")
 @click.argument("path")
-@click.option("--seq", type=click.IntRange(min=1), help="At this seq; by default the newest.")
+@click.option("--seq", type=SEQ, help="At this seq or tag; by default the newest.")
 @verb
-def command(context: Context, dataset: str, path: str, seq: int | None) -> None:
+def command(context: Context, dataset: str, path: str, seq: str | None) -> None:
     """Write a file of DATASET to standard output without restoring it; its bytes are verified.
 
     \b
@@ -30,7 +31,8 @@ def command(context: Context, dataset: str, path: str, seq: int | None) -> None:
     if context.is_json:
         raise Invalid("cat writes a file's bytes: it has no --json", hint="boxlink ls DATASET PATH --json")
     out = sys.stdout.buffer
-    with opened_view(context, Dataset(context.open_store(), dataset_root(dataset)), seq) as view:
+    opened = Dataset(context.open_store(), dataset_root(dataset))
+    with opened_view(context, opened, seq_of(opened, seq)) as view:
         file = view.open(check_prefix(path))
         for offset in range(0, file.entry.size, _PIECE_BYTES):
             out.write(file.pread(offset, _PIECE_BYTES))

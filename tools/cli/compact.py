@@ -26,7 +26,7 @@ def command(context: Context, dataset: str, full: bool, dry_run: bool) -> None:
     from tools.cli_engine import costs_text, open_dataset, open_host, progress_bar, size_text
 
     opened = open_dataset(context, dataset)
-    with progress_bar(context, unit="bytes") as progress:
+    with progress_bar(context) as progress:
         done = compact(opened, open_host(context), progress, is_full=full, is_dry_run=dry_run)
     manifest = done.manifest
     merges = [

@@ -5,14 +5,15 @@ from __future__ import annotations
 import click
 
 from tools.cli_context import Context, verb
+from tools.cli_seq import SEQ, seq_of
 
 
 @click.command()
 @click.argument("dataset")
-@click.argument("first", metavar="SEQ", type=click.IntRange(min=1))
-@click.argument("second", metavar="SEQ", type=click.IntRange(min=1))
+@click.argument("first", metavar="SEQ", type=SEQ)
+@click.argument("second", metavar="SEQ", type=SEQ)
 @verb
-def command(context: Context, dataset: str, first: int, second: int) -> None:
+def command(context: Context, dataset: str, first: str, second: str) -> None:
     """Show what differs between two seqs of DATASET: + added, ~ changed, - deleted.
 
     \b
@@ -25,7 +26,7 @@ def command(context: Context, dataset: str, first: int, second: int) -> None:
     from tools.cli_engine import open_dataset, path_text, printable
 
     opened = open_dataset(context, dataset)
-    manifests = [opened.manifest_at(seq) for seq in (first, second)]
+    manifests = [opened.manifest_at(seq_of(opened, seq)) for seq in (first, second)]
     source = StoreRuns(opened.store)
     old, new = (Chain.of(source, opened.root, manifest.runs) for manifest in manifests)
     found: dict[str, list[str]] = {"added": [], "changed": [], "deleted": []}

@@ -9,10 +9,10 @@ from tools.cli_context import Context, node_option, verb
 
 @click.command()
 @click.argument("dataset", required=False)
-@click.option("--keep-last", type=click.IntRange(min=0), help="Keep this many of the newest seqs.")
-@click.option("--keep-daily", type=click.IntRange(min=0), help="Keep the last seq of this many days.")
-@click.option("--keep-weekly", type=click.IntRange(min=0), help="Keep the last seq of this many weeks.")
-@click.option("--keep-monthly", type=click.IntRange(min=0), help="Keep the last seq of this many months.")
+@click.option("--keep-last", type=click.IntRange(min=1), help="Keep this many of the newest seqs.")
+@click.option("--keep-daily", type=click.IntRange(min=1), help="Keep the last seq of this many days.")
+@click.option("--keep-weekly", type=click.IntRange(min=1), help="Keep the last seq of this many weeks.")
+@click.option("--keep-monthly", type=click.IntRange(min=1), help="Keep the last seq of this many months.")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted; write nothing.")
 @node_option
 @verb
@@ -31,7 +31,7 @@ def command(
     boxlink gc --dry-run
     boxlink gc covers --keep-last 10 --keep-daily 7 --keep-monthly 12
 
-    Every seq is kept unless a --keep option, or [gc] in boxlink.toml, says otherwise; tagged seqs always are.
+    Every seq is kept unless a --keep option, or else [gc] in boxlink.toml, says otherwise; tagged seqs always are.
     Publishers and readers may be at work meanwhile: what they hold stays, and is said.
     """
     from concurrent.futures import ThreadPoolExecutor
@@ -40,40 +40,54 @@ def command(
     from synclib.core.retention import Retention
     from synclib.engine.collect import collect
     from synclib.lazy.dataset import Dataset
-    from tools.cli_engine import costs_text, dataset_names, open_host, progress_bar, size_text
+    from tools.cli_engine import dataset_names, each_dataset, open_host, progress_bar, say, size_text
 
     given = (keep_last, keep_daily, keep_weekly, keep_monthly)
-    configured = context.settings.gc if context.settings is not None else None
-    if all(number is None for number in given) and configured is not None:
-        given = (configured.keep_last, configured.keep_daily, configured.keep_weekly, configured.keep_monthly)
-    retention = Retention(*(number or 0 for number in given))
+    settings = context.settings.gc if context.settings is not None else None
+    configured: tuple[int | None, ...] = (None,) * 4
+    if settings is not None:
+        configured = (settings.keep_last, settings.keep_daily, settings.keep_weekly, settings.keep_monthly)
+    chosen = [said if said is not None else default for said, default in zip(given, configured, strict=True)]
+    retention = Retention(*(number or 0 for number in chosen))
     store = context.open_store()
-    results: list[dict[str, object]] = []
-    for name in [dataset] if dataset else dataset_names(store):
+
+    def run(name: str) -> dict[str, object]:
         opened = Dataset(store, dataset_root(name))
-        with progress_bar(context, unit="count") as progress, ThreadPoolExecutor(16) as executor:
+        with progress_bar(context) as progress, ThreadPoolExecutor(16) as executor:
             done = collect(opened, open_host(context), retention, executor, progress, is_dry_run=dry_run)
         counts = done.found if dry_run else done.swept
         freed = sum(size for _, size in counts.values())
-        results.append(
-            {
-                "dataset": name,
-                "seq": done.seq,
-                "digest": done.digest,
-                "files": done.files,
-                "bytes": done.plain_bytes,
-                "seqs_kept": done.kept_seqs,
-                "deleted": {kind: number for kind, (number, _) in counts.items()},
-                "bytes_freed": freed,
-                "held": done.held,
-                "waiting_for": done.waiting_for,
-                "dry_run": dry_run,
-            }
-        )
-        if not context.is_json and not context.is_quiet:
-            verb_text = "would delete" if dry_run else "deleted"
-            what = ", ".join(f"{number} {kind}" for kind, (number, _) in counts.items() if number) or "nothing"
-            click.echo(f"{name}: {len(done.kept_seqs)} seqs kept; {verb_text} {what} ({size_text(freed)})")
+        what = ", ".join(f"{number} {kind}" for kind, (number, _) in counts.items() if number) or "nothing"
+        verb_text = "would delete" if dry_run else "deleted"
+        dropped = f", {_spans(done.dropped_seqs)} {'would go' if dry_run else 'gone'}" if done.dropped_seqs else ""
+        seqs = f"seqs {_spans(done.kept_seqs)} kept{dropped}" if done.kept_seqs else "no seq"
+        say(context, f"{name}: {seqs}; {verb_text} {what} ({size_text(freed)})")
         if done.held:
-            context.note(f"boxlink: {name}: {done.held} objects are held by {', '.join(done.waiting_for)}")
-    context.emit(results[0] if dataset else {"datasets": results}, costs_text(context))
+            context.note(f"boxlink: {name}: {done.held} objects more are held by {', '.join(done.waiting_for)}")
+        return {
+            "dataset": name,
+            "seq": done.seq,
+            "digest": done.digest,
+            "files": done.files,
+            "bytes": done.plain_bytes,
+            "seqs_kept": done.kept_seqs,
+            "seqs_dropped": done.dropped_seqs,
+            "deleted": {kind: number for kind, (number, _) in counts.items()},
+            "bytes_freed": freed,
+            "held": done.held,
+            "waiting_for": done.waiting_for,
+            "dry_run": dry_run,
+        }
+
+    each_dataset(context, dataset, [] if dataset else dataset_names(store, with_head=False), run)
+
+
+def _spans(seqs: list[int]) -> str:
+    """Seqs for people: 1-3, 5, 9-12."""
+    spans: list[list[int]] = []
+    for seq in seqs:
+        if spans and seq == spans[-1][1] + 1:
+            spans[-1][1] = seq
+        else:
+            spans.append([seq, seq])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)

@@ -9,20 +9,39 @@ from tools.cli_context import Context, verb
 
 @click.command()
 @click.argument("dataset")
+@click.option("-n", "--last", type=click.IntRange(min=0), default=20, show_default=True, help="Show so many seqs.")
 @verb
-def command(context: Context, dataset: str) -> None:
-    """Show the chain that reaches the newest seq of DATASET, and the seqs that can be restored.
+def command(context: Context, dataset: str, last: int) -> None:
+    """Show the chain that reaches the newest seq of DATASET, and the newest seqs that can be restored.
 
     \b
     boxlink log covers
+    boxlink log covers -n 100
     """
     import time
 
+    from synclib.engine.tags import tags
     from tools.cli_engine import open_dataset, size_text, time_text
 
     opened = open_dataset(context, dataset)
     manifest = opened.read_head().manifest
     seqs = sorted({seq for seq, _ in opened.manifests()} | {manifest.seq})
+    names: dict[int, list[str]] = {}
+    for name, tag in tags(opened).items():
+        names.setdefault(tag.seq, []).append(name)
+    shown = [manifest if seq == manifest.seq else opened.manifest_at(seq) for seq in seqs[max(0, len(seqs) - last) :]]
+    history = [
+        {
+            "seq": found.seq,
+            "digest": found.digest,
+            "published_at": time_text(found.published_at_ns),
+            "publisher": found.publisher,
+            "files": found.file_count,
+            "bytes": found.plain_bytes,
+            "tags": sorted(names.get(found.seq, [])),
+        }
+        for found in reversed(shown)
+    ]
     chain = [
         {
             "level": run.level,
@@ -44,6 +63,7 @@ def command(context: Context, dataset: str) -> None:
         "published_at": time_text(manifest.published_at_ns),
         "publisher": manifest.publisher,
         "seqs": seqs,
+        "history": history,
         "chain": chain,
     }
     lines = [
@@ -58,6 +78,11 @@ def command(context: Context, dataset: str) -> None:
         age = max(0.0, time.time() - run.created_at_ns / 1e9)
         span = f"{run.seq_first}..{run.seq_last}"
         lines.append(f"{run.level:6} {span:>15} {run.entry_count:>10} {size_text(run.object_bytes):>10}  {_age(age)}")
+    lines += ["", f"{'seq':>8} {'published':20} {'files':>10} {'bytes':>10}  by"]
+    for found in reversed(shown):
+        row = f"{found.seq:>8} {time_text(found.published_at_ns)} {found.file_count:>10}"
+        tagged = "".join(f"  [{name}]" for name in sorted(names.get(found.seq, [])))
+        lines.append(f"{row} {size_text(found.plain_bytes):>10}  {found.publisher}{tagged}")
     context.emit(result, "\n".join(lines))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tools.cli_context import Context, verb
+from tools.cli_seq import SEQ, seq_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,23 +17,29 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("dataset")
+@click.argument("dataset", required=False)
 @click.argument("path", default="")
-@click.option("--seq", type=click.IntRange(min=1), help="At this seq; by default the newest.")
+@click.option("--seq", type=SEQ, help="At this seq or tag; by default the newest.")
 @click.option("-r", "--recursive", is_flag=True, help="Everything below.")
 @verb
-def command(context: Context, dataset: str, path: str, seq: int | None, recursive: bool) -> None:
-    """List a folder of DATASET at a seq without restoring it.
+def command(context: Context, dataset: str | None, path: str, seq: str | None, recursive: bool) -> None:
+    """List a folder of DATASET at a seq without restoring it; without DATASET, the datasets.
 
     \b
+    boxlink ls
     boxlink ls covers
     boxlink ls covers 2026/11 --seq 7
     """
     from synclib.lazy.dataset import check_prefix
-    from tools.cli_engine import open_dataset
+    from tools.cli_engine import dataset_names, open_dataset
     from tools.cli_view import opened_view
 
-    with opened_view(context, open_dataset(context, dataset), seq) as view:
+    if dataset is None:
+        names = dataset_names(context.open_store())
+        context.emit({"datasets": names}, "\n".join(names))
+        return
+    opened = open_dataset(context, dataset)
+    with opened_view(context, opened, seq_of(opened, seq)) as view:
         rows = _show(context, view, check_prefix(path), is_recursive=recursive)
     if context.is_json:
         whole: dict[str, object] = {"dataset": dataset, "seq": view.seq, "digest": view.digest}
@@ -44,9 +51,10 @@ def _show(context: Context, view: View, folder: bytes, *, is_recursive: bool) ->
     from synclib.core.entry import Kind
     from tools.cli_engine import path_text
 
-    listed = view.walk(folder) if is_recursive else view.listdir(folder)
     if folder and view.stat(folder).kind != Kind.DIRECTORY:
         listed = iter([view.stat(folder)])
+    else:
+        listed = view.walk(folder) if is_recursive else view.listdir(folder)
     if not context.is_json:
         _print(listed, is_recursive=is_recursive)
         return []

@@ -49,7 +49,7 @@ def command(
 
     options = PublishOptions(check_prefix(prefix), mirror, allow_delete, dry_run, owners, xattrs)
     opened = open_dataset(context, dataset)
-    with progress_bar(context, unit="count" if dry_run else "bytes") as progress:
+    with progress_bar(context) as progress:
         done = publish(opened, connect_of(context), os.path.abspath(directory), open_host(context), options, progress)
         if done.is_new:
             maintain(opened, open_host(context), progress, seq=done.seq)
@@ -70,6 +70,7 @@ def command(
         "overridden": [path_text(path) for path in done.overridden],
         "bytes_read": done.read_bytes,
         "is_new": done.is_new,
+        "is_whole": done.is_whole,
         "dry_run": dry_run,
     }
     if not done.seq and not dry_run:
@@ -78,6 +79,11 @@ def command(
     place = "" if dry_run else f" seq {done.seq}, digest {done.digest[:16]}"
     changes = f"{done.added} added, {done.changed} changed, {done.deleted} deleted"
     context.emit(result, f"{dataset} {what}{place}: {changes}; {done.files} files\n{costs_text(context)}")
+    if done.seq and not dry_run and not done.is_whole and not done.skipped:
+        context.note(
+            f"boxlink: {dataset} has others' changes that are not in this directory: "
+            "restore brings them, --mirror takes them back"
+        )
     for path in done.overridden[:20]:
         context.note(f"boxlink: {printable(path)}: another publisher had changed it too; this publish won")
     for path, reason in done.skipped[:20]:

@@ -35,41 +35,40 @@ def command(context: Context, dataset: str | None, budget: int, dry_run: bool, d
     from synclib.lazy.dataset import Dataset
     from tools.cli_engine import (
         connect_of,
-        costs_text,
         dataset_names,
+        each_dataset,
         executor_of,
         open_host,
         progress_bar,
+        say,
         size_text,
     )
 
     store, connect = context.open_store(), connect_of(context)
     start = executor_of(context, "synclib.engine.repack_job", dask)
     options = RepackOptions(budget, dry_run, start)
-    results: list[dict[str, object]] = []
-    for name in [dataset] if dataset else dataset_names(store):
+
+    def run(name: str) -> dict[str, object]:
         opened = Dataset(store, dataset_root(name))
-        with progress_bar(context, unit="bytes") as progress:
+        with progress_bar(context) as progress:
             done = repack_dataset(opened, open_host(context), connect, options, progress)
         assert context.meter is not None
         context.meter.add(done.meter)
         manifest = done.manifest
-        results.append(
-            {
-                "dataset": name,
-                "seq": manifest.seq,
-                "digest": manifest.digest,
-                "files": manifest.file_count,
-                "bytes": manifest.plain_bytes,
-                "packs": done.packs,
-                "pack_bytes": done.pack_bytes,
-                "live_bytes": done.live_bytes,
-                "new_packs": done.new_packs,
-                "dry_run": dry_run,
-            }
-        )
-        if not context.is_json and not context.is_quiet:
-            sizes = f"{size_text(done.pack_bytes)}, {size_text(done.live_bytes)} of them used"
-            state = "would be written anew" if dry_run else f"became {done.new_packs}"
-            click.echo(f"{name}: {done.packs} packs ({sizes}) {state}" if done.packs else f"{name}: nothing to repack")
-    context.emit(results[0] if dataset else {"datasets": results}, costs_text(context))
+        sizes = f"{size_text(done.pack_bytes)}, {size_text(done.live_bytes)} of them used"
+        state = "would be written anew" if dry_run else f"became {done.new_packs}"
+        say(context, f"{name}: {done.packs} packs ({sizes}) {state}" if done.packs else f"{name}: nothing to repack")
+        return {
+            "dataset": name,
+            "seq": manifest.seq,
+            "digest": manifest.digest,
+            "files": manifest.file_count,
+            "bytes": manifest.plain_bytes,
+            "packs": done.packs,
+            "pack_bytes": done.pack_bytes,
+            "live_bytes": done.live_bytes,
+            "new_packs": done.new_packs,
+            "dry_run": dry_run,
+        }
+
+    each_dataset(context, dataset, [] if dataset else dataset_names(store), run)

@@ -29,38 +29,35 @@ def command(context: Context, target: str, dataset: str | None, dry_run: bool) -
     from synclib.errors import Invalid
     from synclib.lazy.dataset import Dataset
     from synclib.store.open import open_store
-    from tools.cli_engine import costs_text, dataset_names, open_host, progress_bar, size_text
+    from tools.cli_engine import dataset_names, each_dataset, open_host, progress_bar, say, size_text
 
     source = context.open_store()
     copy, meter = open_store(target, context.s3_settings())
     if copy.url == source.url:
         raise Invalid("that is the store itself", hint="name another store to replicate into")
-    results: list[dict[str, object]] = []
-    for name in [dataset] if dataset else dataset_names(source):
+
+    def run(name: str) -> dict[str, object]:
         here, there = (Dataset(store, dataset_root(name)) for store in (source, copy))
-        with progress_bar(context, unit="bytes") as progress, ThreadPoolExecutor(4) as executor:
+        with progress_bar(context) as progress, ThreadPoolExecutor(4) as executor:
             done = replicate(here, there, open_host(context), executor, progress, is_dry_run=dry_run)
+        assert context.meter is not None
+        context.meter.add(meter.take())
         size = sum(length for _, length in done.copied.values())
         manifest = done.manifest
-        results.append(
-            {
-                "dataset": name,
-                "seq": manifest.seq,
-                "digest": manifest.digest,
-                "files": manifest.file_count,
-                "bytes": manifest.plain_bytes,
-                "copied": {kind: number for kind, (number, _) in done.copied.items()},
-                "bytes_copied": size,
-                "tags": done.tags,
-                "is_new": done.is_new,
-                "dry_run": dry_run,
-            }
-        )
-        if not context.is_json and not context.is_quiet:
-            what = ", ".join(f"{number} {kind}" for kind, (number, _) in done.copied.items() if number) or "nothing new"
-            place = f"is at seq {manifest.seq} there, digest {manifest.digest[:16]}"
-            state = "would copy" if dry_run else f"{place}; copied"
-            click.echo(f"{name} {state} {what} ({size_text(size)})")
-    assert context.meter is not None
-    context.meter.add(meter)
-    context.emit(results[0] if dataset else {"datasets": results}, costs_text(context))
+        what = ", ".join(f"{number} {kind}" for kind, (number, _) in done.copied.items() if number) or "nothing new"
+        place = f"is at seq {manifest.seq} there, digest {manifest.digest[:16]}"
+        say(context, f"{name} {'would copy' if dry_run else f'{place}; copied'} {what} ({size_text(size)})")
+        return {
+            "dataset": name,
+            "seq": manifest.seq,
+            "digest": manifest.digest,
+            "files": manifest.file_count,
+            "bytes": manifest.plain_bytes,
+            "copied": {kind: number for kind, (number, _) in done.copied.items()},
+            "bytes_copied": size,
+            "tags": done.tags,
+            "is_new": done.is_new,
+            "dry_run": dry_run,
+        }
+
+    each_dataset(context, dataset, [] if dataset else dataset_names(source), run)

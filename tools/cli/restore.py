@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tools.cli_context import Context, node_option, verb
+from tools.cli_seq import SEQ, seq_of
 
 if TYPE_CHECKING:
     from synclib.engine.restore import RestoreResult
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("dataset")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--seq", type=click.IntRange(min=1), help="This seq; by default the newest.")
+@click.option("--seq", type=SEQ, help="This seq or tag; by default the newest.")
 @click.option("--at", metavar="TIME", help="The seq that was the newest at this time, such as 2026-11-24T08:00:00Z.")
 @click.option("--path", "sub", metavar="SUB", default="", help="Only this file or folder.")
 @click.option("--delete", is_flag=True, help="Remove files that the dataset does not have.")
@@ -36,7 +37,7 @@ def command(
     context: Context,
     dataset: str,
     directory: Path,
-    seq: int | None,
+    seq: str | None,
     at: str | None,
     sub: str,
     delete: bool,
@@ -71,22 +72,25 @@ def command(
         raise Invalid("--seq and --at exclude each other")
     opened = open_dataset(context, dataset)
     options = RestoreOptions(check_prefix(sub), delete, dry_run, seeds=tuple(os.fsencode(seed) for seed in seeds))
-    with progress_bar(context, unit="bytes") as progress:
+    with progress_bar(context) as progress:
         host, connect = open_host(context), connect_of(context)
         if seq is None and at is None:
             done = restore_newest(opened, connect, directory, host, options, progress)
         else:
-            manifest = opened.manifest_at(seq) if at is None else opened.manifest_at_time(parse_time(at))
+            wanted = seq_of(opened, seq)
+            manifest = opened.manifest_at(wanted) if at is None else opened.manifest_at_time(parse_time(at))
             done = restore(opened, manifest, connect, directory, host, options, progress)
     assert context.meter is not None
     context.meter.add(done.meter)
     result: dict[str, object] = {
         "dataset": dataset,
+        "path": sub,
         "seq": done.seq,
         "digest": done.digest,
         "files": done.files,
         "bytes": done.plain_bytes,
         "fetched": done.fetched_files,
+        "fetched_bytes": done.fetched_bytes,
         "fetch_requests": done.fetch_requests,
         "deleted": done.deleted,
         "kept": [path_text(path) for path in done.kept],
@@ -98,12 +102,13 @@ def command(
         result["plan"] = plan = plan_of(done)
         text = (
             f"would fetch {done.fetched_files} files: {done.fetch_requests} requests, "
-            f"{size_text(done.fetched_bytes)}, ${plan['usd']:.6f}\n"
+            f"{size_text(done.fetched_bytes)}, ${plan['usd']:.6f}; would delete at most {done.deleted}\n"
             f"needs {size_text(done.need_bytes)} here, {size_text(done.free_bytes)} are free"
         )
     else:
         fetched = f"{done.fetched_files} files restored ({size_text(done.fetched_bytes)} fetched)"
-        text = f"{directory} is at seq {done.seq}, digest {done.digest[:16]}: {fetched}, {done.deleted} deleted"
+        what = f"{sub} in {directory}" if sub else f"{directory}"
+        text = f"{what} is at seq {done.seq}, digest {done.digest[:16]}: {fetched}, {done.deleted} deleted"
     context.emit(result, f"{text}\n{costs_text(context)}")
     for path in done.kept[:20]:
         context.note(f"boxlink: kept {printable(path)}: the dataset removed it, but it was changed here")

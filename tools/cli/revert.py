@@ -5,15 +5,16 @@ from __future__ import annotations
 import click
 
 from tools.cli_context import Context, node_option, verb
+from tools.cli_seq import SEQ, seq_of
 
 
 @click.command()
 @click.argument("dataset")
-@click.argument("seq", type=click.IntRange(min=1))
+@click.argument("seq", type=SEQ)
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
 @node_option
 @verb
-def command(context: Context, dataset: str, seq: int, dry_run: bool) -> None:
+def command(context: Context, dataset: str, seq: str, dry_run: bool) -> None:
     """Make a new seq of DATASET with the content of SEQ. Nothing is lost: what was newest stays in the history.
 
     \b
@@ -23,7 +24,9 @@ def command(context: Context, dataset: str, seq: int, dry_run: bool) -> None:
     from tools.cli_engine import costs_text, open_dataset, open_host
 
     opened = open_dataset(context, dataset)
-    done = revert(opened, open_host(context), seq, is_dry_run=dry_run)
+    wanted = seq_of(opened, seq)
+    assert wanted is not None
+    done = revert(opened, open_host(context), wanted, is_dry_run=dry_run)
     manifest = done.manifest
     result: dict[str, object] = {
         "dataset": dataset,

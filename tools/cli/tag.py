@@ -5,16 +5,17 @@ from __future__ import annotations
 import click
 
 from tools.cli_context import Context, node_option, verb
+from tools.cli_seq import SEQ, seq_of
 
 
 @click.command()
 @click.argument("dataset")
 @click.argument("name", required=False)
-@click.argument("seq", required=False, type=click.IntRange(min=1))
+@click.argument("seq", required=False, type=SEQ)
 @click.option("--delete", is_flag=True, help="Take the tag away.")
 @node_option
 @verb
-def command(context: Context, dataset: str, name: str | None, seq: int | None, delete: bool) -> None:
+def command(context: Context, dataset: str, name: str | None, seq: str | None, delete: bool) -> None:
     """Give SEQ of DATASET (by default the newest) a name that retention spares; without NAME list the tags.
 
     \b
@@ -22,7 +23,7 @@ def command(context: Context, dataset: str, name: str | None, seq: int | None, d
     boxlink tag covers
     boxlink tag covers golden --delete
     """
-    from synclib.core.names import check_node
+    from synclib.core.names import check_tag
     from synclib.engine.tags import delete_tag, set_tag, tags
     from synclib.errors import Invalid
     from tools.cli_engine import open_dataset, open_host, time_text
@@ -39,8 +40,11 @@ def command(context: Context, dataset: str, name: str | None, seq: int | None, d
         lines = [f"{row['name']}  seq {row['seq']}  digest {str(row['digest'])[:16]}  {row['at']}" for row in listed]
         context.emit({"dataset": dataset, "tags": listed}, "\n".join(lines) or f"{dataset} has no tags")
         return
-    check_node(name)
-    tag = delete_tag(opened, name) if delete else set_tag(opened, open_host(context), name, seq)
+    check_tag(name)
+    before = tags(opened).get(name)
+    tag = delete_tag(opened, name) if delete else set_tag(opened, open_host(context), name, seq_of(opened, seq))
+    if not delete and before is not None and before.seq != tag.seq:
+        context.note(f"boxlink: {name} was seq {before.seq}, which it no longer spares")
     context.emit(
         {"dataset": dataset, "name": name, "seq": tag.seq, "digest": tag.digest, "deleted": delete},
         f"{dataset}: {name} {'was' if delete else 'is'} seq {tag.seq}, digest {tag.digest[:16]}",

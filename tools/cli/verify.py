@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tools.cli_context import Context, shown, verb
+from tools.cli_seq import SEQ, seq_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,16 +19,19 @@ _JOURNAL_AGE_S = 24 * 3600
 
 @click.command()
 @click.argument("dataset", required=False)
-@click.option("--seq", type=click.IntRange(min=1), help="This seq; by default the newest.")
+@click.option("--seq", type=SEQ, help="This seq or tag; by default the newest.")
+@click.option("--all", "is_all", is_flag=True, help="What any kept seq reaches, not only one.")
 @click.option("--data", "is_data", is_flag=True, help="Read and hash every byte.")
 @click.option("--dask", metavar="ADDRESS", help="Use the Dask cluster whose scheduler is here.")
 @verb
-def command(context: Context, dataset: str | None, seq: int | None, is_data: bool, dask: str | None) -> None:
-    """Check that DATASET (by default all) is whole: its structure, or with --data every byte.
+def command(
+    context: Context, dataset: str | None, seq: str | None, is_all: bool, is_data: bool, dask: str | None
+) -> None:
+    """Check that DATASET (by default each) is whole: its structure, or with --data every byte.
 
     \b
     boxlink verify covers
-    boxlink verify --data
+    boxlink verify --all --data
 
     Exit code 20: something is damaged, and named. A run that is broken off goes on where it was.
     """
@@ -35,46 +39,40 @@ def command(context: Context, dataset: str | None, seq: int | None, is_data: boo
     from synclib.engine.verify import VerifyOptions, verify
     from synclib.errors import Corrupt
     from synclib.lazy.dataset import Dataset
-    from tools.cli_engine import connect_of, costs_text, dataset_names, executor_of, progress_bar
+    from tools.cli_engine import connect_of, dataset_names, each_dataset, executor_of, progress_bar
 
     store, connect = context.open_store(), connect_of(context)
     start = executor_of(context, "synclib.engine.verify_job", dask)
-    names = [dataset] if dataset else dataset_names(store)
-    results: list[dict[str, object]] = []
-    damaged = 0
-    for name in names:
+
+    def run(name: str) -> dict[str, object]:
         opened = Dataset(store, dataset_root(name))
-        options = VerifyOptions(is_data, start, _journal(context, opened, is_data=is_data))
-        with progress_bar(context, unit="count") as progress:
-            done = verify(opened, opened.manifest_at(seq), connect, options, progress)
+        options = VerifyOptions(is_data, start, _journal(context, opened, is_data=is_data), is_all)
+        with progress_bar(context) as progress:
+            done = verify(opened, opened.manifest_at(seq_of(opened, seq)), connect, options, progress)
         assert context.meter is not None
         context.meter.add(done.meter)
         if done.passed_over:
             context.note(f"boxlink: {name}: {done.passed_over} packs were verified before it was broken off")
-        damaged += len(done.damage)
-        results.append(
-            {
-                "dataset": name,
-                "seq": done.seq,
-                "digest": done.digest,
-                "files": done.files,
-                "bytes": done.plain_bytes,
-                "runs": done.runs,
-                "packs": done.packs,
-                "passed_over": done.passed_over,
-                "bytes_read": done.read_bytes,
-                "damage": [{"key": key, "message": message} for key, message in done.damage],
-            }
-        )
         if not context.is_json and (done.damage or not context.is_quiet):
             state = f"{len(done.damage)} damaged objects" if done.damage else "whole"
             click.echo(f"{name} seq {done.seq}: {state} ({done.runs} runs, {done.packs} packs)")
             for key, message in done.damage:
                 click.echo(shown(f"  {key}: {message}"))
-    result: dict[str, object] = results[0] if dataset else {"datasets": results}
-    context.emit(result, costs_text(context))
-    if damaged:
-        raise click.exceptions.Exit(Corrupt.exit_code)
+        return {
+            "dataset": name,
+            "seq": done.seq,
+            "digest": done.digest,
+            "files": done.files,
+            "bytes": done.plain_bytes,
+            "runs": done.runs,
+            "packs": done.packs,
+            "passed_over": done.passed_over,
+            "bytes_read": done.read_bytes,
+            "damage": [{"key": key, "message": message} for key, message in done.damage],
+            "exit_code": Corrupt.exit_code if done.damage else 0,
+        }
+
+    each_dataset(context, dataset, [] if dataset else dataset_names(store), run)
 
 
 def _journal(context: Context, dataset: Dataset, *, is_data: bool) -> Path:
