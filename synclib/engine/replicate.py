@@ -6,10 +6,12 @@ goes on. The head comes last, by compare-and-swap. Every byte is verified on its
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -25,10 +27,11 @@ from synclib.engine.lease import Holder, Moved, intent, pin
 from synclib.engine.objects import list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach
 from synclib.engine.tags import tags
-from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt
+from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Unsupported
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
-from synclib.lazy.run_reader import RunReader
+from synclib.lazy.run_reader import Request, RunReader
+from synclib.store.base import Buffer
 
 _ATTEMPTS = 10
 _KINDS = ("manifests", "runs", "packs")
@@ -181,14 +184,21 @@ class _Replication:
     def _copy_runs(self, runs: list[RunRef], result: ReplicateResult, *, is_dry_run: bool) -> None:
         for ref in runs:
             if not is_dry_run:
-                self._cache.fill(self._source.root, [ref])
-                reader = RunReader(self._cache, self._source.root, ref)
-                (header,) = self._cache.get_ranges(reader.key, [(0, HEADER_BYTES)])
-                check_header(header, reader.tail)
-                for raw in reader.raw_blocks():
-                    reader.check(raw)
-                self._target.store.put(ref.key(self._target.root), self._cache.path(reader.key))
+                self._target.store.put(ref.key(self._target.root), self._whole_run(ref))
             result.count("runs", ref.object_bytes)
+
+    def _whole_run(self, ref: RunRef) -> Path:
+        """A verified copy here; one that was damaged on its way is fetched once more."""
+        key = ref.key(self._source.root)
+        self._cache.fill(self._source.root, [ref])
+        try:
+            _check_run(self._cache.path(key), self._source.root, ref)
+        except (Corrupt, Unsupported):
+            # A header says what it needs before anything tells that it is right.
+            self._cache.drop(key)
+            self._cache.fill(self._source.root, [ref])
+            _check_run(self._cache.path(key), self._source.root, ref)
+        return self._cache.path(key)
 
     def _copy_manifests(self, manifests: list[Manifest], result: ReplicateResult, *, is_dry_run: bool) -> None:
         present = {item.key for item in list_manifests(self._target)}
@@ -237,3 +247,31 @@ class _Replication:
                 raise
         archive_later(self._target, done)
         return True
+
+
+def _check_run(path: Path, root: str, ref: RunRef) -> None:
+    """Corrupt unless a file holds a run whole and right."""
+    reader = RunReader(_OneFile(path), root, ref)
+    (header,) = reader.source.get_ranges(reader.key, [(0, HEADER_BYTES)])
+    check_header(header, reader.tail)
+    for raw in reader.raw_blocks():
+        reader.check(raw)
+
+
+class _OneFile:
+    """A run in a file that is what will be sent: nothing else stands in for it where it is damaged."""
+
+    is_far = False
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        with open(self._path, "rb", buffering=0) as file:
+            return [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
+
+    def get_many(self, requests: Sequence[Request]) -> list[list[Buffer]]:
+        return [self.get_ranges(*request) for request in requests]
+
+    def drop(self, key: str) -> bool:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from synclib.engine.tags import set_tag, tags
 from synclib.engine.verify import VerifyOptions, verify
 from synclib.errors import BoxlinkError, Conflict, Corrupt, Missing
 from synclib.lazy.dataset import STORE_KEY, Dataset
-from synclib.store.base import Body
+from synclib.store.base import Body, Buffer
 from synclib.store.memory import MemoryStore
 from tests.kit import Kit, read_tree
 
@@ -188,6 +189,28 @@ def test_a_collector_in_the_copy_leaves_a_replication_alone(kit: Kit, target: Ki
     assert not target.verify().damage
     assert collect(target.dataset, target.host, Retention(last=1), None, no_progress).kept_seqs == [2, 4]
     assert not target.verify().damage
+
+
+@pytest.mark.parametrize("place", [9, 60, -40])
+def test_a_run_that_is_damaged_on_its_way_is_fetched_once_more(kit: Kit, target: Kit, place: int) -> None:
+    real = kit.store.get_ranges
+    damaged: set[str] = set()
+
+    def get_ranges(key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        (data, *others) = real(key, ranges)
+        if "/run/" in key and ranges[0][0] == 0 and len(data) > 100 and key not in damaged:
+            damaged.add(key)
+            spoilt = bytearray(data)
+            spoilt[place] ^= 1
+            data = bytes(spoilt)
+        return [data, *others]
+
+    kit.store.get_ranges = get_ranges  # type: ignore[method-assign]
+    # From a machine that has no copies of the runs yet.
+    replicate(kit.dataset, target.dataset, target.host, None, no_progress)
+    assert len(damaged) == 3
+    own, copied = objects(kit), objects(target)
+    assert all(own[key] == copied[key] for key in own if not key.endswith("/head"))
 
 
 def test_a_store_that_was_never_initialised_is_refused(kit: Kit, tmp_path: Path) -> None:
