@@ -91,6 +91,7 @@ class _Replication:
     ) -> None:
         self._source, self._target, self._host, self._holds, self._claim = source, target, host, holds, claim
         self._executor, self._progress = executor, progress
+        self._reach = Reach(source, executor)
         self._cache = RunCache(host.dataset_cache(source.store.url, source.root) / "run", source.store)
         self._infos: dict[bytes, PackInfo] = {}
 
@@ -98,13 +99,13 @@ class _Replication:
         head = self._source.read_head()
         if not is_dry_run:
             self._holds.take(head, head.manifest.seq)
-        history = Reach(self._source, self._executor).history(head)
+        history = self._reach.history(head)
         there = self._target.read_head_or_empty()
         self._check_ancestry(there, head, history)
         if not is_dry_run:
             self._claim.take(there, holds_all=True)
         result = ReplicateResult(head.manifest)
-        manifests = [item for found in history.values() for item in found]
+        manifests = self._manifests_to_copy(there, head, history)
         with self._cache.in_use():
             runs = self._runs_to_copy(manifests)
             self._copy_packs(result, is_dry_run=is_dry_run)
@@ -112,7 +113,7 @@ class _Replication:
         self._copy_manifests([manifest for _, manifest in manifests], result, is_dry_run=is_dry_run)
         if not is_dry_run:
             result.tags = self._copy_tags()
-            result.is_new = self._put_head(there, head)
+            result.is_new = self._put_head(there, head, self._reach.closure(manifests))
         return result
 
     def _check_ancestry(
@@ -132,6 +133,24 @@ class _Replication:
                 hint="replicate into a store of its own, or the other way round",
                 dataset=self._target.name,
             )
+
+    def _manifests_to_copy(
+        self, there: HeadState, head: HeadState, history: dict[int, list[tuple[bytes, Manifest]]]
+    ) -> list[tuple[bytes, Manifest]]:
+        """All but those of which the copy's collector has condemned something: it may be asleep amid its sweep, and
+        has not seen our claim."""
+        manifests = [item for found in history.values() for item in found]
+        condemned = set(there.head.condemned)
+        if not condemned:
+            return manifests
+        left = [item for item in manifests if condemned.isdisjoint(self._reach.closure([item]))]
+        if all(manifest != head.manifest for _, manifest in left):
+            raise Conflict(
+                f"{self._target.name} in {self._target.store.url} is being collected",
+                hint="run gc there to its end, then replicate again",
+                dataset=self._target.name,
+            )
+        return left
 
     def _runs_to_copy(self, manifests: Iterable[tuple[bytes, Manifest]]) -> list[RunRef]:
         """The runs that the copy lacks; all packs that any run names become known."""
@@ -218,22 +237,21 @@ class _Replication:
             self._target.store.put(tag_key(self._target.root, name), encode_tag(tag))
         return len(changed)
 
-    def _put_head(self, there: HeadState, head: HeadState) -> bool:
-        """Make the source's head the copy's; False when it is already."""
-        if there.head.manifest == head.head.manifest:
-            return False
-        reached = {*self._infos, *(run.ulid for run in head.manifest.runs)}
+    def _put_head(self, there: HeadState, head: HeadState, reached: set[bytes]) -> bool:
+        """Make the source's head the copy's; False when it is already. What a collector has condemned of all that was
+        copied since we hold it is spared."""
         if there.etag is None:
             return self._put_first_head(there, head)
 
-        def change(state: HeadState) -> Head:
+        def change(state: HeadState) -> Head | None:
             if state.manifest.seq > head.manifest.seq:
                 raise Conflict(f"{self._target.name} was published into {self._target.store.url} meanwhile")
             condemned = [name for name in state.head.condemned if name not in reached]
-            return msgspec.structs.replace(state.head, manifest=head.head.manifest, condemned=condemned)
+            new = msgspec.structs.replace(state.head, manifest=head.head.manifest, condemned=condemned)
+            return None if new == state.head else new
 
         update_head(self._target, self._host, change, self._claim.check)
-        return True
+        return there.head.manifest != head.head.manifest
 
     def _put_first_head(self, there: HeadState, head: HeadState) -> bool:
         new = Head(self._target.root, 0, head.head.manifest, [], [])
