@@ -84,7 +84,7 @@ class _Collection:
 
     def run(self, *, is_dry_run: bool) -> CollectResult:
         dataset, result = self._dataset, self._result
-        self._listed = [*list_runs(dataset), *list_packs(dataset)]
+        self._listed = self._list()
         if not is_dry_run:
             self._end_expired()
         head = dataset.read_head()
@@ -99,13 +99,20 @@ class _Collection:
                     break
         return result
 
+    def _list(self) -> list[StoredObject]:
+        return [*list_runs(self._dataset), *list_packs(self._dataset)]
+
     def _round(self) -> bool:
         """Condemn and sweep a batch; False when nothing is left that can be swept now."""
         state = self._condemn()
         condemned = set(state.head.condemned)
         if not condemned:
             return False
-        by_id = {item.id: item for item in [*list_manifests(self._dataset), *self._listed] if item.id in condemned}
+        by_id = self._find(condemned)
+        if condemned - by_id.keys():
+            # Gone, or uploaded since we listed and condemned by another collector.
+            self._listed = self._list()
+            by_id = self._find(condemned)
         # Only now, when whoever takes a lease sees what is condemned.
         held = self._held(state)
         doomed = [
@@ -122,6 +129,9 @@ class _Collection:
         self._result.held = len(by_id) - len(doomed)
         self._clear(gone | (condemned - by_id.keys()))
         return bool(doomed) and len(condemned) == CONDEMNED_MAX
+
+    def _find(self, condemned: set[bytes]) -> dict[bytes, StoredObject]:
+        return {item.id: item for item in [*list_manifests(self._dataset), *self._listed] if item.id in condemned}
 
     def _condemn(self) -> HeadState:
         """The head, with what is garbage now on its list, as far as there is room."""
