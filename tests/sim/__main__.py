@@ -20,7 +20,8 @@ def main() -> int:
         if options.time and time.monotonic() - started > options.time:
             break
         faults = None if options.faults is None else parse_faults(options.faults)
-        plan = Plan(seed, options.steps, faults, **{name: getattr(options, name) for name in COUNTS})
+        counts = {name: getattr(options, name) for name in COUNTS}
+        plan = Plan(seed, options.steps, faults, **counts, upkeep=options.upkeep)
         outcome = simulate(plan)
         done += 1
         if options.trace:
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--faults", help=f"all, none, or some of {kinds}; left out, the seed chooses")
     for name in COUNTS:
         parser.add_argument(f"--{name}", type=int, default=getattr(FLEET, name))
+    parser.add_argument("--upkeep", default="", help="what keepers do: compact,drop,…; left out, the seed chooses")
     parser.add_argument("--trace", action="store_true", help="print every event")
     return parser
 

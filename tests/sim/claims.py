@@ -28,6 +28,7 @@ class Claims:
     standing: dict[str, Claim] = field(default_factory=dict)  # by the lease's key
     owners: dict[str, str] = field(default_factory=dict)  # the actor who wrote it first
     renewed: dict[str, float] = field(default_factory=dict)  # as it says itself
+    condemned: dict[str, set[bytes]] = field(default_factory=dict)  # what was so when it was written first
     ended: dict[str, float] = field(default_factory=dict)  # by a collector, as that says
 
     def put(self, actor: str, key: str, old: bytes | None, data: bytes, now: float) -> None:

@@ -130,6 +130,7 @@ class History:
             self.keeping.put(key, version)
         elif key.startswith(_LEASES):
             self.keeping.claims.put(deed.actor, key, old, data, now)
+            self.keeping.claims.condemned.setdefault(key, self.keeping.condemned)
 
     def delete(self, deed: Deed, key: str, now: float) -> None:
         if key == HEAD:
@@ -141,7 +142,10 @@ class History:
 
     def _replace(self, deed: Deed, data: bytes) -> None:
         """A new head: of the same seq by one who keeps house, or of the next one by one who publishes."""
-        head, manifest = decode_head(data, ROOT)
+        try:
+            head, manifest = decode_head(data, ROOT)
+        except BoxlinkError as error:
+            raise Violation(f"I4: a head was written that does not decode: {error.message}") from error
         former = self.seqs[-1] if self.seqs else None
         if former is not None and head.commits != [*self.commits, head.commits[-1]][-RECENT_COMMITS:]:
             raise Violation(f"I5: a head of seq {manifest.seq} replaces one of seq {self.last} that it does not follow")
@@ -196,8 +200,11 @@ class History:
             return []
         return [version for version in self.versions.values() if version.seq <= seq]
 
-    def needs(self, head: HeadState, seqs: Iterable[int]) -> set[str]:
+    def needs(self, lease: str, head: HeadState, seqs: Iterable[int]) -> set[str]:
         """What a lease holds that names these seqs, where its holder has this head."""
+        unknown = self.keeping.claims.condemned.get(lease, set()) - set(head.head.condemned)
+        if any(version.seq in seqs and version.ids & unknown for version in self.versions.values()):
+            raise Violation(f"I3: a lease of seqs {sorted(seqs)} was given, of which something is condemned")
         held = [version for version in self.keeping.alive.values() if version.seq in seqs]
         if head.manifest.seq in seqs and head.etag is not None:
             held = [version for version in held if version.seq != head.manifest.seq]

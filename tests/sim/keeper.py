@@ -35,7 +35,8 @@ class Keeper(Actor):
     def __init__(self, world: World, name: str, random: Random, history: History) -> None:
         super().__init__(world, name, random, history)
         every = self.deeds()
-        self.chosen = random.sample(every, random.randrange(2, len(every) + 1))
+        wanted = [deed for deed in every if deed.__name__ in world.plan.upkeep.split(",")]
+        self.chosen = wanted or random.sample(every, random.randrange(2, len(every) + 1))
 
     def deeds(self) -> list[Callable[[], object]]:
         return [

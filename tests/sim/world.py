@@ -52,6 +52,7 @@ class Plan:
     pinned: int = 0  # readers that hold a pin
     keepers: int = 0
     copies: int = 0  # stores that it is copied to, each with a node and a keeper
+    upkeep: str = ""  # what keepers do, with commas between; left out, the seed chooses for each of them
 
     @property
     def command(self) -> str:
@@ -59,6 +60,8 @@ class Plan:
         command = f"python -m tests.sim --seed {self.seed} --steps {self.steps}"
         if self.faults is not None:
             command += " --faults " + (",".join(sorted(kind.value for kind in self.faults)) or "none")
+        if self.upkeep:
+            command += f" --upkeep {self.upkeep}"
         return command + "".join(f" --{name} {getattr(self, name)}" for name in COUNTS)
 
 
@@ -313,7 +316,7 @@ class World:
             if actor is not None:
                 history = self._history_of(holder)
                 with self.judged():
-                    history.keeping.claims.take(actor.name, holder._key, history.needs(head, seqs))
+                    history.keeping.claims.take(actor.name, holder._key, history.needs(holder._key, head, seqs))
 
         return take
 
