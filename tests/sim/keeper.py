@@ -15,7 +15,7 @@ from synclib.engine.replicate import replicate
 from synclib.engine.revert import revert
 from synclib.engine.tags import delete_tag, set_tag
 from synclib.engine.verify import VerifyOptions, verify
-from synclib.errors import BoxlinkError, Conflict
+from synclib.errors import BoxlinkError, Conflict, Missing
 from synclib.lazy.dataset import Dataset
 from tests.sim.actor import Actor
 from tests.sim.history import ROOT, Attempt, History
@@ -175,7 +175,8 @@ class Replicator(Keeper):
         for _ in range(4):
             if not self.history.last or (error := self.replicate()) is None:
                 return
-            if not isinstance(error, Conflict):
+            # Missing: of what the source still listed its own collector was just deleting the rest.
+            if not isinstance(error, Conflict | Missing):
                 break
             self.world.scheduler.stall(20, 1.1 * _DAY_S)
             self.collect(dataset=self.target)
