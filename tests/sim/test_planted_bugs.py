@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from synclib.core import node as core_node
 from synclib.core import zstd
 from synclib.core.entry import ChunkRef, Codec, Kind
 from synclib.core.node import Do
@@ -193,20 +192,6 @@ def test_links_are_followed(monkeypatch: Patch) -> None:
     monkeypatch.setattr(DiskTree, "directory", directory)
     monkeypatch.setattr(DiskTree, "make_directory", make)
     found("I9:", nodes=2, first=6)
-
-
-def test_a_node_goes_back(monkeypatch: Patch) -> None:
-    """It believes an older head that a cache on the way gave it."""
-    real = core_node.decide
-
-    def decide(seen: Any) -> Do:
-        try:
-            return real(seen)
-        except BoxlinkError:
-            return Do.RESTORE
-
-    monkeypatch.setattr(follow, "decide", decide)
-    found("I2:", Fault.STALE, first=25)
 
 
 def test_an_error_ends_following(monkeypatch: Patch) -> None:
