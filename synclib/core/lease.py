@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
-from synclib.core.frame import DECODE_ERRORS
+from synclib.core.frame import DECODE_ERRORS, pack_frame, unpack_frame
 from synclib.errors import Corrupt
 
+MAGIC = b"BXLL"
 LEASE_BYTES_MAX = 1 << 16
 # How long a holder that does not renew is believed, and how often one that lives does.
 LEASE_S = 24 * 3600
@@ -39,13 +40,13 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 def encode_lease(lease: Lease) -> bytes:
-    return msgspec.json.encode(lease)
+    return pack_frame(MAGIC, msgspec.json.encode(lease))
 
 
 def decode_lease(data: bytes) -> Lease:
     """A lease; one that does not read raises Corrupt, and a collector then goes no further."""
     try:
-        lease = msgspec.json.decode(data, type=Lease)
+        lease = msgspec.json.decode(unpack_frame(MAGIC, data), type=Lease)
     except DECODE_ERRORS as error:
         raise Corrupt(f"a lease does not read: {error}") from error
     if lease.v != 1 or len(lease.seqs) > _SEQS_MAX or any(not 0 <= seq < 1 << 63 for seq in lease.seqs):

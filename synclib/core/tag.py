@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from synclib.core.frame import DECODE_ERRORS
+from synclib.core.frame import DECODE_ERRORS, pack_frame, unpack_frame
 from synclib.errors import Corrupt
 
+MAGIC = b"BXLT"
 TAG_BYTES_MAX = 1 << 12
 
 
@@ -18,12 +19,12 @@ class Tag(msgspec.Struct, frozen=True):
 
 
 def encode_tag(tag: Tag) -> bytes:
-    return msgspec.json.encode(tag)
+    return pack_frame(MAGIC, msgspec.json.encode(tag))
 
 
 def decode_tag(data: bytes) -> Tag:
     try:
-        tag = msgspec.json.decode(data, type=Tag)
+        tag = msgspec.json.decode(unpack_frame(MAGIC, data), type=Tag)
     except DECODE_ERRORS as error:
         raise Corrupt(f"a tag does not read: {error}") from error
     if tag.v != 1 or not 0 < tag.seq < 1 << 63:

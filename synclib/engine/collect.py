@@ -85,7 +85,7 @@ class _Collection:
 
     def run(self, *, is_dry_run: bool) -> CollectResult:
         dataset, result = self._dataset, self._result
-        self._listed = [*list_runs(dataset), *list_packs(dataset)]
+        self._listed = self._list()
         if not is_dry_run:
             self._end_expired()
         try:
@@ -112,7 +112,8 @@ class _Collection:
         leases = list(self._leases())
         result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
         owners = {held.tag for held in leases}
-        found = [item for item in self._listed if owner_tag(item.id) not in owners]
+        holds_all = any(held.lease.holds_all for held in leases)
+        found = [item for item in self._listed if not holds_all and owner_tag(item.id) not in owners]
         result.found, result.held = _by_kind(found), len(self._listed) - len(found)
         if not is_dry_run:
             for item in found:
@@ -120,13 +121,20 @@ class _Collection:
             result.swept = _by_kind(found)
         return result
 
+    def _list(self) -> list[StoredObject]:
+        return [*list_runs(self._dataset), *list_packs(self._dataset)]
+
     def _round(self) -> bool:
         """Condemn and sweep a batch; False when nothing is left that can be swept now."""
         state = self._condemn()
         condemned = set(state.head.condemned)
         if not condemned:
             return False
-        by_id = {item.id: item for item in [*list_manifests(self._dataset), *self._listed] if item.id in condemned}
+        by_id = self._find(condemned)
+        if condemned - by_id.keys():
+            # Gone, or uploaded since we listed and condemned by another collector.
+            self._listed = self._list()
+            by_id = self._find(condemned)
         # Only now, when whoever takes a lease sees what is condemned.
         held = self._held(state)
         doomed = [
@@ -143,6 +151,9 @@ class _Collection:
         self._result.held += len(by_id) - len(doomed)
         self._clear(gone | (condemned - by_id.keys()))
         return bool(doomed) and len(condemned) == CONDEMNED_MAX
+
+    def _find(self, condemned: set[bytes]) -> dict[bytes, StoredObject]:
+        return {item.id: item for item in [*list_manifests(self._dataset), *self._listed] if item.id in condemned}
 
     def _condemn(self) -> HeadState:
         """The head, with what is garbage now on its list, as far as there is room."""
@@ -249,10 +260,17 @@ class _Held:
 def _without(
     history: dict[int, list[tuple[bytes, Manifest]]], condemned: set[bytes], head: HeadState
 ) -> dict[int, list[tuple[bytes, Manifest]]]:
-    """The history without what is condemned already."""
+    """The history without what is condemned already, itself or in a run, and what a replication that never ended put
+    beyond the head: these are garbage too, and go before their runs."""
     left = {
-        seq: [item for item in found if item[0] not in condemned or item[1] == head.manifest]
+        seq: [
+            (name, manifest)
+            for name, manifest in found
+            if manifest == head.manifest
+            or (name not in condemned and condemned.isdisjoint(run.ulid for run in manifest.runs))
+        ]
         for seq, found in history.items()
+        if seq <= head.manifest.seq
     }
     return {seq: found for seq, found in left.items() if found}
 

@@ -6,10 +6,12 @@ goes on. The head comes last, by compare-and-swap. Every byte is verified on its
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -25,10 +27,11 @@ from synclib.engine.lease import Holder, Moved, intent, pin
 from synclib.engine.objects import list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach
 from synclib.engine.tags import tags
-from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt
+from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Unsupported
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
-from synclib.lazy.run_reader import RunReader
+from synclib.lazy.run_reader import Request, RunReader
+from synclib.store.base import Buffer
 
 _ATTEMPTS = 10
 _KINDS = ("manifests", "runs", "packs")
@@ -88,6 +91,7 @@ class _Replication:
     ) -> None:
         self._source, self._target, self._host, self._holds, self._claim = source, target, host, holds, claim
         self._executor, self._progress = executor, progress
+        self._reach = Reach(source, executor)
         self._cache = RunCache(host.dataset_cache(source.store.url, source.root) / "run", source.store)
         self._infos: dict[bytes, PackInfo] = {}
 
@@ -95,13 +99,13 @@ class _Replication:
         head = self._source.read_head()
         if not is_dry_run:
             self._holds.take(head, head.manifest.seq)
-        history = Reach(self._source, self._executor).history(head)
+        history = self._reach.history(head)
         there = self._target.read_head_or_empty()
         self._check_ancestry(there, head, history)
         if not is_dry_run:
             self._claim.take(there, holds_all=True)
         result = ReplicateResult(head.manifest)
-        manifests = [item for found in history.values() for item in found]
+        manifests = self._manifests_to_copy(there, head, history)
         with self._cache.in_use():
             runs = self._runs_to_copy(manifests)
             self._copy_packs(result, is_dry_run=is_dry_run)
@@ -109,7 +113,7 @@ class _Replication:
         self._copy_manifests([manifest for _, manifest in manifests], result, is_dry_run=is_dry_run)
         if not is_dry_run:
             result.tags = self._copy_tags()
-            result.is_new = self._put_head(there, head)
+            result.is_new = self._put_head(there, head, self._reach.closure(manifests))
         return result
 
     def _check_ancestry(
@@ -129,6 +133,24 @@ class _Replication:
                 hint="replicate into a store of its own, or the other way round",
                 dataset=self._target.name,
             )
+
+    def _manifests_to_copy(
+        self, there: HeadState, head: HeadState, history: dict[int, list[tuple[bytes, Manifest]]]
+    ) -> list[tuple[bytes, Manifest]]:
+        """All but those of which the copy's collector has condemned something: it may be asleep amid its sweep, and
+        has not seen our claim."""
+        manifests = [item for found in history.values() for item in found]
+        condemned = set(there.head.condemned)
+        if not condemned:
+            return manifests
+        left = [item for item in manifests if condemned.isdisjoint(self._reach.closure([item]))]
+        if all(manifest != head.manifest for _, manifest in left):
+            raise Conflict(
+                f"{self._target.name} in {self._target.store.url} is being collected",
+                hint="run gc there to its end, then replicate again",
+                dataset=self._target.name,
+            )
+        return left
 
     def _runs_to_copy(self, manifests: Iterable[tuple[bytes, Manifest]]) -> list[RunRef]:
         """The runs that the copy lacks; all packs that any run names become known."""
@@ -181,14 +203,21 @@ class _Replication:
     def _copy_runs(self, runs: list[RunRef], result: ReplicateResult, *, is_dry_run: bool) -> None:
         for ref in runs:
             if not is_dry_run:
-                self._cache.fill(self._source.root, [ref])
-                reader = RunReader(self._cache, self._source.root, ref)
-                (header,) = self._cache.get_ranges(reader.key, [(0, HEADER_BYTES)])
-                check_header(header, reader.tail)
-                for raw in reader.raw_blocks():
-                    reader.check(raw)
-                self._target.store.put(ref.key(self._target.root), self._cache.path(reader.key))
+                self._target.store.put(ref.key(self._target.root), self._whole_run(ref))
             result.count("runs", ref.object_bytes)
+
+    def _whole_run(self, ref: RunRef) -> Path:
+        """A verified copy here; one that was damaged on its way is fetched once more."""
+        key = ref.key(self._source.root)
+        self._cache.fill(self._source.root, [ref])
+        try:
+            _check_run(self._cache.path(key), self._source.root, ref)
+        except (Corrupt, Unsupported):
+            # A header says what it needs before anything tells that it is right.
+            self._cache.drop(key)
+            self._cache.fill(self._source.root, [ref])
+            _check_run(self._cache.path(key), self._source.root, ref)
+        return self._cache.path(key)
 
     def _copy_manifests(self, manifests: list[Manifest], result: ReplicateResult, *, is_dry_run: bool) -> None:
         present = {item.key for item in list_manifests(self._target)}
@@ -208,22 +237,21 @@ class _Replication:
             self._target.store.put(tag_key(self._target.root, name), encode_tag(tag))
         return len(changed)
 
-    def _put_head(self, there: HeadState, head: HeadState) -> bool:
-        """Make the source's head the copy's; False when it is already."""
-        if there.head.manifest == head.head.manifest:
-            return False
-        reached = {*self._infos, *(run.ulid for run in head.manifest.runs)}
+    def _put_head(self, there: HeadState, head: HeadState, reached: set[bytes]) -> bool:
+        """Make the source's head the copy's; False when it is already. What a collector has condemned of all that was
+        copied since we hold it is spared."""
         if there.etag is None:
             return self._put_first_head(there, head)
 
-        def change(state: HeadState) -> Head:
+        def change(state: HeadState) -> Head | None:
             if state.manifest.seq > head.manifest.seq:
                 raise Conflict(f"{self._target.name} was published into {self._target.store.url} meanwhile")
             condemned = [name for name in state.head.condemned if name not in reached]
-            return msgspec.structs.replace(state.head, manifest=head.head.manifest, condemned=condemned)
+            new = msgspec.structs.replace(state.head, manifest=head.head.manifest, condemned=condemned)
+            return None if new == state.head else new
 
         update_head(self._target, self._host, change, self._claim.check)
-        return True
+        return there.head.manifest != head.head.manifest
 
     def _put_first_head(self, there: HeadState, head: HeadState) -> bool:
         new = Head(self._target.root, 0, head.head.manifest, [], [])
@@ -237,3 +265,31 @@ class _Replication:
                 raise
         archive_later(self._target, done)
         return True
+
+
+def _check_run(path: Path, root: str, ref: RunRef) -> None:
+    """Corrupt unless a file holds a run whole and right."""
+    reader = RunReader(_OneFile(path), root, ref)
+    (header,) = reader.source.get_ranges(reader.key, [(0, HEADER_BYTES)])
+    check_header(header, reader.tail)
+    for raw in reader.raw_blocks():
+        reader.check(raw)
+
+
+class _OneFile:
+    """A run in a file that is what will be sent: nothing else stands in for it where it is damaged."""
+
+    is_far = False
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        with open(self._path, "rb", buffering=0) as file:
+            return [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
+
+    def get_many(self, requests: Sequence[Request]) -> list[list[Buffer]]:
+        return [self.get_ranges(*request) for request in requests]
+
+    def drop(self, key: str) -> bool:
+        return False

@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from synclib.clock import ulid_text
+from synclib.clock import ulid_from_text, ulid_text
+from synclib.core.frame import pack_frame
 from synclib.core.lease import LEASE_S, Lease, decode_lease, encode_lease
 from synclib.core.names import head_key, intent_key, pack_key, tag_key
 from synclib.core.retention import Retention, kept_seqs
 from synclib.engine import collect as collect_module
 from synclib.engine.collect import CollectResult, collect
 from synclib.engine.compact import compact
+from synclib.engine.head_swap import update_head
 from synclib.engine.host import no_progress
 from synclib.engine.lease import Moved, intent, pin
 from synclib.engine.revert import revert
@@ -291,6 +294,29 @@ def test_a_collector_that_slept_deletes_nothing_that_came_since(
     assert not kit.verify().damage
 
 
+def test_what_another_collector_has_condemned_stays_so_until_it_is_gone(meeting: tuple[Kit, Interposed]) -> None:
+    """Also what was uploaded after this one has listed."""
+    kit, store = meeting
+    orphan = "01J0000000000000000000000A"
+
+    def come() -> None:
+        store.put(pack_key("data/covers", orphan), b"x")
+        update_head(
+            kit.dataset,
+            kit.host,
+            lambda state: msgspec.structs.replace(
+                state.head, epoch=state.head.epoch + 1, condemned=[ulid_from_text(orphan)]
+            ),
+        )
+
+    store.when = lambda verb, key: verb == "list" and "/intent/" in key
+    store.what = come
+    gc(kit)
+    is_there = pack_key("data/covers", orphan) in keys(kit, "pack")
+    assert is_there == (ulid_from_text(orphan) in kit.dataset.read_head().head.condemned)
+    assert not kit.verify().damage
+
+
 def test_killed_at_any_write_a_collector_leaves_everything_whole(kit: Kit, tmp_path: Path) -> None:
     set_tag(kit.dataset, kit.host, "golden", 2)
 
@@ -374,7 +400,10 @@ def test_revert_makes_an_old_content_new(kit: Kit, tmp_path: Path) -> None:
 def test_leases_read_back_and_garbage_does_not() -> None:
     lease = Lease(1, "n1", [3, 4], time.time_ns())
     assert decode_lease(encode_lease(lease)) == lease
-    for bad in (b"", b"[]", b"{}", encode_lease(lease).replace(b"[3,4]", b"[-1]"), b"[" * 5000):
+    payloads = (b"", b"[]", b"{}", encode_lease(lease)[20:-8].replace(b"[3,4]", b"[-1]"), b"[" * 5000)
+    flipped = bytearray(encode_lease(lease))
+    flipped[40] ^= 1
+    for bad in (b"", b"{}", bytes(flipped), *(pack_frame(b"BXLL", payload) for payload in payloads)):
         with pytest.raises(Corrupt):
             decode_lease(bad)
     assert tag_key("data/covers", "golden") == "data/covers/tag/golden"

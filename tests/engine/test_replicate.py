@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from synclib.core.names import pack_key
+from synclib.core.manifest import Head, encode_head, encode_manifest
+from synclib.core.names import head_key, pack_key
 from synclib.core.retention import Retention
 from synclib.engine.collect import collect
 from synclib.engine.compact import compact
+from synclib.engine.head_swap import update_head
 from synclib.engine.host import no_progress
+from synclib.engine.objects import list_runs
 from synclib.engine.replicate import ReplicateResult, replicate
-from synclib.engine.tags import set_tag, tags
+from synclib.engine.tags import delete_tag, set_tag, tags
 from synclib.engine.verify import VerifyOptions, verify
 from synclib.errors import BoxlinkError, Conflict, Corrupt, Missing
-from synclib.lazy.dataset import STORE_KEY, Dataset
-from synclib.store.base import Body
+from synclib.lazy.dataset import STORE_KEY, Dataset, HeadState
+from synclib.store.base import Body, Buffer
 from synclib.store.memory import MemoryStore
 from tests.kit import Kit, read_tree
 
@@ -188,6 +193,108 @@ def test_a_collector_in_the_copy_leaves_a_replication_alone(kit: Kit, target: Ki
     assert not target.verify().damage
     assert collect(target.dataset, target.host, Retention(last=1), None, no_progress).kept_seqs == [2, 4]
     assert not target.verify().damage
+
+
+@pytest.mark.parametrize("place", [9, 60, -40])
+def test_a_run_that_is_damaged_on_its_way_is_fetched_once_more(kit: Kit, target: Kit, place: int) -> None:
+    real = kit.store.get_ranges
+    damaged: set[str] = set()
+
+    def get_ranges(key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        (data, *others) = real(key, ranges)
+        if "/run/" in key and ranges[0][0] == 0 and len(data) > 100 and key not in damaged:
+            damaged.add(key)
+            spoilt = bytearray(data)
+            spoilt[place] ^= 1
+            data = bytes(spoilt)
+        return [data, *others]
+
+    kit.store.get_ranges = get_ranges  # type: ignore[method-assign]
+    # From a machine that has no copies of the runs yet.
+    replicate(kit.dataset, target.dataset, target.host, None, no_progress)
+    assert len(damaged) == 3
+    own, copied = objects(kit), objects(target)
+    assert all(own[key] == copied[key] for key in own if not key.endswith("/head"))
+
+
+def whole_seqs(kit: Kit) -> set[int]:
+    """The seqs that are there; each of them must be whole."""
+    found = {seq for seq, _ in kit.dataset.manifests()}
+    for seq in found:
+        assert not kit.verify(seq).damage
+    return found
+
+
+@pytest.fixture
+def dropped(kit: Kit, target: Kit) -> Kit:
+    """A copy in which retention has let go what the source keeps."""
+    compact(kit.dataset, kit.host, no_progress, is_full=True)
+    copy(kit, target)
+    delete_tag(kit.dataset, "golden")
+    delete_tag(target.dataset, "golden")
+    return target
+
+
+def test_a_copy_into_the_sweep_of_a_collector_is_whole(kit: Kit, dropped: Kit) -> None:
+    """It has condemned seqs there before the replication said that it needs them, and deletes them afterwards."""
+    real = dropped.store.delete
+    came: list[str] = []
+
+    def delete(key: str, **conditions: object) -> None:
+        if "/run/" in key and not came:
+            came.append(key)
+            copy(kit, dropped)
+        real(key, **conditions)  # type: ignore[arg-type]
+
+    dropped.store.delete = delete  # type: ignore[assignment]
+    collect(dropped.dataset, dropped.host, Retention(last=1), None, no_progress)
+    assert came
+    assert whole_seqs(dropped) >= {3}
+    copy(kit, dropped)
+    collect(dropped.dataset, dropped.host, Retention(), None, no_progress)
+    assert whole_seqs(dropped) == {1, 2, 3}
+
+
+def test_what_is_condemned_while_it_is_copied_stays(kit: Kit, dropped: Kit) -> None:
+    """A killed replication left runs; a collector that had looked for leases before the next one condemns them."""
+    runs = list(list_runs(dropped.dataset))
+    collect(dropped.dataset, dropped.host, Retention(last=1), None, no_progress)
+    left = [item for item in runs if item.id not in {kept.id for kept in list_runs(dropped.dataset)}]
+    assert len(left) == 3
+    for item in left:
+        fetched = kit.store.get(item.key, size_max=1 << 20)
+        assert fetched is not None
+        dropped.store.put(item.key, fetched.data)
+    real = dropped.store.put
+
+    def condemn(state: HeadState) -> Head:
+        names = [item.id for item in left]
+        return msgspec.structs.replace(state.head, epoch=state.head.epoch + 1, condemned=names)
+
+    def put(key: str, body: Body, **conditions: object) -> str:
+        if "/manifest/" in key and not dropped.dataset.read_head().head.condemned:
+            update_head(dropped.dataset, dropped.host, condemn)
+        return real(key, body, **conditions)  # type: ignore[arg-type]
+
+    dropped.store.put = put  # type: ignore[assignment]
+    epoch = dropped.dataset.read_head().head.epoch
+    copy(kit, dropped)
+    dropped.store.put = real  # type: ignore[method-assign]
+    assert dropped.dataset.read_head().head.epoch > epoch
+    collect(dropped.dataset, dropped.host, Retention(), None, no_progress)
+    assert whole_seqs(dropped) == {1, 2, 3}
+
+
+def test_a_head_that_is_being_collected_in_the_copy_is_a_conflict(kit: Kit, dropped: Kit) -> None:
+    head = dropped.dataset.read_head()
+    names = [head.manifest.runs[0].ulid]
+    first = kit.dataset.manifest_at(1)
+    dropped.store.put(
+        head_key("data/covers"),
+        encode_head(Head("data/covers", 7, encode_manifest(first), [], names)),
+    )
+    with pytest.raises(Conflict, match="being collected"):
+        copy(kit, dropped)
 
 
 def test_a_store_that_was_never_initialised_is_refused(kit: Kit, tmp_path: Path) -> None:

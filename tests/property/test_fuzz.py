@@ -146,9 +146,10 @@ def test_a_packs_slots_with_right_digests(mutate: Callable[[bytes], bytes]) -> N
 @given(mutations())
 def test_leases_and_tags(mutate: Callable[[bytes], bytes]) -> None:
     with bounded():
-        decode_lease(mutate(encode_lease(Lease(1, "n1", [1, 2], 3))))
+        good = unpack_frame(b"BXLL", encode_lease(Lease(1, "n1", [1, 2], 3)))
+        decode_lease(pack_frame(b"BXLL", mutate(good)))
     with bounded():
-        decode_tag(mutate(encode_tag(Tag(1, 2, "0" * 64, 3))))
+        decode_tag(pack_frame(b"BXLT", mutate(unpack_frame(b"BXLT", encode_tag(Tag(1, 2, "0" * 64, 3))))))
 
 
 @pytest.mark.parametrize("claimed", [0, 1, 1 << 20, (1 << 32) - 1])
@@ -169,8 +170,8 @@ def test_deep_nesting_is_no_recursion_error() -> None:
     for decode in (
         lambda: decode_manifest(pack_frame(MANIFEST_MAGIC, deep)),
         lambda: decode_head(pack_frame(HEAD_MAGIC, deep), "data/covers"),
-        lambda: decode_lease(b"[" * 100_000),
-        lambda: decode_tag(b'{"v":' * 100_000),
+        lambda: decode_lease(pack_frame(b"BXLL", b"[" * 100_000)),
+        lambda: decode_tag(pack_frame(b"BXLT", b'{"v":' * 100_000)),
     ):
         with pytest.raises((Corrupt, Unsupported)):
             decode()

@@ -8,7 +8,7 @@ import sys
 import time
 
 from tests.sim.faults import Fault, parse_faults
-from tests.sim.world import Outcome, Plan, report, simulate
+from tests.sim.world import COUNTS, FLEET, Outcome, Plan, report, simulate
 
 
 def main() -> int:
@@ -19,14 +19,9 @@ def main() -> int:
     for seed in range(options.seed, options.seed + seeds):
         if options.time and time.monotonic() - started > options.time:
             break
-        plan = Plan(
-            seed,
-            options.steps,
-            None if options.faults is None else parse_faults(options.faults),
-            options.publishers,
-            options.nodes,
-            options.readers,
-        )
+        faults = None if options.faults is None else parse_faults(options.faults)
+        counts = {name: getattr(options, name) for name in COUNTS}
+        plan = Plan(seed, options.steps, faults, **counts, upkeep=options.upkeep)
         outcome = simulate(plan)
         done += 1
         if options.trace:
@@ -51,11 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many, one after the other")
     parser.add_argument("--time", type=float, default=0.0, help="go on for so many seconds instead")
-    parser.add_argument("--steps", type=int, default=Plan.steps, help="what the actors do, all together")
+    parser.add_argument("--steps", type=int, default=FLEET.steps, help="what the actors do, all together")
     kinds = ",".join(kind.value for kind in Fault)
     parser.add_argument("--faults", help=f"all, none, or some of {kinds}; left out, the seed chooses")
-    for name in ("publishers", "nodes", "readers"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(Plan, name))
+    for name in COUNTS:
+        parser.add_argument(f"--{name}", type=int, default=getattr(FLEET, name))
+    parser.add_argument("--upkeep", default="", help="what keepers do: compact,drop,…; left out, the seed chooses")
     parser.add_argument("--trace", action="store_true", help="print every event")
     return parser
 

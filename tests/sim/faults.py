@@ -50,7 +50,7 @@ class Faults:
 
     def __init__(self, random: Random, kinds: Iterable[Fault]) -> None:
         self._random = random
-        self._kinds = sorted(kinds, key=lambda kind: kind.value)
+        self.kinds = sorted(kinds, key=lambda kind: kind.value)
         self._rate = random.choice(_RATES)
         self._burst_left = 0
         self._refused_left: dict[str, int] = {}
@@ -70,7 +70,7 @@ class Faults:
         rate = min(0.4, self._rate * (4 if is_conditional else 1))
         if self._random.random() >= rate:
             return None
-        possible = [kind for kind in self._kinds if _is_possible(kind, verb, is_conditional, is_followed)]
+        possible = [kind for kind in self.kinds if _is_possible(kind, verb, is_conditional, is_followed)]
         if not possible:
             return None
         chosen = self._random.choices(possible, [_RARE.get(kind, 1.0) for kind in possible])[0]
@@ -82,7 +82,7 @@ class Faults:
 
     def is_killed_here(self) -> bool:
         """Whether a local rename is an actor's last deed."""
-        return not self.is_stopped and Fault.KILL in self._kinds and self._random.random() < _LOCAL_KILL
+        return not self.is_stopped and Fault.KILL in self.kinds and self._random.random() < _LOCAL_KILL
 
     def chance(self, probability: float) -> bool:
         return self._random.random() < probability

@@ -3,64 +3,105 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from synclib.clock import ulid_text
 from synclib.core import names
-from synclib.core.entry import Entry, Kind
-from synclib.core.manifest import RECENT_COMMITS, Manifest, RunRef, decode_head, manifest_digest
+from synclib.core.entry import ChunkRef, Entry, Kind
+from synclib.core.manifest import (
+    RECENT_COMMITS,
+    Head,
+    Manifest,
+    RunRef,
+    decode_head,
+    decode_manifest,
+    encode_manifest,
+    manifest_digest,
+    manifest_id,
+)
 from synclib.core.pack import decode_chunk
-from synclib.errors import BoxlinkError
+from synclib.core.retention import Retention
+from synclib.errors import BoxlinkError, Missing
 from synclib.lazy.chain import Chain
-from synclib.lazy.run_reader import RangeSource, RunReader, StoreRuns
+from synclib.lazy.dataset import HeadState
+from synclib.lazy.run_reader import RangeSource, Request, RunReader
+from synclib.store.base import Buffer
 from synclib.store.memory import MemoryStore
+from tests.sim.keeping import Keeping, Version
 from tests.sim.scheduler import Violation
-from tests.sim.trees import Thing, Tree, difference, digest_of, merge
+from tests.sim.trees import Thing, Tree, difference, digest_of, leading_to, merge, with_directories
 
 ROOT = names.dataset_root("covers")
 HEAD = names.head_key(ROOT)
+_MANIFESTS = names.manifest_prefix(ROOT)
+_OBJECTS = (names.run_prefix(ROOT), names.pack_prefix(ROOT))
+_LEASES = (names.intent_prefix(ROOT), names.pin_prefix(ROOT))
 
 
 @dataclass(eq=False)
 class Attempt:
-    """One publish: what it is given, and what is seen of it at the store."""
+    """One publish or revert: what it is given, and what is seen of it at the store."""
 
     actor: str
     base: Tree | None  # None: what the head is when it begins
     mine: Tree
+    prefix: bytes = b""  # the folder of the dataset that ``base`` and ``mine`` are all of
+    above: Tree = field(default_factory=dict)  # what the base has of the directories that lead to it
+    target: int | None = None  # the seq that a revert brings back
     start_seq: int | None = None  # of the head that it read first
     committed: int = 0  # the seq it made
     may_be_committed: bool = False  # whether the answer to a write of the head was lost
 
     def result(self, history: History, seq: int) -> Tree:
         """The tree that it makes of a seq."""
-        base = self.base if self.base is not None else history.tree(self.start_seq or 0)
-        return merge(base, self.mine, history.tree(seq))
+        if self.target is not None:
+            return history.tree(self.target)
+        start = history.tree(self.start_seq or 0)
+        base, above = self.base, self.above
+        if base is None:
+            base, above = below(start, self.prefix), leading_to(start, self.prefix)
+        return merge(base, with_directories(self.mine, start, above, self.prefix), history.tree(seq))
+
+
+@dataclass(frozen=True)
+class Deed:
+    """On whose behalf something is written or deleted, as it was when it was begun."""
+
+    actor: str
+    attempt: Attempt | None = None
+    retention: Retention | None = None  # of the collection that its actor is in
 
 
 @dataclass(frozen=True)
 class Seq:
-    """A committed seq: all of it, and what of the store it needs."""
+    """A committed seq: all of it."""
 
     number: int
     tree: Tree
     digest: str
-    manifest: bytes
-    commits: list[str]  # of the head that held it last
-    keys: frozenset[str]
+    manifest: bytes  # of the head that held it last
 
 
 @dataclass
 class History:
-    """All seqs. ``put`` and ``delete`` are told of every change of the store, when it is applied."""
+    """All seqs of one store. ``put`` and ``delete`` are told of every change of it, when it is applied.
+
+    ``source``: the history that this one is a copy of.
+    """
 
     memory: MemoryStore
+    source: History | None = None
     seqs: list[Seq] = field(default_factory=list)
     heads: list[tuple[bytes, str]] = field(default_factory=list)  # each head there was, with its etag
+    commits: list[str] = field(default_factory=list)
     known: defaultdict[bytes, set[bytes]] = field(default_factory=lambda: defaultdict(set))
-    _needed: dict[str, int] = field(default_factory=dict)  # key -> a seq that needs it
-    _readers: dict[bytes, RunReader] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)  # every immutable object that there ever was
+    versions: dict[bytes, Version] = field(default_factory=dict)  # by the digest of the manifest
+    keeping: Keeping = field(default_factory=Keeping)
+    _checked: set[bytes] = field(default_factory=set)  # versions that were read
+    _runs: dict[bytes, list[Entry]] = field(default_factory=dict)
+    _chunks: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
 
     @property
     def last(self) -> int:
@@ -78,37 +119,48 @@ class History:
         for path, thing in tree.items():
             self.known[path].add(thing.data)
 
-    def put(self, attempt: Attempt | None, key: str, old: bytes | None, data: bytes, etag: str) -> None:
+    def put(self, deed: Deed, key: str, old: bytes | None, data: bytes, etag: str, now: float) -> None:
         if key == HEAD:
             self.heads.append((data, etag))
-            self._replace(attempt, data)
-        elif key in self._needed and old != data:
-            raise Violation(f"I3: {key}, which seq {self._needed[key]} needs, was overwritten with other bytes")
+            self._replace(deed, data)
+        elif key.startswith(_OBJECTS) or key.startswith(_MANIFESTS):
+            if self.objects.setdefault(key, data) != data:
+                raise Violation(f"I3: {key} was overwritten with other bytes")
+            version = self.version(data) if key.startswith(_MANIFESTS) else None
+            self.keeping.put(key, version)
+        elif key.startswith(_LEASES):
+            self.keeping.claims.put(deed.actor, key, old, data, now)
+            self.keeping.claims.condemned.setdefault(key, self.keeping.condemned)
 
-    def delete(self, key: str) -> None:
-        if key in self._needed:
-            raise Violation(f"I3: {key} was deleted, but seq {self._needed[key]} needs it")
+    def delete(self, deed: Deed, key: str, now: float) -> None:
+        if key == HEAD:
+            raise Violation("I3: the head was deleted")
+        if key.startswith(_LEASES):
+            self.keeping.claims.delete(deed.actor, key, now)
+        elif key.startswith(_OBJECTS) or key.startswith(_MANIFESTS):
+            self.keeping.delete(deed.actor, key, now, is_collected=deed.retention is not None)
 
-    def _replace(self, attempt: Attempt | None, data: bytes) -> None:
+    def _replace(self, deed: Deed, data: bytes) -> None:
         """A new head: of the same seq by one who keeps house, or of the next one by one who publishes."""
-        head, manifest = decode_head(data, ROOT)
+        try:
+            head, manifest = decode_head(data, ROOT)
+        except BoxlinkError as error:
+            raise Violation(f"I4: a head was written that does not decode: {error.message}") from error
         former = self.seqs[-1] if self.seqs else None
-        if former is not None and head.commits != [*former.commits, head.commits[-1]][-RECENT_COMMITS:]:
+        if former is not None and head.commits != [*self.commits, head.commits[-1]][-RECENT_COMMITS:]:
             raise Violation(f"I5: a head of seq {manifest.seq} replaces one of seq {self.last} that it does not follow")
+        self.commits = head.commits
         if former is not None and former.manifest != head.manifest:
             key = names.manifest_key(ROOT, former.number, manifest_digest(former.manifest))
-            if not self._has(key):
+            if key not in self.keeping.present:
                 raise Violation(f"I3: seq {former.number} is no longer the head, and has no manifest")
-            self._needed[key] = former.number
         if former is not None and manifest.seq == former.number:
-            tree = former.tree
             self.seqs.pop()
+            tree = former.tree
         else:
-            tree = self._commit(attempt, manifest)
-        self.check(manifest, tree)
-        keys = frozenset(self._closure(manifest))
-        self.seqs.append(Seq(manifest.seq, tree, manifest.digest, head.manifest, head.commits, keys))
-        self._needed.update(dict.fromkeys(keys, manifest.seq))
+            tree = self._copied(manifest) if self.source is not None else self._commit(deed.attempt, manifest)
+        self._check_head(deed, head, manifest, tree)
+        self.seqs.append(Seq(manifest.seq, tree, manifest.digest, head.manifest))
         self.know(tree)
 
     def _commit(self, attempt: Attempt | None, manifest: Manifest) -> Tree:
@@ -122,6 +174,47 @@ class History:
         attempt.committed = manifest.seq
         return attempt.result(self, self.last)
 
+    def _copied(self, manifest: Manifest) -> Tree:
+        """What a seq that was copied must be: all that lie between come with it."""
+        assert self.source is not None
+        if not self.last < manifest.seq <= self.source.last:
+            raise Violation(f"I5: the copy's head of seq {self.last} was replaced by one of seq {manifest.seq}")
+        self.seqs += self.source.seqs[self.last : manifest.seq - 1]
+        for seq in self.seqs:
+            self.know(seq.tree)
+        return self.source.tree(manifest.seq)
+
+    def _check_head(self, deed: Deed, head: Head, manifest: Manifest, tree: Tree) -> None:
+        version = self.version(head.manifest)
+        lacking = version.keys - self.keeping.present
+        if lacking:
+            raise Violation(f"I3: the head of seq {manifest.seq} names what is not there: {sorted(lacking)}")
+        if version.id not in self._checked:
+            self.check(manifest, tree)
+            self._checked.add(version.id)
+        self.keeping.replace(deed.actor, deed.retention, head, version, self._copies(manifest.seq))
+
+    def _copies(self, seq: int) -> list[Version]:
+        """What a copy's head makes known: the manifests that stand there already."""
+        if self.source is None:
+            return []
+        return [version for version in self.versions.values() if version.seq <= seq]
+
+    def needs(self, lease: str, head: HeadState, seqs: Iterable[int]) -> set[str]:
+        """What a lease holds that names these seqs, where its holder has this head."""
+        unknown = self.keeping.claims.condemned.get(lease, set()) - set(head.head.condemned)
+        if any(version.seq in seqs and version.ids & unknown for version in self.versions.values()):
+            raise Violation(f"I3: a lease of seqs {sorted(seqs)} was given, of which something is condemned")
+        held = [version for version in self.keeping.alive.values() if version.seq in seqs]
+        if head.manifest.seq in seqs and head.etag is not None:
+            held = [version for version in held if version.seq != head.manifest.seq]
+            held.append(self.version(head.head.manifest))
+        needs = {key for version in held for key in version.needs}
+        if lacking := needs - self.keeping.present:
+            raise Violation(f"I3: a lease of seqs {sorted(seqs)} was given, but {min(lacking)} is gone")
+        # The head's manifest need not be an object yet.
+        return needs | ({version.key for version in held} & self.keeping.present)
+
     def check(self, manifest: Manifest, expected: Tree) -> None:
         """That a manifest leads to exactly this tree, and says so (I3, I4)."""
         found = self.read(manifest.runs)
@@ -134,39 +227,77 @@ class History:
         if counted != (manifest.entry_count, manifest.file_count, manifest.plain_bytes):
             raise Violation(f"seq {manifest.seq} counts wrong: {counted} are there")
 
+    def version(self, data: bytes) -> Version:
+        """What a manifest needs."""
+        digest = manifest_digest(data)
+        name = manifest_id(digest)
+        if name not in self.versions:
+            manifest = decode_manifest(data)
+            runs = {ref.key(ROOT): ref.ulid for ref in manifest.runs}
+            try:
+                live = self._live(manifest.runs).values()
+            except BoxlinkError as error:
+                raise Violation(f"I3: seq {manifest.seq}: {error.kind}: {error.message} {error.key}") from error
+            packs = {chunk.pack for entry in live for chunk in entry.chunks}
+            needs = {**runs, **{names.pack_key(ROOT, ulid_text(pack)): pack for pack in packs}}
+            key = names.manifest_key(ROOT, manifest.seq, digest)
+            self.versions[name] = Version(manifest.seq, name, key, manifest.published_at_ns, needs)
+        return self.versions[name]
+
+    def version_of(self, manifest: Manifest) -> Version:
+        return self.version(encode_manifest(manifest))
+
     def read(self, runs: Iterable[RunRef], source: RangeSource | None = None) -> Tree:
-        """The tree that a list of runs makes, every byte of it from the store (or, the runs, from ``source``)."""
+        """The tree that a list of runs makes, from what the store has or once had (or, the runs, from ``source``)."""
         try:
-            readers = map(self._reader, runs) if source is None else (RunReader(source, ROOT, ref) for ref in runs)
-            chain = Chain(readers)
-            return {entry.path: self._thing(entry) for entry in chain.entries()}
+            return {path: self._thing(entry) for path, entry in self._live(runs, source).items()}
         except BoxlinkError as error:
             raise Violation(f"I3: {error.kind}: {error.message} {error.key}") from error
 
-    def _reader(self, ref: RunRef) -> RunReader:
-        if ref.ulid not in self._readers:
-            self._readers[ref.ulid] = RunReader(StoreRuns(self.memory), ROOT, ref)
-        return self._readers[ref.ulid]
+    def _live(self, runs: Iterable[RunRef], source: RangeSource | None = None) -> dict[bytes, Entry]:
+        live: dict[bytes, Entry] = {}
+        for ref in runs:
+            if ref.ulid not in self._runs:
+                reader = RunReader(source or Kept(self.objects), ROOT, ref)
+                self._runs[ref.ulid] = [entry for entry, _ in Chain([reader]).merged()]
+            live.update((entry.path, entry) for entry in self._runs[ref.ulid])
+        return {path: entry for path, entry in live.items() if entry.kind != Kind.TOMBSTONE}
 
     def _thing(self, entry: Entry) -> Thing:
         kind = Kind(entry.kind)
         if kind != Kind.FILE:
             return Thing(kind, entry.target, entry.mode, entry.mtime_ns)
-        pieces = []
-        for chunk in entry.chunks:
+        return Thing(kind, b"".join(map(self._plain, entry.chunks)), entry.mode, entry.mtime_ns)
+
+    def _plain(self, chunk: ChunkRef) -> bytes:
+        place = chunk.pack, chunk.offset
+        if place not in self._chunks:
             key = names.pack_key(ROOT, ulid_text(chunk.pack))
-            (stored,) = self.memory.get_ranges(key, [(chunk.offset, chunk.offset + chunk.stored_bytes)])
-            pieces.append(bytes(decode_chunk(chunk, stored)))
-        return Thing(kind, b"".join(pieces), entry.mode, entry.mtime_ns)
+            (stored,) = Kept(self.objects).get_ranges(key, [(chunk.offset, chunk.offset + chunk.stored_bytes)])
+            self._chunks[place] = bytes(decode_chunk(chunk, stored))
+        return self._chunks[place]
 
-    def _closure(self, manifest: Manifest) -> Iterable[str]:
-        """The runs, and the packs that live entries lead to."""
-        readers = [self._reader(ref) for ref in manifest.runs]
-        for reader in readers:
-            yield reader.key
-        for entry in Chain(readers).entries():
-            for chunk in entry.chunks:
-                yield names.pack_key(ROOT, ulid_text(chunk.pack))
 
-    def _has(self, key: str) -> bool:
-        return any(info.key == key for info in self.memory.list(key))
+class Kept:
+    """Every object as it was first written, for a model that forgets nothing."""
+
+    is_far = False
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self._objects = objects
+
+    def get_many(self, requests: Sequence[Request]) -> list[list[Buffer]]:
+        return [self.get_ranges(*request) for request in requests]
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        if key not in self._objects:
+            raise Missing("it never was there", key=key)
+        return [self._objects[key][start:stop] for start, stop in ranges]
+
+    def drop(self, key: str) -> bool:
+        return False
+
+
+def below(tree: Tree, prefix: bytes) -> Tree:
+    """What lies in a folder, under the same paths; all of it for the empty one."""
+    return {path: thing for path, thing in tree.items() if not prefix or path.startswith(prefix + b"/")}

@@ -10,9 +10,10 @@ from synclib.core.entry import Kind
 from synclib.disk.held import Held
 from synclib.disk.markers import Markers
 from synclib.engine.follow import Follower
-from synclib.errors import BoxlinkError, Partial
+from synclib.errors import BoxlinkError, Missing, Partial
 from synclib.store.meter import Meter
 from tests.sim.edits import edited
+from tests.sim.history import History
 from tests.sim.publishing import Publishing
 from tests.sim.scheduler import Violation
 from tests.sim.trees import Tree, difference, parents, read_tree, write_tree
@@ -27,15 +28,21 @@ _SETTLE_S = 150.0  # the longest pause after an error is 60 s
 class Node(Publishing):
     """Follows: the daemon's rounds over one directory with its markers."""
 
-    def __init__(self, world: World, name: str, random: Random) -> None:
+    is_publishing = True
+
+    def __init__(self, world: World, name: str, random: Random, history: History) -> None:
         self.markers = Markers(world.top / name / "data/covers")
         self.held = Held(world.top / name / "data/covers")
         self.floor = 0
         self.edited_under: bytes | None = None  # a synch.down that the user has made wrong
         self.put_here: Tree = {}  # by the user
         self.follower: Follower
-        super().__init__(world, name, random)
+        super().__init__(world, name, random, history)
         self.ask("")
+
+    @property
+    def is_following(self) -> bool:  # type: ignore[override]
+        return self.attempt is None
 
     def start(self) -> None:
         super().start()
@@ -59,7 +66,7 @@ class Node(Publishing):
             self.ask("")
         elif chance < 0.22:
             self.start()
-        elif chance < 0.32:
+        elif chance < 0.32 and self.is_publishing:
             self.edit()
         self.round()
 
@@ -67,7 +74,7 @@ class Node(Publishing):
         """The user changes files here, and asks for them to be published."""
         self.edited_under = self._down_identity()
         tree = edited(self.random, read_tree(self.directory), self.clock.wall_ns())
-        self.world.history.know(tree)
+        self.history.know(tree)
         former = read_tree(self.directory)
         self.put_here.update({path: thing for path, thing in tree.items() if former.get(path) != thing})
         write_tree(self.directory, tree)
@@ -80,7 +87,7 @@ class Node(Publishing):
         attempt = self.begin(self.base) if self.markers.up_identity() is not None else None
         error = self.engine(self.follower.round)
         self.world.note(self, "round", "", "ok" if error is None else type(error).__name__)
-        history = self.world.history
+        history = self.history
         stood = [history.tree(seq) for seq in range(1, history.last + 1)]
         if attempt is not None and error is not None and self.markers.up_identity() is not None:
             self.judge(lambda: self.check_failed(attempt))
@@ -89,7 +96,7 @@ class Node(Publishing):
         return error
 
     def after_kill(self) -> None:
-        history = self.world.history
+        history = self.history
         stood = [history.tree(seq) for seq in range(1, history.last + 1)]
         published = self.bases_after(self.attempt)[1:] if self.attempt is not None else []
         self.judge(lambda: self.check_base([self.base, *published, *stood]))
@@ -113,7 +120,7 @@ class Node(Publishing):
         down = self.markers.down()
         if down is None:
             raise Violation(f"I1: {self.name} has a synch.down that cannot be read")
-        history = self.world.history
+        history = self.history
         if not 0 < down.seq <= history.last or down.digest != history.seqs[down.seq - 1].digest:
             raise Violation(f"I1: {self.name} says that seq {down.seq} {down.digest} stands there: there is none")
         there = history.tree(down.seq)
@@ -140,7 +147,7 @@ class Node(Publishing):
     def _check_whole(self) -> None:
         """I6: whatever stands under a name is all of what somebody once put there."""
         for path, thing in read_tree(self.directory).items():
-            if thing.kind == Kind.FILE and thing.data not in self.world.history.known[path]:
+            if thing.kind == Kind.FILE and thing.data not in self.history.known[path]:
                 raise Violation(f"I6: {self.name} has {path!r} with bytes that no seq has there: {thing.data[:40]!r}")
 
     def settle(self) -> None:
@@ -159,12 +166,22 @@ class Node(Publishing):
                 self.round()
             if isinstance(self.follower.error, Partial):
                 self._remove_strangers()
+            if isinstance(self.follower.error, Missing):
+                self._give_up()
             self.world.check(self)
+
+    def _give_up(self) -> None:
+        """What is asked for is no longer kept: a seq by name, or what an edited directory was."""
+        if (down := self.markers.down()) is not None and self._down_identity() == self.edited_under:
+            write_tree(self.directory, self.history.tree(down.seq))
+            self.edited_under = None
+        self.markers.remove(names.UP)
+        self.ask("")
 
     def _remove_strangers(self) -> None:
         """The user takes away what stands in the way, as the error says."""
         active = self.markers.active()
-        there = self.world.history.tree((active and active.seq) or self.world.history.last)
+        there = self.history.tree((active and active.seq) or self.history.last)
         tree = read_tree(self.directory)
         extra = tree.keys() - self._without_strangers(tree, there).keys()
         write_tree(self.directory, {path: thing for path, thing in tree.items() if path not in extra})
@@ -173,7 +190,13 @@ class Node(Publishing):
         active, down = self.markers.active(), self.markers.down()
         if active is None or down is None or down.reason or self.markers.up_identity() is not None:
             return False
-        return down.seq == (active.seq or self.world.history.last) and self._down_identity() != self.edited_under
+        return down.seq == (active.seq or self.history.last) and self._down_identity() != self.edited_under
+
+
+class CopyNode(Node):
+    """Follows a copy, which only a replication changes."""
+
+    is_publishing = False
 
 
 class _Silent:

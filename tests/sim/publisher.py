@@ -7,7 +7,7 @@ import os
 from synclib.engine.host import no_progress
 from synclib.engine.publish import PublishOptions, publish
 from synclib.engine.restore import RestoreOptions, restore
-from synclib.errors import BoxlinkError
+from synclib.errors import BoxlinkError, Missing
 from tests.sim.edits import edited
 from tests.sim.publishing import Publishing
 from tests.sim.scheduler import Violation
@@ -19,17 +19,18 @@ class Publisher(Publishing):
 
     def operate(self) -> None:
         chance = self.random.random()
-        if chance < 0.15:
+        if chance < 0.15 and not self.prefix:
             self.restore_in_place()
         else:
             if chance < 0.9:
                 write_tree(self.directory, edited(self.random, read_tree(self.directory), self.clock.wall_ns()))
             self.publish(is_mirror=chance > 0.85)
 
-    def publish(self, *, is_mirror: bool = False) -> bool:
+    def publish(self, *, is_mirror: bool = False) -> BoxlinkError | None:
+        """What it failed with."""
         attempt = self.begin(None if is_mirror else self.base)
         former = self.base
-        options = PublishOptions(is_mirror=is_mirror, allow_delete=True)
+        options = PublishOptions(self.prefix, is_mirror=is_mirror, allow_delete=True)
         try:
             done = self.engine(
                 lambda: publish(self.dataset, None, os.fsencode(self.directory), self.host, options, no_progress)
@@ -38,11 +39,11 @@ class Publisher(Publishing):
             self.world.note(self, "publish", "", type(error).__name__)
             self.judge(lambda: self.check_failed(attempt))
             self.judge(lambda: self.check_base([former, *self.bases_after(attempt)[1:]]))
-            return False
+            return error
         self.world.note(self, "publish", f"{done.seq} {done.is_new}", "ok")
         self.judge(lambda: self.check_published(attempt, done))
         self.judge(lambda: self.check_base([attempt.mine]))
-        return True
+        return None
 
     def restore_in_place(self) -> None:
         before = self.base
@@ -60,7 +61,7 @@ class Publisher(Publishing):
             self.judge(lambda: self.check_base([before]))
             return
         self.world.note(self, "restore", str(manifest.seq), "ok")
-        there = self.world.history.tree(manifest.seq)
+        there = self.history.tree(manifest.seq)
         self.judge(lambda: self.check_base([there]))
         if options.is_delete and read_tree(self.directory) != there:
             self.world.scheduler.fail(
@@ -68,11 +69,21 @@ class Publisher(Publishing):
             )
 
     def after_kill(self) -> None:
-        history = self.world.history
+        history = self.history
         allowed = [history.tree(seq) for seq in range(1, history.last + 1)] if self.attempt is None else []
         more = self.bases_after(self.attempt)[1:] if self.attempt is not None else []
         self.judge(lambda: self.check_base([self.base, *more, *allowed]))
 
     def settle(self) -> None:
-        if not self.publish():
-            self.world.scheduler.fail(Violation(f"I8: {self.name} cannot publish, though nothing is wrong any more"))
+        error = self.publish()
+        if isinstance(error, Missing):
+            # Its base is no longer kept: as the error says.
+            error = self.publish(is_mirror=True)
+        if error is not None:
+            self.world.scheduler.fail(Violation(f"I8: {self.name} cannot publish: {error.kind}: {error.message}"))
+
+
+class FolderPublisher(Publisher):
+    """Publishes its directory as a folder of the dataset."""
+
+    prefix = b"d/e"

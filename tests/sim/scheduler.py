@@ -154,14 +154,14 @@ class Scheduler:
 class ActorClock:
     """One machine's clock: the shared time, with a wall clock that is wrong by some seconds."""
 
-    _EPOCH_NS = 1_800_000_000_000_000_000
+    EPOCH_NS = 1_800_000_000_000_000_000
 
     def __init__(self, scheduler: Scheduler, skew_s: float) -> None:
         self._scheduler = scheduler
         self._skew_s = skew_s
 
     def wall_ns(self) -> int:
-        return self._EPOCH_NS + int((self._scheduler.now + self._skew_s) * 1e9)
+        return self.EPOCH_NS + int((self._scheduler.now + self._skew_s) * 1e9)
 
     def monotonic(self) -> float:
         return self._scheduler.now

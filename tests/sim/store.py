@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,7 +13,7 @@ from synclib.errors import Ambiguous, BoxlinkError, Conflict, Invalid, Missing, 
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo
 from synclib.store.outcome import NotApplied
 from tests.sim.faults import Fault
-from tests.sim.history import HEAD
+from tests.sim.history import HEAD, History
 from tests.sim.scheduler import Killed
 
 if TYPE_CHECKING:
@@ -21,29 +22,40 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Page = tuple[tuple[ObjectInfo, ...], bool]  # and whether it breaks off
-URL = "memory://sim"
 _LATE_STEPS = 60
-_STALL_S = 25 * 3600.0  # longer than a lease
+_STALLS_S = [25 * 3600.0, 25 * 3600.0, 75 * 3600.0]  # longer than a lease, and than what an ended one still holds
 _PAGE = 2
 
 
-class SimStore:
-    """One incarnation's connection. Once its actor is killed every call raises Killed, and does nothing."""
+@dataclass
+class Life:
+    """One incarnation of an actor."""
 
-    def __init__(self, world: World, actor: Actor) -> None:
-        self.url = URL
-        self.is_dead = False
-        self._world, self._actor = world, actor
+    is_dead: bool = False
+
+
+class SimStore:
+    """One incarnation's connection to a store. Once it is killed every call raises Killed, and does nothing."""
+
+    def __init__(self, world: World, actor: Actor, history: History, life: Life) -> None:
+        self.url = history.memory.url
+        self._world, self._actor, self._history, self._life = world, actor, history, life
+        self._memory = history.memory
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether it is the store that its actor works on; not the one that it copies from or to."""
+        return self._history is self._actor.history
 
     def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
         def read() -> Fetched | None:
-            return self._world.memory.get(key, size_max=size_max, if_none_match=if_none_match)
+            return self._memory.get(key, size_max=size_max, if_none_match=if_none_match)
 
         def damage(fault: Fault, fetched: Fetched | None) -> Fetched | None:
             return fetched and Fetched(self._damaged(fault, fetched.data), fetched.etag, fetched.size)
 
         def former(fetched: Fetched | None) -> Fetched | None:
-            heads = self._world.history.heads
+            heads = self._history.heads
             if len(heads) < 2 or heads[-2][1] == if_none_match:
                 return fetched
             data, etag = heads[-2]
@@ -52,10 +64,10 @@ class SimStore:
         try:
             found = self._call("get", key, read, damage=damage, former=former)
         except Missing:
-            if key == HEAD:
+            if key == HEAD and self._is_own:
                 self._actor.saw_head(None)
             raise
-        if key == HEAD and found is not None:
+        if key == HEAD and found is not None and self._is_own:
             self._actor.saw_head(found.etag)
         return found
 
@@ -64,26 +76,22 @@ class SimStore:
             at = self._world.faults.number(len(found)) if found else 0
             return [self._damaged(fault, data) if number == at else data for number, data in enumerate(found)]
 
-        return self._call("ranges", key, lambda: self._world.memory.get_ranges(key, ranges), damage=damage)
+        return self._call("ranges", key, lambda: self._memory.get_ranges(key, ranges), damage=damage)
 
     def get_suffix(self, key: str, length: int) -> Fetched:
         def damage(fault: Fault, found: Fetched) -> Fetched:
             return Fetched(self._damaged(fault, found.data), found.etag, found.size)
 
-        return self._call("suffix", key, lambda: self._world.memory.get_suffix(key, length), damage=damage)
+        return self._call("suffix", key, lambda: self._memory.get_suffix(key, length), damage=damage)
 
     def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
         data = body.read_bytes() if isinstance(body, Path) else bytes(body)
-        write = self._world.writer(self._actor.attempt, key, data, if_absent=if_absent, if_match=if_match)
+        write = self._world.writer(self._actor.deed, self._history, key, data, if_absent=if_absent, if_match=if_match)
         shown = f"{key} {len(data)} {zlib.crc32(data):08x}"
         return self._call("put", shown, write, is_conditional=if_absent or if_match is not None, key=key)
 
     def delete(self, key: str, *, if_match: str | None = None) -> None:
-        def delete() -> None:
-            if self._world.has(key):
-                self._world.memory.delete(key, if_match=if_match)
-                self._world.history.delete(key)
-
+        delete = self._world.deleter(self._actor.deed, self._history, key, if_match=if_match)
         self._call("delete", key, delete, is_conditional=if_match is not None)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
@@ -99,7 +107,7 @@ class SimStore:
 
     def _page(self, prefix: str, after: str) -> _Page:
         def read() -> _Page:
-            return tuple(itertools.islice(self._world.memory.list(prefix, after=after), _PAGE)), False
+            return tuple(itertools.islice(self._memory.list(prefix, after=after), _PAGE)), False
 
         def cut(_: Fault, page: _Page) -> _Page:
             return page[0][:1], True
@@ -122,7 +130,7 @@ class SimStore:
         self._check_alive()
         world.step(actor)
         self._check_alive()
-        is_followed = key == HEAD and actor.attempt is None
+        is_followed = key == HEAD and actor.is_following
         fault = world.faults.draw(actor.name, verb, is_conditional=is_conditional, is_followed=is_followed)
         try:
             result = self._faulty(fault, verb, key, apply, is_conditional, damage, former)
@@ -146,7 +154,7 @@ class SimStore:
         lost: Unavailable = (
             Ambiguous("the answer was lost", key=key) if is_conditional else Unavailable("lost", key=key)
         )
-        attempt = actor.attempt if key == HEAD and verb == "put" else None
+        attempt = actor.attempt if key == HEAD and verb == "put" and self._is_own else None
         match fault:
             case Fault.BEFORE:
                 raise lost
@@ -169,7 +177,8 @@ class SimStore:
                     world.attempt(apply)
                 world.kill(actor)
             case Fault.STALL:
-                world.scheduler.stall(1 + world.faults.number(100), _STALL_S)
+                seconds = _STALLS_S[world.faults.number(len(_STALLS_S))]
+                world.scheduler.stall(1 + world.faults.number(100), seconds)
                 self._check_alive()
         result = apply()
         if fault is Fault.STALE and former is not None:
@@ -186,7 +195,7 @@ class SimStore:
         return plain[:at] + bytes([plain[at] ^ 1 << faults.number(8)]) + plain[at + 1 :]
 
     def _check_alive(self) -> None:
-        if self.is_dead:
+        if self._life.is_dead:
             raise Killed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from pathlib import Path
@@ -128,6 +129,20 @@ class _Bytes:
         return 0
 
 
+def leading_to(tree: Tree, prefix: bytes) -> Tree:
+    """What a tree has of the directories that lead to a folder, itself among them."""
+    above = [*parents(prefix), prefix] if prefix else []
+    return {path: tree[path] for path in above if path in tree}
+
+
+def with_directories(folder: Tree, head: Tree, base: Tree, prefix: bytes) -> Tree:
+    """A folder's content with the directories that lead to it, where the head has none and the base not these."""
+    above = [*parents(prefix), prefix] if prefix else []
+    lacking = [path for path in above if path not in head or head[path].kind != Kind.DIRECTORY]
+    return {**{path: NEW_DIRECTORY for path in lacking if base.get(path) != NEW_DIRECTORY}, **folder}
+
+
+@functools.lru_cache(1 << 12)
 def entry_of(path: bytes, thing: Thing) -> Entry:
     """The entry of a path as far as a digest sees it: places of chunks are invented."""
     if thing.kind != Kind.FILE:

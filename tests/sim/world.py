@@ -11,23 +11,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 from unittest import mock
 
-from synclib.engine import pack_job
+from synclib.core import leveling, repacking
+from synclib.core.manifest import CONDEMNED_MAX
+from synclib.engine import collect, pack_job
+from synclib.engine.lease import Holder, Moved
 from synclib.errors import Missing
-from synclib.lazy.dataset import STORE_KEY
+from synclib.lazy.dataset import STORE_KEY, HeadState
 from synclib.store.memory import MemoryStore
 from tests.sim.actor import Actor
+from tests.sim.audit import audit
 from tests.sim.faults import Fault, Faults, swarm
-from tests.sim.history import Attempt, History
-from tests.sim.node import Node
-from tests.sim.publisher import Publisher
-from tests.sim.reader import Reader
+from tests.sim.history import Deed, History
+from tests.sim.keeper import CopyKeeper, Keeper, Replicator
+from tests.sim.node import CopyNode, Node
+from tests.sim.publisher import FolderPublisher, Publisher
+from tests.sim.reader import PinnedReader, Reader
 from tests.sim.scheduler import Killed, Scheduler, Violation
 from tests.sim.store import attempt_quietly
 
 _EVENTS_SHOWN = 30
 MEMORY_DISK = Path("/dev/shm")
+_LATE_S = 600.0  # no write is later than that
 Event = tuple[int, str, str, str, str, str]  # step, actor, verb, key, outcome, fault
 
 
@@ -41,6 +48,11 @@ class Plan:
     publishers: int = 2
     nodes: int = 2
     readers: int = 1
+    folders: int = 0  # publishers of a folder
+    pinned: int = 0  # readers that hold a pin
+    keepers: int = 0
+    copies: int = 0  # stores that it is copied to, each with a node and a keeper
+    upkeep: str = ""  # what keepers do, with commas between; left out, the seed chooses for each of them
 
     @property
     def command(self) -> str:
@@ -48,7 +60,26 @@ class Plan:
         command = f"python -m tests.sim --seed {self.seed} --steps {self.steps}"
         if self.faults is not None:
             command += " --faults " + (",".join(sorted(kind.value for kind in self.faults)) or "none")
-        return f"{command} --publishers {self.publishers} --nodes {self.nodes} --readers {self.readers}"
+        if self.upkeep:
+            command += f" --upkeep {self.upkeep}"
+        return command + "".join(f" --{name} {getattr(self, name)}" for name in COUNTS)
+
+
+COUNTS = ("publishers", "nodes", "readers", "folders", "pinned", "keepers", "copies")
+
+
+# One of everything.
+FLEET = Plan(0, 120, None, folders=1, pinned=1, keepers=2, copies=1)
+
+
+class _Late(NamedTuple):
+    """A write of which the answer was lost: when it arrives, at the latest."""
+
+    step: int
+    time: float
+    actor: Actor
+    what: str
+    apply: Callable[[], object]
 
 
 @dataclass
@@ -88,23 +119,39 @@ class World:
         self.scheduler = Scheduler(Random(random.random()))
         self.faults = Faults(Random(random.random()), plan.faults if plan.faults is not None else swarm(random))
         self.trace: list[Event] = []
-        self.memory = MemoryStore("sim")
-        self.memory.put(STORE_KEY, b"{}")
-        self.history = History(self.memory)
+        self.history = History(MemoryStore("sim"))
+        self.copies = [History(MemoryStore(f"copy{number + 1}"), self.history) for number in range(plan.copies)]
+        for history in self.histories:
+            history.memory.put(STORE_KEY, b"{}")
         self.kills = 0
-        self._late: list[tuple[int, Actor, str, Callable[[], object]]] = []
+        self._late: list[_Late] = []
         self._operations_left = plan.steps
-        kinds = [(Publisher, plan.publishers), (Node, plan.nodes), (Reader, plan.readers)]
+        self.condemned_max = random.choice([2, 16, CONDEMNED_MAX])
+        kinds = [
+            (Publisher, plan.publishers, [self.history]),
+            (Node, plan.nodes, [self.history]),
+            (Reader, plan.readers, [self.history]),
+            (FolderPublisher, plan.folders, [self.history]),
+            (PinnedReader, plan.pinned, [self.history]),
+            (Keeper, plan.keepers, [self.history]),
+            (Replicator, 1, self.copies),
+            (CopyNode, 1, self.copies),
+            (CopyKeeper, 1, self.copies),
+        ]
         self.actors: list[Actor] = [
-            kind(self, f"{kind.__name__.lower()}{number}", Random(random.random()))
-            for kind, count in kinds
-            for number in range(1, count + 1)
+            kind(self, f"{kind.__name__.lower()}{number}", Random(random.random()), history)
+            for kind, count, histories in kinds
+            for number, history in enumerate(histories * count, 1)
         ]
         self._working = self._unsettled = len(self.actors)
         self._by_thread: dict[int, Actor] = {}
         self.outside = top / "outside"
         self.outside.mkdir()
         (self.outside / "x").write_bytes(b"not ours")
+
+    @property
+    def histories(self) -> list[History]:
+        return [self.history, *self.copies]
 
     def run(self) -> Outcome:
         for actor in self.actors:
@@ -114,6 +161,8 @@ class World:
             try:
                 self.scheduler.run()
                 self.check_outside()
+                for history in self.histories:
+                    audit(history, self.scheduler.now, self.top / "audit")
             except Exception as error:
                 violation = error
         counts: dict[str, int] = {}
@@ -155,10 +204,13 @@ class World:
         """Between two things that an actor does: all that must hold now is checked, and others go on."""
         self.check(actor)
         self.scheduler.pass_turn()
-        due = [late for late in self._late if late[0] <= self.scheduler.step]
-        self._late = [late for late in self._late if late[0] > self.scheduler.step]
+        due = [late for late in self._late if self._is_due(late)]
+        self._late = [late for late in self._late if not self._is_due(late)]
         for late in due:
             self._arrive(late)
+
+    def _is_due(self, late: _Late) -> bool:
+        return late.step <= self.scheduler.step or late.time <= self.scheduler.now
 
     def check(self, actor: Actor) -> None:
         with self.judged():
@@ -176,35 +228,43 @@ class World:
         self.trace.append((self.scheduler.step, actor.name, verb, key, outcome, fault.value if fault else ""))
 
     def later(self, steps: int, actor: Actor, what: str, apply: Callable[[], object]) -> None:
-        self._late.append((self.scheduler.step + steps, actor, what, apply))
+        self._late.append(_Late(self.scheduler.step + steps, self.scheduler.now + _LATE_S, actor, what, apply))
 
-    def _arrive(self, late: tuple[int, Actor, str, Callable[[], object]]) -> None:
-        _, actor, what, apply = late
-        self.note(actor, "late", what, self.attempt(apply))
+    def _arrive(self, late: _Late) -> None:
+        self.note(late.actor, "late", late.what, self.attempt(late.apply))
 
     def attempt(self, apply: Callable[[], object]) -> str:
         return attempt_quietly(apply)
 
-    def has(self, key: str) -> bool:
-        try:
-            self.memory.get_suffix(key, 1)
-        except Missing:
-            return False
-        return True
-
     def writer(
-        self, attempt: Attempt | None, key: str, data: bytes, *, if_absent: bool, if_match: str | None
+        self, deed: Deed, history: History, key: str, data: bytes, *, if_absent: bool, if_match: str | None
     ) -> Callable[[], str]:
         """A write that the model sees when it is applied, now or later."""
 
         def write() -> str:
-            old = bytes(self.memory.get_suffix(key, 1 << 40).data) if self.has(key) else None
-            etag = self.memory.put(key, data, if_absent=if_absent, if_match=if_match)
+            old = self._present(history, key)
+            etag = history.memory.put(key, data, if_absent=if_absent, if_match=if_match)
             with self.judged():
-                self.history.put(attempt, key, old, data, etag)
+                history.put(deed, key, old, data, etag, self.scheduler.now)
             return etag
 
         return write
+
+    def deleter(self, deed: Deed, history: History, key: str, *, if_match: str | None) -> Callable[[], None]:
+        def delete() -> None:
+            is_there = self._present(history, key) is not None
+            history.memory.delete(key, if_match=if_match)
+            if is_there:
+                with self.judged():
+                    history.delete(deed, key, self.scheduler.now)
+
+        return delete
+
+    def _present(self, history: History, key: str) -> bytes | None:
+        try:
+            return bytes(history.memory.get_suffix(key, 1 << 40).data)
+        except Missing:
+            return None
 
     def kill(self, actor: Actor) -> None:
         """Kill an actor where it stands: its disk is as it is now, whatever is cleaned up on the way out."""
@@ -229,12 +289,53 @@ class World:
                 stack.enter_context(mock.patch.object(os, name, self._local(name, real)))
             # Nothing here changes while it is read, so no tick of the kernel's clock need be waited for.
             stack.enter_context(mock.patch.object(pack_job, "stamp_clock_ns", return_value=1 << 62))
+            # So that a short history gives upkeep something to do.
+            for module, name, value in (
+                (leveling, "FAN_OUT", 3),
+                (leveling, "RATIO_RUNS_MIN", 4),
+                (repacking, "SMALL_PACKS_MIN", 2),
+                (collect, "CONDEMNED_MAX", self.condemned_max),
+            ):
+                stack.enter_context(mock.patch.object(module, name, value))
+            stack.enter_context(mock.patch.object(Holder, "take", self._taking(Holder.take)))
+            stack.enter_context(mock.patch.object(Holder, "end", self._ending(Holder.end)))
             yield
+
+    def _taking(self, real: Callable[..., None]) -> Callable[..., None]:
+        """The model is told of a lease from when its taking has returned."""
+
+        def take(holder: Holder, head: HeadState, *seqs: int, holds_all: bool = False) -> None:
+            actor = self._by_thread.get(threading.get_ident())
+            try:
+                real(holder, head, *seqs, holds_all=holds_all)
+            except Moved:
+                if actor is not None and actor.attempt is not None:
+                    # It begins again, with the head as it is then.
+                    actor.attempt.start_seq = None
+                raise
+            if actor is not None:
+                history = self._history_of(holder)
+                with self.judged():
+                    history.keeping.claims.take(actor.name, holder._key, history.needs(holder._key, head, seqs))
+
+        return take
+
+    def _ending(self, real: Callable[..., None]) -> Callable[..., None]:
+        def end(holder: Holder) -> None:
+            actor = self._by_thread.get(threading.get_ident())
+            if actor is not None and not actor.life.is_dead:
+                self._history_of(holder).keeping.claims.give_back(holder._key)
+            real(holder)
+
+        return end
+
+    def _history_of(self, holder: Holder) -> History:
+        return next(history for history in self.histories if history.memory.url == holder._dataset.store.url)
 
     def _local(self, verb: str, real: Callable[..., None]) -> Callable[..., None]:
         def point(source: object, target: object, **options: object) -> None:
             actor = self._by_thread.get(threading.get_ident())
-            if actor is None or actor.store.is_dead:
+            if actor is None or actor.life.is_dead:
                 real(source, target, **options)
                 return
             self.step(actor)

@@ -1,0 +1,149 @@
+"""Bugs put into upkeep on purpose: collection, compaction, repacking, reverting, tags, replication."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from synclib.clock import ulid_text
+from synclib.core.lease import Lease
+from synclib.core.manifest import Head, RunRef
+from synclib.core.names import pack_key
+from synclib.engine import collect, compact, repack, replicate, tags
+from synclib.engine.lease import Holder
+from synclib.lazy.dataset import HeadState
+from synclib.lazy.merge import Moves, merge
+from tests.sim.faults import Fault
+from tests.sim.planted import found
+
+Patch = pytest.MonkeyPatch
+
+
+def test_leases_are_not_looked_at(monkeypatch: Patch) -> None:
+    """Collection by reachability alone."""
+    monkeypatch.setattr(collect._Collection, "_leases", lambda _: iter(()))
+    found("I3:", keepers=2, nodes=0, upkeep="compact,drop", first=8)
+
+
+def test_leases_are_not_looked_at_again_after_the_condemnation(monkeypatch: Patch) -> None:
+    real = collect._Collection._leases
+
+    def leases(self: Any) -> Iterator[Any]:
+        if not hasattr(self, "seen"):
+            self.seen = list(real(self))
+        return iter(self.seen)
+
+    monkeypatch.setattr(collect._Collection, "_leases", leases)
+    found("I3:", keepers=2, pinned=2, nodes=0, upkeep="compact,drop")
+
+
+def test_the_head_is_not_read_again_after_a_lease_was_written(monkeypatch: Patch) -> None:
+    """Its holder does not learn of what was condemned in between."""
+
+    def take(self: Any, head: HeadState, *seqs: int, holds_all: bool = False) -> None:
+        self._seqs, self._holds_all = sorted(seqs), holds_all
+        self._put(is_new=not self.is_held)
+
+    monkeypatch.setattr(Holder, "take", take)
+    found("I3:", keepers=2, pinned=2, nodes=0, upkeep="compact,drop", first=5)
+
+
+def test_what_is_held_is_taken_off_the_list(monkeypatch: Patch) -> None:
+    """A second collector, that sees a lease, spares what the first one is about to delete."""
+    real = collect._Collection._clear
+
+    def clear(self: Any, gone: set[bytes]) -> None:
+        real(self, {*gone, *self._dataset.read_head().head.condemned})
+
+    monkeypatch.setattr(collect._Collection, "_clear", clear)
+    found("no longer condemned", keepers=2, pinned=1, nodes=0, upkeep="compact,drop")
+
+
+def test_a_commit_does_not_look_whether_its_intent_stands(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Holder, "check", lambda _: None)
+    found("I3:", Fault.STALL, keepers=2, nodes=0, upkeep="collect")
+
+
+def test_an_ended_lease_holds_nothing_any_more(monkeypatch: Patch) -> None:
+    """At once, before its holder can know."""
+    monkeypatch.setattr(Lease, "protects", lambda self, now_ns: not self.ended_at_ns)
+    found("I3:", Fault.STALL, keepers=2, pinned=2, nodes=0, upkeep="compact,drop", first=7)
+
+
+def test_a_compaction_of_diffs_drops_their_tombstones(monkeypatch: Patch) -> None:
+    def merged(runs: Any, builder: Any, packs: Any, *, is_snap: bool) -> None:
+        merge(runs, builder, packs, is_snap=True)
+
+    monkeypatch.setattr(compact, "merge", merged)
+    found("I4: seq", keepers=1, nodes=0, upkeep="compact")
+
+
+def test_a_compaction_puts_back_the_chain_that_it_read(monkeypatch: Patch) -> None:
+    real, read = compact.with_merged, {}
+
+    def with_merged(state: HeadState, inputs: list[RunRef], run: RunRef) -> Head | None:
+        return real(read.setdefault(run.ulid, state), inputs, run)
+
+    monkeypatch.setattr(compact, "with_merged", with_merged)
+    found("I5: ", keepers=2, nodes=0, upkeep="compact", first=14)
+
+
+def test_a_repack_moves_a_shared_chunk_for_one_file_only(monkeypatch: Patch) -> None:
+    def moved(self: Moves, entry: Any) -> Any:
+        places = [(chunk.pack, chunk.offset) for chunk in entry.chunks]
+        chunks = tuple(self.chunks.pop(place) for place in places if place in self.chunks)
+        kept = tuple(chunk for chunk in entry.chunks if chunk.pack not in self.victims)
+        return msgspec.structs.replace(entry, chunks=(*kept, *chunks))
+
+    monkeypatch.setattr(Moves, "moved", moved)
+    found("size is not the sum", keepers=1, nodes=0, upkeep="repack")
+
+
+def test_a_repack_deletes_the_old_packs_itself(monkeypatch: Patch) -> None:
+    real = repack._Repacking._build
+
+    def build(self: Any, head: Any, chain: Any, moves: Moves) -> RunRef:
+        done = real(self, head, chain, moves)
+        for pack in sorted(moves.victims):
+            self._dataset.store.delete(pack_key(self._dataset.root, ulid_text(pack)))
+        return done
+
+    monkeypatch.setattr(repack._Repacking, "_build", build)
+    found("I3:", keepers=1, nodes=0, upkeep="repack")
+
+
+def test_the_copy_gets_its_head_first(monkeypatch: Patch) -> None:
+    real = replicate._Replication._manifests_to_copy
+
+    def manifests(self: Any, there: HeadState, head: HeadState, history: Any) -> Any:
+        self._put_head(there, head, set())
+        return real(self, there, head, history)
+
+    monkeypatch.setattr(replicate._Replication, "_manifests_to_copy", manifests)
+    found("I3:", copies=1, nodes=0)
+
+
+def test_the_copy_relies_on_what_is_condemned_there(monkeypatch: Patch) -> None:
+    """As it once was."""
+    monkeypatch.setattr(
+        replicate._Replication,
+        "_manifests_to_copy",
+        lambda self, there, head, history: [item for found in history.values() for item in found],
+    )
+    found("I3:", copies=1, nodes=0, upkeep="compact,drop,replicate", first=5)
+
+
+def test_a_tag_is_set_without_the_head(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(tags, "update_head", lambda *_: None)
+    found("I3:", keepers=3, nodes=0, upkeep="tag,drop", first=76)
+
+
+def test_packs_are_deleted_before_the_manifests_that_name_them(monkeypatch: Patch) -> None:
+    def backwards(items: Any, key: Any = None) -> list[Any]:
+        return sorted(items, key=key, reverse=key is not None)
+
+    monkeypatch.setattr(collect, "sorted", backwards, raising=False)
+    found("I3:", keepers=1, nodes=0, upkeep="compact,drop")
