@@ -18,6 +18,7 @@ EXTRA_NAME_BYTES_MAX = 0xFFFF  # what the digest can count
 EXTRAS_MAX = 1024
 EXTRA_BYTES_MAX = 1 << 20  # names and values of one entry together
 HARDLINK, OWNER, XATTR = "hardlink", "owner", "xattr."  # of a file's group; of uid and gid; before an xattr's name
+XATTRS = "xattrs"  # empty: the entry has all attributes that there were, so others are to be removed
 HARDLINK_BYTES, OWNER_BYTES = 16, 8
 XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX = 255, 64 << 10  # linux/limits.h
 HASH_BYTES = 32
@@ -87,6 +88,14 @@ def group_of(extra: Extra) -> bytes:
     return next((value for name, value in extra if name == HARDLINK), b"")
 
 
+def link_key(entry: Entry) -> bytes:
+    """What the members of a hard-link group that can be one file have in common: the group, and all that a file has but
+    its name; empty for a file of no group. Groups that two publishers named alike are told apart by it."""
+    if not group_of(entry.extra):
+        return b""
+    return blake3(digest_input(msgspec.structs.replace(entry, directory=b"", name=b""))).digest(HARDLINK_BYTES)
+
+
 def is_same_content(first: Entry, second: Entry) -> bool:
     """Whether two entries of one path mean the same, wherever their bytes are stored."""
     return (
@@ -154,6 +163,8 @@ def check_extra(extra: Extra) -> None:
             is_possible &= len(value) == HARDLINK_BYTES
         elif name == OWNER:
             is_possible &= len(value) == OWNER_BYTES
+        elif name == XATTRS:
+            is_possible &= not value
         elif name.startswith(XATTR):
             # xattr(7): a namespace, a dot, and a name that is not empty.
             namespace, dot, rest = name.removeprefix(XATTR).partition(".")

@@ -7,6 +7,7 @@ A delta that is no run of the store, because it was laid on another head, is kep
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -66,6 +67,13 @@ class BaseFile:
         base = Base(url, root, repr(directory), repr(prefix), seq, digest, runs, is_whole)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self._path, msgspec.json.encode(base))
+
+    def keep(self, run: RunRef, path: Path) -> None:
+        """Keep a run of the base, a copy of which is at ``path``: as a further name of it, else not at all (the store
+        has it)."""
+        with contextlib.suppress(OSError):
+            self.runs.mkdir(parents=True, exist_ok=True)
+            os.link(path, self.runs / run.file_name)
 
     def prune(self, runs: list[RunRef]) -> None:
         """Remove own runs that the base no longer names."""

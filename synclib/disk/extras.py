@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 
-from synclib.core.entry import OWNER, XATTR, Entry
+from synclib.core.entry import OWNER, XATTR, XATTRS, Entry
 
 _OWNER = struct.Struct("<II")
 
@@ -48,15 +48,36 @@ def set_xattrs(path: int | bytes, entry: Entry, is_root: bool) -> str:
     After its owner, for a change of owner takes file capabilities away.
     """
     problem = ""
-    for name, value in _xattrs(entry, is_root):
+    wanted = dict(_xattrs(entry, is_root))
+    follows = isinstance(path, int)
+    for name, value in wanted.items():
         try:
-            if isinstance(path, int):
-                os.setxattr(path, name, value)
-            else:
-                os.setxattr(path, name, value, follow_symlinks=False)
+            os.setxattr(path, name, value, follow_symlinks=follows)
+        except OSError as error:
+            problem = f"{os.fsdecode(name)}: {error.strerror}"
+    for name in _strange(path, entry, wanted, is_root):
+        try:
+            os.removexattr(path, name, follow_symlinks=follows)
         except OSError as error:
             problem = f"{os.fsdecode(name)}: {error.strerror}"
     return problem
+
+
+def _strange(path: int | bytes, entry: Entry, wanted: dict[bytes, bytes], is_root: bool) -> list[bytes]:
+    """The attributes that a path has and its entry, of which all were recorded, has not, and this process may remove.
+
+    What the system labels by itself (``security.``) stays.
+    """
+    if not any(name == XATTRS for name, _ in entry.extra):
+        return []
+    try:
+        found = os.listxattr(path, follow_symlinks=isinstance(path, int))
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.EPERM):
+            raise
+        return []
+    mine = (b"user.", b"trusted.", b"system.") if is_root else (b"user.",)
+    return [name for name in map(os.fsencode, found) if name not in wanted and name.startswith(mine)]
 
 
 def has_extras(path: bytes, entry: Entry, found: os.stat_result, is_root: bool) -> bool:
@@ -64,7 +85,10 @@ def has_extras(path: bytes, entry: Entry, found: os.stat_result, is_root: bool) 
     owner = owner_of(entry)
     if owner is not None and is_root and owner != (found.st_uid, found.st_gid):
         return False
-    return all(_xattr(path, name) == value for name, value in _xattrs(entry, is_root))
+    wanted = dict(_xattrs(entry, is_root))
+    if any(_xattr(path, name) != value for name, value in wanted.items()):
+        return False
+    return not _strange(path, entry, wanted, is_root)
 
 
 def _xattr(path: bytes, name: bytes) -> bytes | None:

@@ -12,7 +12,7 @@ import struct
 
 from blake3 import blake3
 
-from synclib.core.entry import HARDLINK, HARDLINK_BYTES, OWNER, XATTR, Extra
+from synclib.core.entry import HARDLINK, HARDLINK_BYTES, OWNER, XATTR, XATTRS, Extra
 from synclib.core.names import PATH_BYTES_MAX, is_reserved
 
 _OWNER = struct.Struct("<II")
@@ -44,7 +44,11 @@ class Extras:
         if self._owners:
             found.append((OWNER, _OWNER.pack(status.st_uid, status.st_gid)))
         if self._xattrs:
+            known = len(notes)
             found += _xattrs_of(path, notes)
+            if len(notes) == known:
+                # These are all: a restore removes others.
+                found.append((XATTRS, b""))
         return tuple(found)
 
     def _group(self, status: os.stat_result) -> bytes:

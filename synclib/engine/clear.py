@@ -17,8 +17,9 @@ from synclib.lazy.changes import changes
 
 @dataclass
 class Cleared:
-    """``kept``: paths that the chain removed but somebody had changed here. ``is_dry_run``: what would be removed is
-    counted, and stays; directories count also where a stranger's files would keep them."""
+    """``kept``: paths that the chain removed but that stay, for somebody had changed or published them here.
+    ``is_dry_run``: what would be removed is counted, and stays; directories count also where a stranger's files would
+    keep them."""
 
     deleted: int = 0
     kept: list[bytes] = field(default_factory=list)
@@ -65,6 +66,15 @@ def _remove_file(tree: Tree, opened: Opened, former: Entry, cleared: Cleared) ->
         is_same = is_same and stat.S_ISLNK(found.st_mode)
     if not is_same or not _remove(tree, opened, former, cleared):
         cleared.kept.append(former.path)
+
+
+def note_published(tree: Tree, published: Chain, new: Chain, cleared: Cleared) -> None:
+    """Name what was published from here and the dataset no longer has: nobody put it here but its owner, so it stays,
+    and a publish would bring it back."""
+    for former, entry in changes(published, new) if published.runs else ():
+        if former is not None and entry is None and former.kind != Kind.DIRECTORY and tree.lstat(former) is not None:
+            cleared.kept.append(former.path)
+    tree.forget()
 
 
 def remove_extra(tree: Tree, opened: Opened, prefix: bytes, new: Chain, cleared: Cleared) -> None:

@@ -190,7 +190,7 @@ class _Collection:
         if any(held.lease.holds_all for held in leases):
             return []
         owners = {held.tag for held in leases}
-        history = _without(self._reach.history(head), set(head.head.condemned), head)
+        history = self._standing(head)
         stays = kept(history, head, self._retention, self._tagged(), _seqs(leases))
         kept_seqs = {manifest.seq for _, manifest in stays}
         self._result.kept_seqs = sorted(kept_seqs)
@@ -201,13 +201,33 @@ class _Collection:
         self._result.held = len(unreached) - len(found)
         return found
 
+    def _standing(self, head: HeadState) -> dict[int, list[tuple[bytes, Manifest]]]:
+        """The history without what is condemned already, itself or in what it reaches, and without what a replication
+        that never ended put beyond the head: these are garbage too, and go before what they name."""
+        condemned = set(head.head.condemned)
+        left = {
+            seq: [
+                (name, manifest)
+                for name, manifest in found
+                if manifest == head.manifest
+                or not condemned
+                or condemned.isdisjoint(self._reach.closure([(name, manifest)], may_lack=True))
+            ]
+            for seq, found in self._reach.history(head).items()
+            if seq <= head.manifest.seq
+        }
+        return {seq: found for seq, found in left.items() if found}
+
     def _held(self, head: HeadState) -> _Held:
         """What leases, also those ended lately, and tags hold."""
         now_ns = self._host.clock.wall_ns()
         leases = [held for held in self._leases() if held.lease.protects(now_ns)]
         self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
         history = self._reach.history(head)
-        stays = [item for seq in _seqs(leases) for item in history.get(seq, ())]
+        condemned = set(head.head.condemned)
+        # What has come since is not on the list: nothing that it names goes before it.
+        stays = [item for found in history.values() for item in found if item[0] not in condemned]
+        stays += [item for seq in _seqs(leases) for item in history.get(seq, ())]
         stays += [history[seq][0] for seq in self._tagged() if seq in history]
         stays += [item for item in history[head.manifest.seq] if item[1] == head.manifest]
         return _Held(
@@ -255,24 +275,6 @@ class _Held:
     reached: set[bytes]
     tags: set[bytes]
     holds_all: bool
-
-
-def _without(
-    history: dict[int, list[tuple[bytes, Manifest]]], condemned: set[bytes], head: HeadState
-) -> dict[int, list[tuple[bytes, Manifest]]]:
-    """The history without what is condemned already, itself or in a run, and what a replication that never ended put
-    beyond the head: these are garbage too, and go before their runs."""
-    left = {
-        seq: [
-            (name, manifest)
-            for name, manifest in found
-            if manifest == head.manifest
-            or (name not in condemned and condemned.isdisjoint(run.ulid for run in manifest.runs))
-        ]
-        for seq, found in history.items()
-        if seq <= head.manifest.seq
-    }
-    return {seq: found for seq, found in left.items() if found}
 
 
 def owner_tag_of(item: StoredObject) -> bytes:

@@ -10,7 +10,7 @@ from typing import Protocol
 from blake3 import blake3
 
 from synclib.core.content_set import ContentSet
-from synclib.core.entry import ChunkRef, Entry, Kind, content_id, group_of
+from synclib.core.entry import ChunkRef, Entry, Kind, content_id, group_of, link_key
 from synclib.core.manifest import Manifest
 from synclib.core.zeros import is_hole
 from synclib.disk.held import State, boot_id
@@ -58,7 +58,7 @@ class Everything:
         self.wanted = ContentSet()
 
     def _is_linked(self, entry: Entry) -> bool:
-        group = group_of(entry.extra)
+        group = link_key(entry)
         return bool(group) and self.links.is_linked(entry, group, None)
 
     def label(self) -> None:
@@ -88,7 +88,7 @@ class Comparison:
         found = self._tree.lstat(entry)
         is_here = found is not None and self._is_here(entry, found)
         if entry.kind == Kind.FILE:
-            group = group_of(entry.extra)
+            group = link_key(entry)
             if group and self.links.is_linked(entry, group, found if is_here else None):
                 return
             # Two entries that are no group may not be one file.

@@ -9,7 +9,7 @@ import msgspec
 
 from synclib.clock import ulid_bytes, ulid_text
 from synclib.core import names
-from synclib.core.manifest import RECENT_COMMITS, Head, decode_manifest, encode_head, manifest_digest
+from synclib.core.manifest import RECENT_COMMITS, Head, decode_head, encode_head, manifest_digest
 from synclib.engine.host import Host
 from synclib.errors import Ambiguous, BoxlinkError, Conflict
 from synclib.lazy.dataset import Dataset, HeadState
@@ -22,8 +22,11 @@ def swap_head(dataset: Dataset, old: HeadState, new: Head, commit: str) -> HeadS
     answer was lost."""
     new = msgspec.structs.replace(new, commits=[*old.head.commits, commit][-RECENT_COMMITS:])
     key = names.head_key(dataset.root)
-    etag = dataset.store.put(key, encode_head(new), if_absent=old.etag is None, if_match=old.etag)
-    return HeadState(new, decode_manifest(new.manifest), etag)
+    data = encode_head(new)
+    # What nobody could read again (a clock before 1970) must not become the head.
+    _, manifest = decode_head(data, dataset.root)
+    etag = dataset.store.put(key, data, if_absent=old.etag is None, if_match=old.etag)
+    return HeadState(new, manifest, etag)
 
 
 def archive(dataset: Dataset, head: HeadState) -> None:

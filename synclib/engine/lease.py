@@ -10,7 +10,7 @@ from synclib.core.lease import LEASE_BYTES_MAX, RENEW_S, Lease, decode_lease, en
 from synclib.core.names import intent_key, pin_key
 from synclib.engine.host import Host
 from synclib.errors import BoxlinkError, Conflict, Fenced, Missing
-from synclib.lazy.dataset import Dataset, HeadState
+from synclib.lazy.dataset import Dataset, HeadLost, HeadState
 
 
 class Moved(Conflict):
@@ -52,7 +52,7 @@ class Holder:
     def _first_head(self) -> HeadState | None:
         try:
             return self._dataset.read_head()
-        except Missing:
+        except (Missing, HeadLost):
             return None
 
     def _put(self, *, is_new: bool) -> None:

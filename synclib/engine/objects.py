@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from synclib.core.names import (
     parse_ulid_key,
     run_prefix,
 )
+from synclib.errors import Corrupt
 from synclib.lazy.dataset import Dataset
 
 
@@ -29,19 +31,32 @@ class StoredObject:
     size: int
 
 
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except Corrupt as error:
+        error.hint = error.hint or "it is not boxlink's: move it out of the store, then run this again"
+        raise
+
+
 def list_manifests(dataset: Dataset) -> Iterator[StoredObject]:
     for info in dataset.store.list(manifest_prefix(dataset.root)):
-        _, digest = parse_manifest_key(dataset.root, info.key)
+        with _explained():
+            _, digest = parse_manifest_key(dataset.root, info.key)
         yield StoredObject(0, manifest_id(digest), info.key, info.size)
 
 
 def list_runs(dataset: Dataset) -> Iterator[StoredObject]:
     for info in dataset.store.list(run_prefix(dataset.root)):
-        ulid = parse_run_key(dataset.root, info.key).ulid
+        with _explained():
+            ulid = parse_run_key(dataset.root, info.key).ulid
         yield StoredObject(1, ulid_from_text(ulid), info.key, info.size)
 
 
 def list_packs(dataset: Dataset) -> Iterator[StoredObject]:
     prefix = pack_prefix(dataset.root)
     for info in dataset.store.list(prefix):
-        yield StoredObject(2, ulid_from_text(parse_ulid_key(prefix, info.key)), info.key, info.size)
+        with _explained():
+            ulid = parse_ulid_key(prefix, info.key)
+        yield StoredObject(2, ulid_from_text(ulid), info.key, info.size)

@@ -31,7 +31,7 @@ from synclib.engine.commit import Commit, Laid
 from synclib.engine.difference import Difference
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lease import Moved, intent
-from synclib.errors import Conflict, Invalid, Missing
+from synclib.errors import BoxlinkError, Conflict, Invalid, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
@@ -145,9 +145,10 @@ class _Publication:
             self._result.notes = difference.notes
             if self._is_delta_there and not self._result.is_new and self._is_head(head_chain):
                 base_runs, delta = head.manifest.runs, None
-            runs = self._write_base(base_file, base_runs, delta, cache)
-            result = self._result
-            stats.finish(self._identity(runs, (result.seq, result.digest) if result.is_whole else None), unread)
+            with self._noting():
+                runs = self._write_base(base_file, base_runs, delta, cache)
+                result = self._result
+                stats.finish(self._identity(runs, (result.seq, result.digest) if result.is_whole else None), unread)
         finally:
             stats.close()
             self._intent.end()
@@ -156,6 +157,20 @@ class _Publication:
         )
         self._result.is_whole = self._result.is_whole and not is_kept_back
         return self._result
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Notes are made here after the commit: where that fails, it is said that the commit has not."""
+        try:
+            with disk_errors():
+                yield
+        except BoxlinkError as error:
+            if self._result.is_new:
+                error.message = (
+                    f"it is published as seq {self._result.seq}, but that could not be noted: {error.message}"
+                )
+                error.hint = error.hint or "check the state directory, then publish again: nothing is sent twice"
+            raise
 
     def _identity(self, runs: list[RunRef], whole: tuple[int, str] | None) -> bytes:
         """What a stat cache must be of: what the base holds, and what this publish says of a path.
@@ -231,6 +246,9 @@ class _Publication:
         said = (result.seq, result.digest, runs, result.is_whole)
         if base is None or (base.seq, base.digest, base.runs, base.is_whole) != said:
             base_file.write(result.seq, result.digest, runs, is_whole=result.is_whole)
+        for run in runs:
+            # The cache may be deleted at any time, or pruned by another directory's publish.
+            base_file.keep(run, cache.path(run.key(self._dataset.root)))
         base_file.prune(runs)
         cache.prune({*runs, *committed})
         return runs
@@ -253,7 +271,7 @@ class _Publication:
             shown = os.fsdecode(self._directory)
             raise Missing(
                 f"what {shown} was when it was last published is no longer in the store",
-                hint=f"boxlink restore {self._dataset.name} {shown}, or publish it with --mirror",
+                hint="copy your changes aside, restore, put them back, publish; --mirror deletes what others added",
                 key=error.key,
                 path=shown,
             ) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from synclib.clock import ulid_bytes, ulid_text
-from synclib.core.manifest import Head, Manifest, RunRef, encode_manifest, manifest_digest
+from synclib.core.manifest import EMPTY, Head, Manifest, RunRef, encode_manifest, manifest_digest
 from synclib.core.names import manifest_key, pack_key, tag_key
 from synclib.core.pack import PackInfo, decode_chunk, parse_header, parse_tail
 from synclib.core.run import HEADER_BYTES, check_header
@@ -28,7 +28,7 @@ from synclib.engine.objects import list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach
 from synclib.engine.tags import tags
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Unsupported
-from synclib.lazy.dataset import Dataset, HeadState
+from synclib.lazy.dataset import Dataset, HeadLost, HeadState
 from synclib.lazy.run_cache import RunCache
 from synclib.lazy.run_reader import Request, RunReader
 from synclib.store.base import Buffer
@@ -100,7 +100,7 @@ class _Replication:
         if not is_dry_run:
             self._holds.take(head, head.manifest.seq)
         history = self._reach.history(head)
-        there = self._target.read_head_or_empty()
+        there = self._read_target()
         self._check_ancestry(there, head, history)
         if not is_dry_run:
             self._claim.take(there, holds_all=True)
@@ -115,6 +115,13 @@ class _Replication:
             result.tags = self._copy_tags()
             result.is_new = self._put_head(there, head, self._reach.closure(manifests))
         return result
+
+    def _read_target(self) -> HeadState:
+        """The copy's head; an empty one also where a first replication that never ended has put manifests."""
+        try:
+            return self._target.read_head_or_empty()
+        except HeadLost:
+            return HeadState(Head(self._target.root, 0, b"", [], []), EMPTY, None)
 
     def _check_ancestry(
         self, there: HeadState, head: HeadState, history: dict[int, list[tuple[bytes, Manifest]]]
@@ -226,6 +233,8 @@ class _Replication:
             key = manifest_key(self._target.root, manifest.seq, manifest_digest(data))
             if key not in present:
                 if not is_dry_run:
+                    # A collector that has ended our claim may have swept what this names.
+                    self._claim.check()
                     self._target.store.put(key, data)
                 result.count("manifests", len(data))
 

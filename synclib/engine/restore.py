@@ -25,7 +25,7 @@ from synclib.core.parents import no_parent, with_parents
 from synclib.disk.faults import disk_errors
 from synclib.disk.held import Held
 from synclib.disk.tree import Tree, open_tree
-from synclib.engine.clear import Cleared, remove_extra, remove_old
+from synclib.engine.clear import Cleared, note_published, remove_extra, remove_old
 from synclib.engine.compare import Comparison, Everything, Survey, noting_doubtful
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lease import pin
@@ -238,10 +238,14 @@ class _Restoration:
 
     def _remove(self, abandoned: list[list[RunRef]], opened: Opened, old: Chain, new: Chain, cleared: Cleared) -> None:
         """Remove what the chain had put here and has no longer, and, if asked, whatever is not its own."""
-        if not self._options.path:
+        # A count of what is not in the dataset counts what is no longer in it too.
+        is_counted_below = cleared.is_dry_run and self._options.is_delete
+        if not self._options.path and not is_counted_below:
             for runs in abandoned:
                 remove_old(self._tree, opened, self._chain_of(self._runs, runs), new, cleared)
             remove_old(self._tree, opened, old, new, cleared)
+            if self._standing.before is None and not self._options.is_delete:
+                note_published(self._tree, self._chain_of(self._runs, self._standing.published()), new, cleared)
         if self._options.is_delete:
             # First, so that a stranger's full directory is not in the way of a file.
             remove_extra(self._tree, opened, self._options.path, new, cleared)

@@ -29,6 +29,14 @@ class Standing:
         """The chain that stood here."""
         return self.before.runs if self.before is not None else []
 
+    def published(self) -> list[RunRef]:
+        """The chain of what was published from this directory, where nothing was restored into it yet."""
+        dataset = self._dataset
+        base = BaseFile(
+            self._task.host.state, dataset.store.url, dataset.root, os.fsencode(self._task.directory)
+        ).read()
+        return base.runs if base is not None and base.is_whole else []
+
     @property
     def abandoned(self) -> list[list[RunRef]]:
         """The chains of restores that never ended."""

@@ -7,7 +7,7 @@ from synclib.core.names import tag_key, tag_prefix
 from synclib.core.tag import TAG_BYTES_MAX, Tag, decode_tag, encode_tag
 from synclib.engine.head_swap import update_head
 from synclib.engine.host import Host
-from synclib.errors import BoxlinkError, Missing
+from synclib.errors import BoxlinkError, Corrupt, Missing
 from synclib.lazy.dataset import Dataset, HeadState
 
 
@@ -48,6 +48,7 @@ def _read(dataset: Dataset, key: str) -> Tag:
         return decode_tag(found.data)
     except BoxlinkError as error:
         error.key = error.key or key
+        error.hint = error.hint or f"boxlink tag {dataset.name} {key.rpartition('/')[2]} --delete"
         raise
 
 
@@ -61,8 +62,11 @@ def read_tag(dataset: Dataset, name: str) -> Tag:
         raise
 
 
-def delete_tag(dataset: Dataset, name: str) -> Tag:
-    """Take a tag away; returns what it was."""
-    tag = read_tag(dataset, name)
+def delete_tag(dataset: Dataset, name: str) -> Tag | None:
+    """Take a tag away; returns what it was, None where it could not be read."""
+    try:
+        tag: Tag | None = read_tag(dataset, name)
+    except Corrupt:
+        tag = None
     dataset.store.delete(tag_key(dataset.root, name))
     return tag

@@ -39,8 +39,9 @@ def start_processes(preload: str, count: int) -> ProcessPoolExecutor:
     context.set_forkserver_preload([preload])
     # It comes before: its own start ends with SIGINT let through again.
     resource_tracker.ensure_running()
-    # What starts with SIGINT blocked never sees Ctrl-C, which goes to the whole process group.
-    with _held_back({signal.SIGINT}):
+    # What starts with them blocked never sees Ctrl-C, or a supervisor's SIGTERM, which go to all of the group: who
+    # asked for the work decides what becomes of it.
+    with _held_back({signal.SIGINT, signal.SIGTERM}):
         forkserver.ensure_running()
     return ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker)
 
@@ -73,6 +74,10 @@ class _WorkerProcess(ForkServerProcess):
             return ForkServerProcess._Popen(process_obj)
         finally:
             sys.modules["__main__"] = main
+
+    def terminate(self) -> None:
+        """SIGTERM is blocked in it."""
+        self.kill()
 
 
 class _WorkerContext(ForkServerContext):

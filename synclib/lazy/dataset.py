@@ -32,6 +32,10 @@ class HeadState:
     etag: str | None
 
 
+class HeadLost(Corrupt):
+    """A dataset has a history, but no head."""
+
+
 class Dataset:
     """One dataset (or release) of a store; safe between threads."""
 
@@ -97,7 +101,7 @@ class Dataset:
             # Not everyone may list.
             return
         if first is not None:
-            raise Corrupt(
+            raise HeadLost(
                 f"the head of {self.name} is gone, its history is there",
                 hint="put the object back: an older version of it, or the one of a copy that `replicate` made",
                 dataset=self.name,

@@ -24,7 +24,7 @@ _LOCK = "lock"
 class RunCache:
     """Whole copies of runs in a directory, by the last component of their key.
 
-    ``own``: a directory with runs that the store does not have; it is read, never written to.
+    ``own``: a directory with further runs, some of which the store does not have; only damaged ones are removed.
     """
 
     is_far = False
@@ -100,12 +100,16 @@ class RunCache:
         return self.path(key)
 
     def drop(self, key: str) -> bool:
-        """Forget a copy; False when there was none, or it is the only one."""
-        try:
-            os.unlink(self._directory / key.rpartition("/")[2])
-        except FileNotFoundError:
-            return False
-        return True
+        """Forget a damaged copy; False when there was none. One of our own that the store does not have is lost so, but
+        nobody could read it."""
+        name = key.rpartition("/")[2]
+        is_dropped = False
+        for directory in (self._directory, self._own):
+            if directory is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(directory / name)
+                    is_dropped = True
+        return is_dropped
 
     def prune(self, runs: Iterable[RunRef]) -> None:
         """Remove copies of runs that are no longer wanted, and what a killed writer left; not while others use it."""

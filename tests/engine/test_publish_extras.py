@@ -130,8 +130,8 @@ def test_attributes_on_request(kit: Kit) -> None:
     age(kit)
     kit.publish(xattrs=True)
     entries = published(kit)
-    assert entries[b"f"].extra == (("xattr.user.a", b""), ("xattr.user.note", b"\0\xff"))
-    assert entries[b"d"].extra == (("xattr.user.note", b"2"),)
+    assert entries[b"f"].extra == (("xattr.user.a", b""), ("xattr.user.note", b"\0\xff"), ("xattrs", b""))
+    assert entries[b"d"].extra == (("xattr.user.note", b"2"), ("xattrs", b""))
     assert not kit.publish(xattrs=True).is_new
     os.setxattr(kit.directory / "f", "user.a", b"now")
     done = kit.publish(xattrs=True)

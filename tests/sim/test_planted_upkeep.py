@@ -88,7 +88,7 @@ def test_a_compaction_puts_back_the_chain_that_it_read(monkeypatch: Patch) -> No
         return real(read.setdefault(run.ulid, state), inputs, run)
 
     monkeypatch.setattr(compact, "with_merged", with_merged)
-    found("I5: ", keepers=2, nodes=0, upkeep="compact", first=14)
+    found("I5: ", keepers=2, nodes=0, upkeep="compact", first=54)
 
 
 def test_a_repack_moves_a_shared_chunk_for_one_file_only(monkeypatch: Patch) -> None:

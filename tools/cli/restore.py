@@ -111,7 +111,9 @@ def command(
         text = f"{what} is at seq {done.seq}, digest {done.digest[:16]}: {fetched}, {done.deleted} deleted"
     context.emit(result, f"{text}\n{costs_text(context)}")
     for path in done.kept[:20]:
-        context.note(f"boxlink: kept {printable(path)}: the dataset removed it, but it was changed here")
+        context.note(
+            f"boxlink: kept {printable(path)}: the dataset no longer has it, but it was changed or published here"
+        )
     if done.left_out:
         context.note(f"boxlink: not set, for only root can: {', '.join(done.left_out)}")
     for path, reason in done.problems[:20]:

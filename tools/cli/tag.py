@@ -41,11 +41,17 @@ def command(context: Context, dataset: str, name: str | None, seq: str | None, d
         context.emit({"dataset": dataset, "tags": listed}, "\n".join(lines) or f"{dataset} has no tags")
         return
     check_tag(name)
+    if delete:
+        gone = delete_tag(opened, name)
+        seq_was, digest = (gone.seq, gone.digest) if gone is not None else (0, "")
+        text = f"{dataset}: {name} was seq {seq_was}, digest {digest[:16]}" if gone else f"{dataset}: {name} is gone"
+        context.emit({"dataset": dataset, "name": name, "seq": seq_was, "digest": digest, "deleted": True}, text)
+        return
     before = tags(opened).get(name)
-    tag = delete_tag(opened, name) if delete else set_tag(opened, open_host(context), name, seq_of(opened, seq))
-    if not delete and before is not None and before.seq != tag.seq:
+    tag = set_tag(opened, open_host(context), name, seq_of(opened, seq))
+    if before is not None and before.seq != tag.seq:
         context.note(f"boxlink: {name} was seq {before.seq}, which it no longer spares")
     context.emit(
-        {"dataset": dataset, "name": name, "seq": tag.seq, "digest": tag.digest, "deleted": delete},
-        f"{dataset}: {name} {'was' if delete else 'is'} seq {tag.seq}, digest {tag.digest[:16]}",
+        {"dataset": dataset, "name": name, "seq": tag.seq, "digest": tag.digest, "deleted": False},
+        f"{dataset}: {name} is seq {tag.seq}, digest {tag.digest[:16]}",
     )
