@@ -66,9 +66,11 @@ def write(directory: Path, content: Content) -> None:
 
 
 @pytest.mark.parametrize("verb", ["publish", "restore"])
-def test_ctrl_c_at_any_moment_of_the_work(machine: Machine, verb: str) -> None:
-    """To the whole group, as a terminal sends it: 130, no traceback, no process left over, the next run completes."""
-    entropy = random.Random(verb)
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment_of_the_work(machine: Machine, verb: str, signal_number: signal.Signals) -> None:
+    """To the whole group, as a terminal (or a supervisor) sends it: 130, no traceback, no process left over, the next
+    run completes."""
+    entropy = random.Random(f"{verb} {signal_number}")
     source, out = machine.place / "source", machine.place / "out"
     write(source, large_tree(1))
     (source / "a").unlink()
@@ -87,7 +89,7 @@ def test_ctrl_c_at_any_moment_of_the_work(machine: Machine, verb: str) -> None:
             try:
                 process.wait(entropy.uniform(0, 0.3))
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGINT)
+                os.killpg(process.pid, signal_number)
             out_text, err = process.communicate(timeout=60)
             assert process.returncode in (0, 130), (out_text, err)
             assert b"Traceback" not in err, err.decode()

@@ -1,7 +1,7 @@
 """The ``boxlink`` command. Verbs are found by file name in this folder and imported when they are run.
 
 A verb's module ``tools/cli/<verb>.py`` has a click command named ``command``. An underscore at the end of a file
-name is left out of the verb (``diff_.py`` is ``diff``), a verb's help line is the first line of its module.
+name is left out of the verb (``diff_.py`` is ``diff``).
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from synclib.errors import BoxlinkError, Interrupted
 from tools.cli_context import flush_output, report_bug, report_error
 
 _GROUPS = (
-    ("Data", ("init", "publish", "restore", "ls", "cat", "log", "diff", "verify")),
-    ("Node", ("sync", "logs", "status", "doctor")),
+    ("Data", ("init", "publish", "restore", "ls", "cat", "log", "diff")),
+    ("History", ("tag", "revert", "replicate")),
+    ("Upkeep", ("verify", "compact", "gc", "repack", "doctor")),
+    ("Node", ("sync", "logs")),
     ("Servers", ("render", "proxy")),
 )
 
