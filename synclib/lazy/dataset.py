@@ -187,7 +187,7 @@ def preference(manifest: Manifest) -> tuple[int, bytes]:
 
 def check_prefix(text: str) -> bytes:
     """A folder inside a dataset as people write it, as its clean bytes; empty for the root."""
-    path = text.strip("/").encode("utf-8", "surrogateescape")
+    path = b"" if text == "." else text.strip("/").encode("utf-8", "surrogateescape")
     try:
         names.check_directory(path)
     except Corrupt as error:

@@ -72,8 +72,9 @@ def _make_small_files(top: Path, count: int) -> None:
 
 
 def _make_large_files(top: Path, count: int) -> None:
-    top.mkdir(parents=True)
+    folder = top / "files"
+    folder.mkdir(parents=True)
     for number in range(count):
         generator = random.Random(number)
-        with open(top / f"{number:03}.bin", "wb") as file:
+        with open(folder / f"{number:03}.bin", "wb") as file:
             file.writelines(generator.randbytes(1_000_000) for _ in range(LARGE_BYTES // 1_000_000))
