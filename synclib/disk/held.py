@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -177,6 +178,7 @@ def _try_lock(descriptor: int, how: int) -> bool:
     return True
 
 
+@functools.cache
 def boot_id() -> str:
-    """Another after each start of the machine (proc(5), /proc/sys/kernel/random/boot_id)."""
+    """Another after each start of the machine (proc(5), /proc/sys/kernel/random/boot_id). Asked for once a file."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
