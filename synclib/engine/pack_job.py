@@ -16,7 +16,17 @@ from blake3 import blake3
 
 from synclib.clock import SystemClock, stamp_clock_ns, ulid_text
 from synclib.core import names
-from synclib.core.entry import CHUNK_BYTES_MAX, CHUNKS_PER_FILE_MAX, ChunkRef, Codec, Entry, Kind
+from synclib.core.entry import (
+    CHUNK_BYTES_MAX,
+    CHUNKS_PER_FILE_MAX,
+    TIME_NS_MAX,
+    TIME_NS_MIN,
+    ChunkRef,
+    Codec,
+    Entry,
+    Kind,
+    group_of,
+)
 from synclib.core.lease import owned_ulid
 from synclib.core.pack import PACK_BYTES_TARGET, PackBuilder, PackInfo, encode_chunk
 from synclib.disk.chunk_index import ChunkIndex
@@ -30,6 +40,7 @@ from synclib.store.meter import Meter
 # the processor's cache. Room for one file that is one chunk, and the byte that shows that it grew.
 _STAGING_BYTES = CHUNK_BYTES_MAX + 4096
 # Linux's clock ticks every 10 ms at the slowest.
+_RETRY_WAITS_S = (0.02, 0.1)
 _TICK_MAX_S = 0.05
 # O_NONBLOCK: a pipe that took the file's place must not make us wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -77,6 +88,7 @@ class PackResult:
     entries: list[Entry] = field(default_factory=list)
     skipped: list[tuple[bytes, str]] = field(default_factory=list)
     packs: list[PackInfo] = field(default_factory=list)
+    moved: list[bytes] = field(default_factory=list)  # paths that were read as they were after the scan
     read_bytes: int = 0
     meter: Meter = field(default_factory=Meter)
 
@@ -126,12 +138,14 @@ def pack_files(job: PackJob, store: Store, buffers: Buffers) -> PackResult:
                     continue
                 if item.directory != directory:
                     directory, place = item.directory, _place(job, item.directory)
-                hashes, problem = _read_file(place + item.name, item, packer)
+                found, hashes, problem = _read_patiently(place + item.name, item, packer)
+                if found is not item:
+                    result.moved.append(item.path)
                 if problem:
                     result.skipped.append((item.path, problem))
                 else:
-                    read.append((item, hashes))
-                    result.read_bytes += item.size
+                    read.append((found, hashes))
+                    result.read_bytes += found.size
             packer.finish()
             result.packs = packer.packs + index.packs(packer.foreign_packs)
         finally:
@@ -151,6 +165,29 @@ def _place(job: PackJob, directory: bytes) -> bytes:
     """Where a directory of the dataset is, with a slash at its end."""
     relative = directory[len(job.prefix) + 1 :] if job.prefix else directory
     return os.path.join(job.top, relative, b"")
+
+
+def _read_patiently(path: bytes, found: Found, packer: _Packer) -> tuple[Found, list[bytes], str]:
+    """A file as it is when it holds still: one that changes is looked at and read again, some times, after a while.
+
+    Not one of a hard-link group: its further links were compared with what the scan saw.
+    """
+    clock = SystemClock()
+    for wait_s in (*_RETRY_WAITS_S, None):
+        hashes, problem = _read_file(path, found, packer)
+        if problem != _CHANGED or wait_s is None or group_of(found.extra):
+            break
+        clock.sleep(wait_s)
+        try:
+            status = os.lstat(path)
+        except OSError:
+            break
+        if not stat.S_ISREG(status.st_mode) or not TIME_NS_MIN <= status.st_mtime_ns <= TIME_NS_MAX:
+            break
+        found = msgspec.structs.replace(
+            found, mode=stat.S_IMODE(status.st_mode), mtime_ns=status.st_mtime_ns, size=status.st_size
+        )
+    return found, hashes, problem
 
 
 def _read_file(path: bytes, found: Found, packer: _Packer) -> tuple[list[bytes], str]:

@@ -108,6 +108,7 @@ class _Publication:
         self._intent = intent(dataset, host)
         self._session = ulid_text(self._intent.session)
         self._committed: list[RunRef] = []
+        self._moved: list[bytes] = []  # paths that were read as they were after the scan
         self._base: Base | None = None
         self._is_delta_there = False  # whether the directory is not its base, which is not the head
 
@@ -140,7 +141,7 @@ class _Publication:
             if options.is_dry_run:
                 return self._count_only(head, head_chain, base_chain, changes, difference)
             delta = self._write(head, head_chain, base_chain, cache, changes)
-            unread = [path for path, _ in self._result.skipped]
+            unread = [path for path, _ in self._result.skipped] + self._moved
             self._result.skipped = difference.skipped + self._result.skipped
             self._result.notes = difference.notes
             if self._is_delta_there and not self._result.is_new and self._is_head(head_chain):
@@ -320,6 +321,7 @@ class _Publication:
         try:
             for result in reading.results(itertools.chain([first], changes), self._begin_intent):
                 self._result.skipped += result.skipped
+                self._moved += result.moved
                 self._result.meter.add(result.meter)
                 for entry in result.entries:
                     laid.lay(entry, base_chain, base_chain)

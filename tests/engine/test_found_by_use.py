@@ -9,6 +9,7 @@ import pytest
 
 from synclib.core.names import head_key, intent_key, manifest_prefix, tag_key
 from synclib.core.retention import Retention
+from synclib.engine import pack_job
 from synclib.engine.collect import collect
 from synclib.engine.compact import compact
 from synclib.engine.host import no_progress
@@ -230,3 +231,37 @@ def test_a_damaged_tag_can_be_taken_away(kit: Kit) -> None:
     assert "--delete" in caught.value.hint
     assert delete_tag(kit.dataset, "bad") is None
     assert tags(kit.dataset) == {}
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: int
+) -> None:
+    """One that comes to rest is published as it is then; one that does not keeps its old version, and is named."""
+    kit.write({b"moving": b"old", b"other": b"1"})
+    kit.publish()
+    put(kit.directory, b"moving", b"begun")
+    real, left = pack_job._read_small, [times]
+
+    def read(descriptor: int, size: int, packer: object) -> object:
+        done = real(descriptor, size, packer)  # type: ignore[arg-type]
+        if left[0]:
+            left[0] -= 1
+            put(kit.directory, b"moving", b"now %d" % left[0])
+        return done
+
+    monkeypatch.setattr(pack_job, "_read_small", read)
+    done = kit.publish()
+    monkeypatch.undo()
+    kit.restore(tmp_path / "fresh")
+    if times == 1:
+        assert done.skipped == []
+        assert read_tree(tmp_path / "fresh")[b"moving"] == b"now 0"
+        # What the scan saw of it proves nothing: the same time and size again would be a change.
+        status = os.stat(kit.directory / "moving")
+        put(kit.directory, b"moving", b"begun")
+        os.utime(kit.directory / "moving", ns=(status.st_atime_ns, status.st_mtime_ns - 10**9))
+        assert kit.publish().changed == 1
+    else:
+        assert [path for path, _ in done.skipped] == [b"moving"]
+        assert read_tree(tmp_path / "fresh")[b"moving"] == b"old"
