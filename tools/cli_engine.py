@@ -16,6 +16,7 @@ from typing import cast
 import click
 
 from synclib.clock import SystemClock, SystemEntropy
+from synclib.core.manifest import Manifest
 from synclib.core.names import dataset_root
 from synclib.engine.host import Connect, Host, Progress, no_progress
 from synclib.errors import BoxlinkError, Interrupted, Invalid
@@ -78,6 +79,16 @@ def each_dataset(
     context.emit(results[0] if dataset is not None else {"datasets": results}, costs_text(context))
     if code:
         raise click.exceptions.Exit(code)
+
+
+def manifest_fields(manifest: Manifest) -> dict[str, object]:
+    """What the one object of a verb says of the seq that it ends at."""
+    return {
+        "seq": manifest.seq,
+        "digest": manifest.digest,
+        "files": manifest.file_count,
+        "bytes": manifest.plain_bytes,
+    }
 
 
 def say(context: Context, text: str) -> None:

@@ -62,10 +62,9 @@ class _Compaction:
         self._dataset, self._host, self._cache, self._progress = dataset, host, cache, progress
 
     def run(self, choose: Choose, *, is_dry_run: bool) -> CompactResult:
-        result = CompactResult(self._dataset.read_head().manifest)
+        head = self._dataset.read_head()
+        result = CompactResult(head.manifest)
         for _ in range(_ROUNDS):
-            head = self._dataset.read_head()
-            result.manifest = head.manifest
             chosen = choose(head.manifest.runs, self._host.clock.wall_ns())
             if chosen is None:
                 return result
@@ -82,7 +81,8 @@ class _Compaction:
                     holder.end()
                 if done is not None:
                     result.merges.append((inputs, done[1]))
-                    result.manifest = done[0].manifest
+            head = self._dataset.read_head()
+            result.manifest = head.manifest
         return result
 
     def _merge(

@@ -23,7 +23,7 @@ def command(context: Context, dataset: str, full: bool, dry_run: bool) -> None:
     itself when it costs little.
     """
     from synclib.engine.compact import compact
-    from tools.cli_engine import costs_text, open_dataset, open_host, progress_bar, size_text
+    from tools.cli_engine import costs_text, manifest_fields, open_dataset, open_host, progress_bar, size_text
 
     opened = open_dataset(context, dataset)
     with progress_bar(context) as progress:
@@ -42,10 +42,7 @@ def command(context: Context, dataset: str, full: bool, dry_run: bool) -> None:
     ]
     result: dict[str, object] = {
         "dataset": dataset,
-        "seq": manifest.seq,
-        "digest": manifest.digest,
-        "files": manifest.file_count,
-        "bytes": manifest.plain_bytes,
+        **manifest_fields(manifest),
         "merges": merges,
         "runs": len(manifest.runs),
         "dry_run": dry_run,

@@ -23,7 +23,7 @@ def command(context: Context, dataset: str, first: str, second: str) -> None:
     from synclib.lazy.chain import Chain
     from synclib.lazy.changes import changes
     from synclib.lazy.run_reader import StoreRuns
-    from tools.cli_engine import open_dataset, path_text, printable
+    from tools.cli_engine import manifest_fields, open_dataset, path_text, printable
 
     opened = open_dataset(context, dataset)
     manifests = [opened.manifest_at(seq_of(opened, seq)) for seq in (first, second)]
@@ -45,10 +45,7 @@ def command(context: Context, dataset: str, first: str, second: str) -> None:
         context.emit(
             {
                 "dataset": dataset,
-                "seq": newest.seq,
-                "digest": newest.digest,
-                "files": newest.file_count,
-                "bytes": newest.plain_bytes,
+                **manifest_fields(newest),
                 **found,
             }
         )

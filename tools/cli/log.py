@@ -21,7 +21,7 @@ def command(context: Context, dataset: str, last: int) -> None:
     import time
 
     from synclib.engine.tags import tags
-    from tools.cli_engine import open_dataset, size_text, time_text
+    from tools.cli_engine import manifest_fields, open_dataset, size_text, time_text
 
     opened = open_dataset(context, dataset)
     manifest = opened.read_head().manifest
@@ -56,10 +56,7 @@ def command(context: Context, dataset: str, last: int) -> None:
     ]
     result: dict[str, object] = {
         "dataset": dataset,
-        "seq": manifest.seq,
-        "digest": manifest.digest,
-        "files": manifest.file_count,
-        "bytes": manifest.plain_bytes,
+        **manifest_fields(manifest),
         "published_at": time_text(manifest.published_at_ns),
         "publisher": manifest.publisher,
         "seqs": seqs,

@@ -38,6 +38,7 @@ def command(context: Context, dataset: str | None, budget: int, dry_run: bool, d
         dataset_names,
         each_dataset,
         executor_of,
+        manifest_fields,
         open_host,
         progress_bar,
         say,
@@ -60,10 +61,7 @@ def command(context: Context, dataset: str | None, budget: int, dry_run: bool, d
         say(context, f"{name}: {done.packs} packs ({sizes}) {state}" if done.packs else f"{name}: nothing to repack")
         return {
             "dataset": name,
-            "seq": manifest.seq,
-            "digest": manifest.digest,
-            "files": manifest.file_count,
-            "bytes": manifest.plain_bytes,
+            **manifest_fields(manifest),
             "packs": done.packs,
             "pack_bytes": done.pack_bytes,
             "live_bytes": done.live_bytes,

@@ -29,7 +29,7 @@ def command(context: Context, target: str, dataset: str | None, dry_run: bool) -
     from synclib.errors import Invalid
     from synclib.lazy.dataset import Dataset
     from synclib.store.open import open_store
-    from tools.cli_engine import dataset_names, each_dataset, open_host, progress_bar, say, size_text
+    from tools.cli_engine import dataset_names, each_dataset, manifest_fields, open_host, progress_bar, say, size_text
 
     source = context.open_store()
     copy, meter = open_store(target, context.s3_settings())
@@ -49,10 +49,7 @@ def command(context: Context, target: str, dataset: str | None, dry_run: bool) -
         say(context, f"{name} {'would copy' if dry_run else f'{place}; copied'} {what} ({size_text(size)})")
         return {
             "dataset": name,
-            "seq": manifest.seq,
-            "digest": manifest.digest,
-            "files": manifest.file_count,
-            "bytes": manifest.plain_bytes,
+            **manifest_fields(manifest),
             "copied": {kind: number for kind, (number, _) in done.copied.items()},
             "bytes_copied": size,
             "tags": done.tags,

@@ -21,7 +21,7 @@ def command(context: Context, dataset: str, seq: str, dry_run: bool) -> None:
     boxlink revert covers 41
     """
     from synclib.engine.revert import revert
-    from tools.cli_engine import costs_text, open_dataset, open_host
+    from tools.cli_engine import costs_text, manifest_fields, open_dataset, open_host
 
     opened = open_dataset(context, dataset)
     wanted = seq_of(opened, seq)
@@ -30,10 +30,7 @@ def command(context: Context, dataset: str, seq: str, dry_run: bool) -> None:
     manifest = done.manifest
     result: dict[str, object] = {
         "dataset": dataset,
-        "seq": manifest.seq,
-        "digest": manifest.digest,
-        "files": manifest.file_count,
-        "bytes": manifest.plain_bytes,
+        **manifest_fields(manifest),
         "added": done.added,
         "changed": done.changed,
         "deleted": done.deleted,
