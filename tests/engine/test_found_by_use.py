@@ -16,7 +16,7 @@ from synclib.engine.host import no_progress
 from synclib.engine.lease import intent
 from synclib.engine.repack import RepackOptions, repack_dataset
 from synclib.engine.replicate import replicate
-from synclib.engine.tags import delete_tag, tags
+from synclib.engine.tags import delete_tag, set_tag, tags
 from synclib.engine.verify import VerifyOptions, verify
 from synclib.errors import Corrupt, Invalid
 from synclib.lazy.dataset import Dataset, HeadLost
@@ -265,3 +265,17 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     else:
         assert [path for path, _ in done.skipped] == [b"moving"]
         assert read_tree(tmp_path / "fresh")[b"moving"] == b"old"
+
+
+def test_a_kept_seq_is_kept_as_it_was_repacked(kit: Kit) -> None:
+    for number in range(10):
+        kit.write({b"%d" % part: b"%d" % part for part in range(number + 1)})
+        kit.publish()
+    compact(kit.dataset, kit.host, no_progress, is_full=True)
+    repack_dataset(kit.dataset, kit.host, None, RepackOptions(), no_progress)
+    set_tag(kit.dataset, kit.host, "golden", None)
+    kit.write({b"new": b"x"})
+    kit.publish()
+    assert collect(kit.dataset, kit.host, LAST, None, no_progress).kept_seqs == [10, 11]
+    assert len(list(kit.store.list("data/covers/pack/"))) == 2
+    assert not kit.verify(seq=10).damage
