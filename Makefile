@@ -17,6 +17,10 @@ all: .venv/ready
 	$(BIN)/pip install --quiet --editable . --group dev
 	touch .venv/ready $@
 
+.venv/ready-bench: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --editable . --group bench
+	touch .venv/ready $@
+
 demo: .venv/ready
 	$(BIN)/python -m tools.demo $(ARGS)
 
@@ -32,7 +36,7 @@ check: .venv/ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/ready
+bench: .venv/ready-bench
 	$(BIN)/python -m tools.bench $(ARGS)
 
 clean:

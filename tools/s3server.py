@@ -1,12 +1,8 @@
-"""A real S3 server on the loopback, for tests and benchmarks: versitygw on a directory.
-
-It is built from source by Go, once, into ``.cache/bin``.
-"""
+"""A real S3 server on the loopback, for tests and benchmarks: versitygw on a directory."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -18,21 +14,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from synclib.errors import Missing, Unavailable
+from synclib.errors import Unavailable
+from tools.go_install import install
 
 MODULE = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 ACCESS_KEY, SECRET_KEY, REGION = "test", "testtest", "us-east-1"
-_BUILD_TIMEOUT_S = 900
 _START_TIMEOUT_S = 30
 _START_TRIES = 3
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server and an empty bucket in it."""
+    """A running server and an empty bucket in it; ``directory`` is where it keeps the bucket's objects as files."""
 
     endpoint: str
     bucket: str
+    directory: Path
 
     @property
     def url(self) -> str:
@@ -50,27 +47,14 @@ class S3Server:
         }
 
 
-def install(cache: Path = Path(".cache/bin")) -> Path:
-    """The server's program; built when it is not there. Missing where there is no Go to build it with."""
-    program = cache.resolve() / "versitygw"
-    if program.exists():
-        return program
-    if shutil.which("go") is None:
-        raise Missing("Go is not installed: the S3 server cannot be built", hint=f"install Go, or put it at {program}")
-    cache.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "GOBIN": str(program.parent)}
-    subprocess.run(["go", "install", MODULE], env=environment, check=True, timeout=_BUILD_TIMEOUT_S)
-    return program
-
-
 @contextmanager
 def running(bucket: str = "boxlink", directory: Path | None = None) -> Iterator[S3Server]:
     """A server with an empty bucket; it stops, and its objects go, when the block ends."""
-    program = install()
+    program = install(MODULE)
     with tempfile.TemporaryDirectory(prefix="boxlink-s3-", dir=directory) as data:
         process, endpoint = _start(program, Path(data))
         try:
-            server = S3Server(endpoint, bucket)
+            server = S3Server(endpoint, bucket, Path(data) / bucket)
             _create_bucket(server)
             yield server
         finally:

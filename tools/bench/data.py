@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,12 @@ class Shape:
     count: int = 0
     origin: Path | None = None
 
+    @property
+    def title(self) -> str:
+        if self.name == "tree":
+            return "C: a source tree"
+        return f"{'A' if self.name == 'small' else 'B'}: {self.count:,} files of {_SIZES[self.name]}, incompressible"
+
     def make(self, top: Path) -> None:
         if self.name == "small":
             _make_small_files(top, self.count)
@@ -34,19 +41,24 @@ class Shape:
             assert self.origin is not None
             shutil.copytree(self.origin, top, symlinks=True)
 
-    def change(self, top: Path, seed: int) -> None:
-        """A small change: one file in a hundred gets new content (of large ones a hundredth is overwritten, in all); in
-        a tree every time is new as well, as in a next release."""
-        generator = random.Random(seed)
+    def change(self, top: Path, seed: int) -> Callable[[], None]:
+        """A small change; what is returned puts the old bytes back.
+
+        One file in a hundred gets new content (of large ones a hundredth is overwritten, in each); in a tree every
+        time is new as well, as in a next release.
+        """
+        generator = random.Random(f"change {seed}")  # no bytes that were there before
+        kept: list[tuple[Path, int, bytes, bool]] = []  # path, offset, old bytes, whether the file ends there
         for number, path in enumerate(_files(top)):
             if self.name == "large":
-                with open(path, "r+b") as file:
-                    file.seek(generator.randrange(LARGE_BYTES * 9 // 10))
-                    file.write(generator.randbytes(LARGE_BYTES // 100))
+                kept.append((path, *_overwrite_part(path, generator), False))
             elif number % 100 == 0:
-                path.write_bytes(generator.randbytes(SMALL_BYTES) if self.name == "small" else path.read_bytes() * 2)
+                old = path.read_bytes()
+                kept.append((path, 0, old, True))
+                path.write_bytes(generator.randbytes(SMALL_BYTES) if self.name == "small" else old * 2)
             elif self.name == "tree":
                 os.utime(path)
+        return lambda: _put_back(kept)
 
     def one_file(self, top: Path) -> str:
         """The path of a file in the middle."""
@@ -58,8 +70,30 @@ class Shape:
         return str(Path(self.one_file(top)).parent)
 
 
+_SIZES = {"small": "20 KB", "large": "128 MB"}
+
+
 def _files(top: Path) -> list[Path]:
     return sorted(path for path in top.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _overwrite_part(path: Path, generator: random.Random) -> tuple[int, bytes]:
+    """Where a hundredth of the file was overwritten, and what stood there."""
+    with open(path, "r+b") as file:
+        offset = file.seek(generator.randrange(LARGE_BYTES * 9 // 10))
+        old = file.read(LARGE_BYTES // 100)
+        file.seek(offset)
+        file.write(generator.randbytes(len(old)))
+    return offset, old
+
+
+def _put_back(kept: list[tuple[Path, int, bytes, bool]]) -> None:
+    for path, offset, old, is_whole in kept:
+        with open(path, "r+b") as file:
+            file.seek(offset)
+            file.write(old)
+            if is_whole:
+                file.truncate()
 
 
 def _make_small_files(top: Path, count: int) -> None:

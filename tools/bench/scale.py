@@ -21,8 +21,8 @@ from pathlib import Path
 from synclib.clock import SystemClock, SystemEntropy
 from synclib.lazy.dataset import STORE_KEY
 from synclib.store.file import FileStore
+from tools.bench.command import run
 from tools.bench.large_chain import LargeChain
-from tools.bench.rivals import run
 
 _DIFFS = 19
 _FOLDER = 1000

@@ -1,0 +1,88 @@
+"""One command of a tool, run and measured: wall and processor seconds, and the memory of all its processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_SAMPLE_S = 0.1
+
+
+@dataclass(frozen=True)
+class Run:
+    """Seconds on the wall and of the processors (user and system, all processes); the most memory at one time.
+
+    The memory is the larger of two: the largest process by the kernel's own account, and the sum of what all processes
+    held together (each page shared by n counted 1/n: proportional set size), looked at every 0.1 s.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+def run(command: list[str], environ: Mapping[str, str], cwd: Path | None = None, out: Path | None = None) -> Run:
+    """Run a command; what it says goes to ``out``, or nowhere. SystemExit when it fails.
+
+    GNU time stands between: the kernel counts what a process was forked from as its own, and time is small.
+    """
+    with open(out or os.devnull, "wb") as stdout, tempfile.NamedTemporaryFile("r") as measured:
+        timed = ["/usr/bin/time", "-f", "%U %S %M", "-o", measured.name, *command]
+        started = time.perf_counter()
+        process = subprocess.Popen(timed, env={**os.environ, **environ}, cwd=cwd, stdout=stdout)
+        watch = _Watch(process.pid)
+        watch.start()
+        code = process.wait()
+        seconds = time.perf_counter() - started
+        watch.ended.set()
+        watch.join()
+        if code:
+            raise SystemExit(f"bench: {' '.join(command)} ended with {code}")
+        user, system, kibibytes = measured.read().split()
+        return Run(seconds, float(user) + float(system), max(int(kibibytes) * 1024, watch.peak_bytes))
+
+
+class _Watch(threading.Thread):
+    """Looks at the memory of a process's descendants until it is told that they ended."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid = pid
+        self.peak_bytes = 0
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(_SAMPLE_S):
+            self.peak_bytes = max(self.peak_bytes, sum(map(_held_bytes, _descendants(self.pid))))
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """proc(5), ``/proc/pid/task/tid/children``; a process that is gone has none."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        children = [child for thread in threads for child in _words(f"/proc/{pid}/task/{thread}/children")]
+    except OSError:
+        return
+    for child in children:
+        yield int(child)
+        yield from _descendants(int(child))
+
+
+def _words(path: str) -> list[str]:
+    with open(path) as file:
+        return file.read().split()
+
+
+def _held_bytes(pid: int) -> int:
+    """A process's proportional set size (proc(5), ``smaps_rollup``); 0 when it is gone."""
+    try:
+        words = _words(f"/proc/{pid}/smaps_rollup")
+    except OSError:
+        return 0
+    return int(words[words.index("Pss:") + 1]) * 1024 if "Pss:" in words else 0
