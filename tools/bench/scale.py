@@ -33,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--entries", type=int, nargs="*", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--published", type=int, nargs="*", default=[100_000, 1_000_000])
+    parser.add_argument("--no-restore", action="store_true", help="where the place has no inodes for a second tree")
     parser.add_argument("--place", type=Path)
     arguments = parser.parse_args()
     print(f"machine: {platform.platform()}, {len(os.sched_getaffinity(0))} processors, ", end="")
@@ -44,7 +45,7 @@ def main() -> int:
             chain(place, count)
     for count in arguments.published:
         with scratch(arguments.place) as place:
-            published(place, count)
+            published(place, count, with_restore=not arguments.no_restore)
     return 0
 
 
@@ -91,7 +92,7 @@ def chain(place: Path, count: int) -> None:
     report(place, count, "diff of the first seq and the last", "diff", "covers", "1", str(_DIFFS + 1))
 
 
-def published(place: Path, count: int) -> None:
+def published(place: Path, count: int, *, with_restore: bool) -> None:
     """A tree of empty files: published, published again, one file changed, restored, collected."""
     store = FileStore(str(place / "store"), SystemClock(), SystemEntropy())
     store.create()
@@ -107,8 +108,9 @@ def published(place: Path, count: int) -> None:
     report(place, count, "publish, one file changed", "publish", "data", str(source), "-q")
     shutil.rmtree(place / "state")
     report(place, count, "publish, nothing changed, no local state", "publish", "data", str(source), "-q")
-    report(place, count, "restore", "restore", "data", str(place / "target"), "-q")
-    report(place, count, "restore, nothing to do", "restore", "data", str(place / "target"), "-q")
+    if with_restore:
+        report(place, count, "restore", "restore", "data", str(place / "target"), "-q")
+        report(place, count, "restore, nothing to do", "restore", "data", str(place / "target"), "-q")
     report(place, count, "verify", "verify", "data", "-q")
     report(place, count, "gc", "gc", "data", "-q")
 
