@@ -30,8 +30,8 @@ def sample_pack() -> tuple[bytes, PackInfo, list[Entry]]:
         Entry(b"", b"empty", Kind.FILE, 0o644, -1),
         Entry(b"", b"link", Kind.SYMLINK, 0o777, TIME_NS, target=b"a/two"),
         Entry(b"a", b"gone", Kind.TOMBSTONE),
-        Entry(b"a", b"one\xff", Kind.FILE, 0o600, TIME_NS, first.plain_bytes, (first,)),
-        Entry(b"a", b"two", Kind.FILE, 0o644, TIME_NS, 416, (second, first), is_racy=True),
+        Entry(b"a", b"one\xff", Kind.FILE, 0o600, TIME_NS, first.plain_bytes, (first,), address=2),
+        Entry(b"a", b"two", Kind.FILE, 0o644, TIME_NS, 416, (second, first), is_racy=True, address=1),
     ]
     return bytes(data), info, entries
 
@@ -54,7 +54,7 @@ def sample_manifest() -> tuple[bytes, Manifest]:
         if entry.kind != Kind.TOMBSTONE:
             tree.add(entry)
     snap = msgspec.structs.replace(ref, level="snap", seq_first=1, seq_last=1)
-    manifest = Manifest(2, tree.state_bytes(), tree.count, 3, 576, [snap, ref], [], TIME_NS, "node-1")
+    manifest = Manifest(2, tree.state_bytes(), tree.count, 3, 576, [snap, ref], [], TIME_NS, "node-1", address_end=3)
     return encode_manifest(manifest), manifest
 
 

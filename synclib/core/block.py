@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from synclib.core import zstd
 from synclib.core.entry import (
+    ADDRESS_MAX,
     CHUNK_BYTES_MAX,
     CHUNKS_PER_FILE_MAX,
     HASH_BYTES,
@@ -25,6 +26,7 @@ from synclib.core.entry import (
     ChunkRef,
     Entry,
     Kind,
+    address_units,
     check_extra,
     check_target,
 )
@@ -73,6 +75,7 @@ class Columns(msgspec.Struct, array_like=True, frozen=True):
     targets: list[bytes]  # of each symlink
     extras: list[tuple[int, tuple[tuple[str, bytes], ...]]]  # (index of the entry, its extra)
     racy: list[int]  # indices of the entries that are racy
+    address_gaps: list[int]  # of each file with content: distance from where the one before it ended
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -100,7 +103,8 @@ def encode_block(entries: Sequence[Entry]) -> EncodedBlock:
     plains: list[int] = []
     codecs = bytearray()
     hashes: list[bytes] = []
-    place = (b"", 0)
+    address_gaps: list[int] = []
+    place, address_end = (b"", 0), 0
     for entry in entries:
         if not directories or entry.directory != directories[-1]:
             directories.append(entry.directory)
@@ -117,6 +121,9 @@ def encode_block(entries: Sequence[Entry]) -> EncodedBlock:
             hashes.append(chunk.hash)
         if len(entry.chunks) > 1:
             plains.extend(chunk.plain_bytes for chunk in entry.chunks)
+        if entry.size:
+            address_gaps.append(entry.address - address_end)
+            address_end = entry.address + address_units(entry.size)
     columns = Columns(
         directories,
         directory_counts,
@@ -134,6 +141,7 @@ def encode_block(entries: Sequence[Entry]) -> EncodedBlock:
         [entry.target for entry in entries if entry.kind == Kind.SYMLINK],
         [(index, entry.extra) for index, entry in enumerate(entries) if entry.extra],
         [index for index, entry in enumerate(entries) if entry.is_racy],
+        address_gaps,
     )
     plain = _encoder.encode(columns)
     if len(plain) > BLOCK_PLAIN_MAX:
@@ -182,6 +190,7 @@ class Block:
         _check_values(columns, self._mtimes_ns, self._chunk_starts[-1])
         self._extras = dict(columns.extras)
         self._racy = frozenset(columns.racy)
+        self._addresses: list[int] | None = None
         self._chunks: list[ChunkRef] | None = None
         self.directories, self.keys = _keys(columns)
         if self.keys[0] != info.first_key or not all(map(operator.lt, self.keys, self.keys[1:])):
@@ -201,11 +210,11 @@ class Block:
     def entry(self, index: int) -> Entry:
         columns = self._columns
         kind = columns.kinds[index]
-        size, target = 0, b""
+        size, target, address = 0, b"", 0
         chunks: tuple[ChunkRef, ...] = ()
         if kind == Kind.FILE:
             ordinal = self._ordinals[index]
-            size = columns.sizes[ordinal]
+            size, address = columns.sizes[ordinal], self._address(ordinal)
             chunks = self._chunks_of(ordinal)
             if sum(chunk.plain_bytes for chunk in chunks) != size:
                 raise Corrupt("a file's size is not the sum of its chunks")
@@ -222,11 +231,17 @@ class Block:
             target,
             self._extras.get(index, ()),
             index in self._racy,
+            address,
         )
 
     def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
         """Entries by their place in the block."""
         return map(self.entry, range(start, len(self.keys) if stop is None else stop))
+
+    def _address(self, ordinal: int) -> int:
+        if self._addresses is None:
+            self._addresses = _addresses(self._columns)
+        return self._addresses[ordinal]
 
     def _chunks_of(self, ordinal: int) -> tuple[ChunkRef, ...]:
         if self._chunks is None:
@@ -250,6 +265,7 @@ def _check_lengths(info: BlockInfo, columns: Columns) -> None:
         or chunk_count != info.hash_count
         or any(len(column) != chunk_count for column in (columns.offset_gaps, columns.stored, columns.codecs))
         or any(not 0 <= index < count for index in columns.racy)
+        or len(columns.address_gaps) != files - columns.sizes.count(0)
         or any(not 0 <= index < count for index, _ in columns.extras)
     ):
         raise Corrupt("the columns of a block do not belong together")
@@ -307,6 +323,23 @@ def _ordinals(kinds: bytes) -> list[int]:
             ordinals.append(links)
             links += kind == Kind.SYMLINK
     return ordinals
+
+
+def _addresses(columns: Columns) -> list[int]:
+    """The address of each file, 0 of one without content."""
+    addresses: list[int] = []
+    end = 0
+    gaps = iter(columns.address_gaps)
+    for size in columns.sizes:
+        if not size:
+            addresses.append(0)
+            continue
+        address = end + next(gaps)
+        end = address + address_units(size)
+        if address < 0 or size < 0 or end > ADDRESS_MAX:
+            raise Corrupt("a file's address is impossible")
+        addresses.append(address)
+    return addresses
 
 
 def _keys(columns: Columns) -> tuple[list[bytes], list[bytes]]:

@@ -26,6 +26,9 @@ HASH_BYTES = 32
 TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1
 ULID_BYTES = 16
 OFFSET_MAX = 1 << 40  # in a pack
+ADDRESS_UNIT = 4096
+ADDRESS_FIRST = 1  # unit 0 is no file's: an address of 0 is none
+ADDRESS_MAX = 1 << 48
 
 
 class Kind(enum.IntEnum):
@@ -73,6 +76,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     # So young when it was scanned that a later change may not show in its time: it is read again (core/delta.py). No
     # part of the content.
     is_racy: bool = False
+    # Where a file with content begins in the dataset's address space (docs/format/address.md), in units of 4 KiB; 0
+    # when it has none yet. No part of the content.
+    address: int = 0
 
     @property
     def path(self) -> bytes:
@@ -81,6 +87,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     @property
     def key(self) -> bytes:
         return sort_key(self.directory, self.name)
+
+
+def address_units(size: int) -> int:
+    """How many units of the address space a file of ``size`` bytes takes."""
+    return -(-size // ADDRESS_UNIT)
 
 
 def group_of(extra: Extra) -> bytes:

@@ -6,7 +6,7 @@ import msgspec
 from blake3 import blake3
 
 from synclib.clock import ulid_text
-from synclib.core.entry import HASH_BYTES, ULID_BYTES
+from synclib.core.entry import ADDRESS_FIRST, ADDRESS_MAX, HASH_BYTES, ULID_BYTES
 from synclib.core.frame import DECODE_ERRORS, pack_frame, unpack_frame
 from synclib.core.names import LEVELS, run_key
 from synclib.core.run import TAIL_STORED_MAX
@@ -69,6 +69,8 @@ class Manifest(msgspec.Struct, array_like=True, frozen=True):
     published_at_ns: int
     publisher: str  # name of the node
     parent: bytes = b""  # BLAKE3-256 of the manifest before it; empty for the first
+    # The dataset's address space is given up to here, in units of 4 KiB; it never falls (docs/format/address.md).
+    address_end: int = ADDRESS_FIRST
 
     @property
     def digest(self) -> str:
@@ -142,6 +144,7 @@ def _check_manifest(manifest: Manifest) -> Manifest:
         or not all(map(_is_number, (manifest.entry_count, manifest.file_count, manifest.plain_bytes)))
         or not _is_number(manifest.published_at_ns)
         or len(manifest.parent) not in (0, HASH_BYTES)
+        or not ADDRESS_FIRST <= manifest.address_end <= ADDRESS_MAX
     ):
         raise Corrupt("a manifest is impossible")
     return manifest

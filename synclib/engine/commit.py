@@ -11,7 +11,7 @@ from blake3 import blake3
 from synclib.clock import ulid_bytes, ulid_text
 from synclib.core import names
 from synclib.core.delta import is_racy
-from synclib.core.entry import Entry, Kind, is_same_content
+from synclib.core.entry import Entry, Kind, address_units, content_id, is_same_content, link_key
 from synclib.core.manifest import Head, Manifest, RunRef, encode_manifest
 from synclib.core.pack import PackInfo
 from synclib.core.run import PackTable
@@ -30,8 +30,21 @@ from synclib.lazy.run_reader import RunReader
 class Laid:
     """A delta on top of one head: the run that is being built, and what the new manifest will say."""
 
-    def __init__(self, root: str, head: HeadState, scanned_at_ns: int, packs: dict[bytes, PackInfo]) -> None:
+    def __init__(
+        self,
+        root: str,
+        head: HeadState,
+        scanned_at_ns: int,
+        packs: dict[bytes, PackInfo],
+        *,
+        keeps_addresses: bool = False,
+    ) -> None:
         manifest = head.manifest
+        self.address_end = manifest.address_end
+        # Whether the addresses of what is laid were committed with their content. Those of a delta may be of a try on a
+        # head that others have moved since: they count for nothing.
+        self._keeps_addresses = keeps_addresses
+        self._group_addresses: dict[bytes, int] = {}
         self.seq = manifest.seq + 1
         self.scanned_at_ns = scanned_at_ns
         self._packs = packs
@@ -74,9 +87,26 @@ class Laid:
         for chunk in entry.chunks:
             if chunk.pack not in self._table:
                 self._table.add(self._packs[chunk.pack])
-        if is_racy(entry, self.scanned_at_ns):
-            entry = msgspec.structs.replace(entry, is_racy=True)
+        is_young = entry.is_racy or is_racy(entry, self.scanned_at_ns)
+        address = self._place(entry, old) if entry.chunks else 0
+        if is_young != entry.is_racy or address != entry.address:
+            entry = msgspec.structs.replace(entry, is_racy=is_young, address=address)
         self.builder.add(entry)
+
+    def _place(self, entry: Entry, old: Entry | None) -> int:
+        """Where the content of a file is in the address space: where it was, or behind all that was ever given."""
+        if self._keeps_addresses and entry.address:
+            return entry.address
+        if old is not None and old.size == entry.size and content_id(old) == content_id(entry) and old.address:
+            return old.address
+        group = link_key(entry)
+        if group in self._group_addresses:
+            return self._group_addresses[group]
+        address = self.address_end
+        self.address_end += address_units(entry.size)
+        if group:
+            self._group_addresses[group] = address
+        return address
 
     def _account(self, entry: Entry, sign: int) -> None:
         if sign > 0:
@@ -212,6 +242,7 @@ def manifest_of(head: HeadState, laid: Laid, ref: RunRef, host: Host) -> Manifes
         max(host.clock.wall_ns(), head.manifest.published_at_ns + 1),
         host.node,
         blake3(head.head.manifest).digest() if head.etag else b"",
+        laid.address_end,
     )
 
 

@@ -88,7 +88,7 @@ class _Reversion:
         new, old = (Chain.of(self._cache, root, manifest.runs) for manifest in (head.manifest, self._target))
         packs = {row[0]: PackInfo(*row) for chain in (new, old) for run in chain.runs for row in run.tail.packs}
         # Nothing was scanned: what is racy is marked so already.
-        laid = Laid(root, head, 1 << 64, packs)
+        laid = Laid(root, head, 1 << 64, packs, keeps_addresses=True)
         for before, after in changes(new, old):
             if after is None:
                 assert before is not None
