@@ -6,6 +6,8 @@ import msgspec
 from blake3 import blake3
 
 from synclib.core.entry import Codec, Entry, Kind
+from synclib.core.erofs import ImageBuilder
+from synclib.core.extent_map import Extent, encode_map, extents_of
 from synclib.core.manifest import Head, Manifest, RunRef, encode_head, encode_manifest, manifest_digest
 from synclib.core.pack import PackBuilder, PackInfo
 from synclib.core.run import PackTable
@@ -64,12 +66,32 @@ def sample_head() -> tuple[bytes, Head]:
     return encode_head(head), head
 
 
+def sample_map() -> tuple[bytes, list[Extent]]:
+    """A map of the sample's files."""
+    entries = sorted((entry for entry in sample_pack()[2] if entry.chunks), key=lambda entry: entry.address)
+    extents = [extent for entry in entries for extent in extents_of(entry.address, entry.chunks)]
+    return b"".join(encode_map(extents)), extents
+
+
+def sample_image() -> bytes:
+    """An EROFS image of the sample's tree."""
+    entries = [entry for entry in sample_pack()[2] if entry.kind != Kind.TOMBSTONE]
+    builder = ImageBuilder(3, ULID)
+    writes = list(builder.build(entries))
+    image = bytearray(builder.image_bytes)
+    for at, data in writes:
+        image[at : at + len(data)] = data
+    return bytes(image)
+
+
 def all_samples() -> dict[str, bytes]:
     return {
         "pack": sample_pack()[0],
         "run": sample_run()[0],
         "manifest": sample_manifest()[0],
         "head": sample_head()[0],
+        "map": sample_map()[0],
+        "image": sample_image(),
     }
 
 

@@ -42,7 +42,8 @@ def entries(draw: st.DrawFn) -> Entry:
     if kind == Kind.FILE:
         parts = tuple(draw(st.lists(chunks(), max_size=3)))
         size = sum(part.plain_bytes for part in parts)
-        return Entry(directory, name, kind, mode, mtime, size, parts, b"", extra, draw(st.booleans()))
+        address = draw(st.integers(0, 1 << 40)) if size else 0
+        return Entry(directory, name, kind, mode, mtime, size, parts, b"", extra, draw(st.booleans()), address)
     target = draw(st.binary(min_size=1, max_size=40)).replace(b"\0", b"_") if kind == Kind.SYMLINK else b""
     return Entry(directory, name, kind, mode, mtime, target=target, extra=extra)
 
