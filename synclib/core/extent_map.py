@@ -55,7 +55,8 @@ class PageInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Where a page is, what it must be, and what it covers: no extent of another lies between first and stop."""
 
     first: int  # position of its first extent
-    stop: int  # where its last extent ends
+    last: int  # position of its last extent
+    stop: int  # where that ends
     offset: int
     stored_bytes: int
     plain_bytes: int
@@ -72,7 +73,7 @@ _tail_decoder = msgspec.msgpack.Decoder(MapTail)
 
 
 def encode_map(extents: Iterable[Extent]) -> Iterator[bytes]:
-    """A map's bytes, in pieces. ``extents`` come by position and do not overlap."""
+    """A map's bytes, in pieces. ``extents`` come by position, do not overlap, and begin in units of their own."""
     yield _HEADER.pack(MAGIC, VERSION, 0, 0)
     position = HEADER_BYTES
     pages: list[PageInfo] = []
@@ -80,7 +81,18 @@ def encode_map(extents: Iterable[Extent]) -> Iterator[bytes]:
         plain = _encode_page(group)
         stored = zstd.compress(plain)
         digest = blake3(stored).digest(PAGE_DIGEST_BYTES)
-        pages.append(PageInfo(group[0].position, group[-1].stop, position, len(stored), len(plain), len(group), digest))
+        pages.append(
+            PageInfo(
+                group[0].position,
+                group[-1].position,
+                group[-1].stop,
+                position,
+                len(stored),
+                len(plain),
+                len(group),
+                digest,
+            )
+        )
         position += len(stored)
         yield stored
     yield encode_tail(MapTail(sum(page.extent_count for page in pages), pages), position)
@@ -178,11 +190,14 @@ def decode_page(info: PageInfo, stored: bytes | memoryview) -> Page:
 def _check_columns(info: PageInfo, columns: Sequence[Sequence[int]], pack_count: int) -> None:
     positions, offsets, stored, plains, packs, codecs = columns
     stops = list(map(operator.add, positions, plains))
+    units = [position // ADDRESS_UNIT for position in positions]
     raw_or_zstd = all(codec == 1 or (codec == 0 and s == p) for codec, s, p in zip(codecs, stored, plains, strict=True))
     if (
         positions[0] != info.first
+        or positions[-1] != info.last
         or stops[-1] != info.stop
         or not all(map(operator.le, stops, positions[1:]))
+        or not all(map(operator.lt, units, units[1:]))
         or not 0 < min(plains) <= max(plains) <= CHUNK_BYTES_MAX
         or not min(stored) > 0
         or not all(map(operator.le, stored, plains))
@@ -234,18 +249,19 @@ def tail_bytes(footer: bytes | memoryview) -> int:
 
 
 def _check_tail(tail: MapTail, tail_offset: int) -> MapTail:
-    offset, position = HEADER_BYTES, 0
+    offset, position, unit = HEADER_BYTES, 0, -1
     for page in tail.pages:
         if (
             page.offset != offset
             or not 0 < page.stored_bytes <= _PAGE_STORED_MAX
             or not 0 < page.plain_bytes <= PAGE_PLAIN_MAX
             or not 0 < page.extent_count <= page.plain_bytes
-            or not position <= page.first < page.stop <= POSITION_MAX
+            or not position <= page.first <= page.last < page.stop <= POSITION_MAX
+            or page.first // ADDRESS_UNIT == unit
         ):
             raise Corrupt("a map's index is impossible")
         offset += page.stored_bytes
-        position = page.stop
+        position, unit = page.stop, page.last // ADDRESS_UNIT
     if offset != tail_offset or tail.extent_count != sum(page.extent_count for page in tail.pages):
         raise Corrupt("a map's tail is impossible")
     return tail

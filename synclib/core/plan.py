@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -112,10 +112,14 @@ def _cut(group: list[Piece]) -> Iterator[FetchPlan]:
 
 def coalesce(pieces: list[Piece]) -> dict[bytes, list[tuple[int, int]]]:
     """The fewest ranges, by pack, that hold all chunks: neighbours are joined over small gaps."""
+    return coalesce_chunks(chunk for piece in pieces for chunk in piece.chunks)
+
+
+def coalesce_chunks(chunks: Iterable[ChunkRef]) -> dict[bytes, list[tuple[int, int]]]:
+    """The fewest ranges, by pack, that hold all of these."""
     spans: dict[bytes, list[tuple[int, int]]] = {}
-    for piece in pieces:
-        for chunk in piece.chunks:
-            spans.setdefault(chunk.pack, []).append((chunk.offset, chunk.offset + chunk.stored_bytes))
+    for chunk in chunks:
+        spans.setdefault(chunk.pack, []).append((chunk.offset, chunk.offset + chunk.stored_bytes))
     joined: dict[bytes, list[tuple[int, int]]] = {}
     for pack, found in spans.items():
         found.sort()

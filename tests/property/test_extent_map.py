@@ -33,7 +33,7 @@ from tests.strategies import chunks
 def extents(draw: st.DrawFn) -> list[Extent]:
     position, found = 4096, []
     for gap, chunk in draw(st.lists(st.tuples(st.integers(0, 1 << 22), chunks()), min_size=1, max_size=60)):
-        position += gap
+        position = max(position + gap, found[-1].position // 4096 * 4096 + 4096 if found else 0)
         found.append(Extent(position, chunk))
         position += chunk.plain_bytes
     return found
@@ -78,7 +78,7 @@ def test_a_page_with_a_right_digest(mutate: Callable[[bytes], bytes]) -> None:
     plain = mutate(zstd.decompress(pages[info.offset], info.plain_bytes))
     stored = zstd.compress(plain)
     digest = blake3(stored).digest(PAGE_DIGEST_BYTES)
-    forged = PageInfo(info.first, info.stop, info.offset, len(stored), len(plain), info.extent_count, digest)
+    forged = PageInfo(info.first, info.last, info.stop, info.offset, len(stored), len(plain), info.extent_count, digest)
     with bounded():
         page = decode_page(forged, stored)
         found = [page.extent(index) for index in range(len(page))]

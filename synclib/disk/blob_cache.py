@@ -1,0 +1,96 @@
+"""A node's copy of a dataset's address space (docs/format/address.md): one sparse file, and which chunks are in it.
+
+One cache serves every seq. The record is a bit for each unit of 4 KiB: set where a chunk begins whose bytes were
+written. It is shared memory on a file: it survives the death of the process at once, and a power cut may leave it ahead
+of the data. So it is a hint, never a proof: what it names is hashed before it is believed, once in a process's life.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import threading
+from pathlib import Path
+
+from blake3 import blake3
+
+from synclib.core.entry import ADDRESS_UNIT
+from synclib.core.extent_map import Extent
+from synclib.disk.faults import disk_errors
+
+_GROW_BYTES = 1 << 16
+
+
+class BlobCache:
+    """Open in ``directory``, with room for ``address_end`` units. Safe between threads; several processes may have it
+    open (a bit that two of them set at the same moment may be lost: then its chunk is fetched again)."""
+
+    def __init__(self, directory: Path, address_end: int) -> None:
+        self.path = directory / "blob"
+        with disk_errors():
+            directory.mkdir(parents=True, exist_ok=True)
+            self._data = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            record = os.open(directory / "present", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(record, fcntl.LOCK_EX)  # the two lengths grow together, whoever is first
+                _grow(self._data, address_end * ADDRESS_UNIT)
+                _grow(record, -(-address_end // (8 * _GROW_BYTES)) * _GROW_BYTES)
+                self._present = mmap.mmap(record, os.fstat(record).st_size)
+            finally:
+                os.close(record)
+        self._trusted = bytearray(len(self._present))
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        self._present.close()
+        os.close(self._data)
+
+    def has(self, extent: Extent) -> bool:
+        """Whether the extent's bytes are here and right. The first time they are read and hashed."""
+        byte, bit = _bit(extent)
+        if self._trusted[byte] & bit:
+            return True
+        if not self._present[byte] & bit:
+            return False
+        if blake3(self.read(extent.position, extent.chunk.plain_bytes)).digest() != extent.chunk.hash:
+            with self._lock:
+                self._present[byte] &= ~bit & 0xFF
+            return False
+        with self._lock:
+            self._trusted[byte] |= bit
+        return True
+
+    def read(self, position: int, length: int) -> bytes:
+        """The bytes at a position, whatever they are; those of :meth:`has` are right."""
+        with disk_errors():
+            return os.pread(self._data, length, position)
+
+    def put(self, extent: Extent, plain: bytes | memoryview) -> None:
+        """Keep an extent's bytes, which were verified. Full when the disk is: then nothing is recorded."""
+        with disk_errors():
+            view, position = memoryview(plain), extent.position
+            while view:
+                written = os.pwrite(self._data, view, position)
+                view, position = view[written:], position + written
+        byte, bit = _bit(extent)
+        with self._lock:
+            self._trusted[byte] |= bit
+            self._present[byte] |= bit
+
+    def sync(self) -> None:
+        """Make everything durable: the data first, then the record."""
+        with disk_errors():
+            os.fdatasync(self._data)
+            self._present.flush()
+
+
+def _grow(descriptor: int, size: int) -> None:
+    if os.fstat(descriptor).st_size < size:
+        os.ftruncate(descriptor, size)
+
+
+def _bit(extent: Extent) -> tuple[int, int]:
+    """Where an extent's bit is. A map has no two extents that begin in one unit."""
+    unit = extent.position // ADDRESS_UNIT
+    return unit >> 3, 1 << (unit & 7)

@@ -1,0 +1,195 @@
+"""The address space of a dataset, read lazily: what is not in the cache is fetched, verified, kept, then handed out."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from synclib.clock import ulid_text
+from synclib.core import names
+from synclib.core.entry import ChunkRef
+from synclib.core.extent_map import Extent, MapTail, Page, PageInfo, decode_page
+from synclib.core.pack import decode_chunk
+from synclib.core.plan import coalesce_chunks
+from synclib.disk.blob_cache import BlobCache
+from synclib.errors import BoxlinkError, Corrupt, Unavailable
+from synclib.store.base import Buffer, Store
+
+# What is fetched at least around a fault, where it lies in the same pack: a request costs as much for 20 KB.
+WINDOW_BYTES = 128 << 10
+# How long a reader may wait for bytes, all tries together; then it gets an error.
+DEADLINE_S = 60.0
+_TRIES = 2  # of a fetch whose bytes were wrong
+_PAGES_KEPT = 256  # 16 MiB of pages, some 60 MB of numbers
+
+ReadRange = Callable[[int, int], Buffer]  # (start, stop) of a map object
+
+
+class MapReader:
+    """A map of which the tail is in memory, and the pages used last. Safe between threads."""
+
+    def __init__(self, tail: MapTail, read: ReadRange) -> None:
+        self._infos, self._read = tail.pages, read
+        self._firsts = [info.first for info in tail.pages]
+        self._pages: OrderedDict[int, Page] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def overlapping(self, start: int, stop: int) -> list[Extent]:
+        """The extents that have a byte in [start, stop), by position."""
+        found: list[Extent] = []
+        index = max(bisect.bisect_right(self._firsts, start) - 1, 0)
+        while index < len(self._infos) and self._infos[index].first < stop:
+            if self._infos[index].stop > start:
+                found += self._page(index).overlapping(start, stop)
+            index += 1
+        return found
+
+    def _page(self, index: int) -> Page:
+        with self._lock:
+            page = self._pages.get(index)
+            if page is not None:
+                self._pages.move_to_end(index)
+                return page
+        page = self._decoded(self._infos[index])
+        with self._lock:
+            self._pages[index] = page
+            while len(self._pages) > _PAGES_KEPT:
+                self._pages.popitem(last=False)
+        return page
+
+    def _decoded(self, info: PageInfo) -> Page:
+        return decode_page(info, self._read(info.offset, info.offset + info.stored_bytes))
+
+
+@dataclass
+class BlobCounts:
+    """What a blob has done since it was opened."""
+
+    reads: int = 0
+    faults: int = 0  # reads that had to wait for the store
+    fetched_chunks: int = 0
+    fetched_bytes: int = 0
+    errors: int = 0
+
+
+@dataclass
+class _Flight:
+    """An extent that one thread fetches, and others wait for."""
+
+    landed: threading.Event = field(default_factory=threading.Event)
+    error: BoxlinkError | None = None
+
+
+class Blob:
+    """Bytes at positions of one dataset's address space, right or an error. Safe between threads."""
+
+    def __init__(self, store: Store, root: str, extents: MapReader, cache: BlobCache) -> None:
+        self._store, self._root, self._map, self._cache = store, root, extents, cache
+        self._flights: dict[int, _Flight] = {}
+        self._lock = threading.Lock()
+        self.counts = BlobCounts()
+
+    def read(self, start: int, length: int) -> bytes:
+        """The bytes at [start, start + length); where no file of the map is, zeros. Any BoxlinkError of the store."""
+        stop = start + length
+        self.counts.reads += 1
+        lacking = self._lacking(start, stop)
+        if lacking:
+            self.counts.faults += 1
+            try:
+                self._make_resident(self._widened(lacking))
+            except BoxlinkError:
+                self.counts.errors += 1
+                raise
+        return self._cache.read(start, length)
+
+    def _lacking(self, start: int, stop: int) -> list[Extent]:
+        return [extent for extent in self._map.overlapping(start, stop) if not self._cache.has(extent)]
+
+    def _widened(self, lacking: list[Extent]) -> list[Extent]:
+        """These, and what lies around them in the same packs and is not here either."""
+        packs = {extent.chunk.pack for extent in lacking}
+        start = lacking[0].position // WINDOW_BYTES * WINDOW_BYTES
+        stop = -(-lacking[-1].stop // WINDOW_BYTES) * WINDOW_BYTES
+        wanted = {extent.position for extent in lacking}
+        return [
+            extent
+            for extent in self._map.overlapping(start, stop)
+            if extent.position in wanted or (extent.chunk.pack in packs and not self._cache.has(extent))
+        ]
+
+    def _make_resident(self, extents: list[Extent]) -> None:
+        """Fetch what no other thread is fetching, wait for the rest."""
+        deadline = time.monotonic() + DEADLINE_S
+        own: list[Extent] = []
+        others: list[tuple[Extent, _Flight]] = []
+        with self._lock:
+            for extent in extents:
+                flight = self._flights.get(extent.position)
+                if flight is None:
+                    self._flights[extent.position] = _Flight()
+                    own.append(extent)
+                else:
+                    others.append((extent, flight))
+        if own:
+            self._fetch_own(own)
+        for extent, flight in others:
+            if not flight.landed.wait(max(deadline - time.monotonic(), 0)):
+                raise Unavailable("the store did not answer in time", key=self._key(extent.chunk))
+            if flight.error is not None:
+                raise flight.error
+
+    def _fetch_own(self, extents: list[Extent]) -> None:
+        error: BoxlinkError | None = Unavailable("a fetch ended early")
+        try:
+            # What another thread has brought since this one looked is not fetched again.
+            lacking = [extent for extent in extents if not self._cache.has(extent)]
+            for attempt in range(_TRIES):
+                try:
+                    self._fetch(lacking)
+                    break
+                except Corrupt:
+                    # A bit that flipped on its way; what lies damaged in the store stays damaged.
+                    if attempt + 1 == _TRIES:
+                        raise
+            error = None
+        except BoxlinkError as found:
+            error = found
+            raise
+        finally:
+            with self._lock:
+                for extent in extents:
+                    flight = self._flights.pop(extent.position)
+                    flight.error = error
+                    flight.landed.set()
+
+    def _fetch(self, extents: Sequence[Extent]) -> None:
+        """Bring extents into the cache: ranges of packs, each chunk verified before it is written."""
+        by_pack = coalesce_chunks(extent.chunk for extent in extents)
+        for pack, ranges in by_pack.items():
+            key = names.pack_key(self._root, ulid_text(pack))
+            answers = self._store.get_ranges(key, ranges)
+            for extent in extents:
+                if extent.chunk.pack == pack:
+                    self._keep(extent, ranges, answers, key)
+
+    def _keep(self, extent: Extent, ranges: list[tuple[int, int]], answers: list[Buffer], key: str) -> None:
+        chunk = extent.chunk
+        index = bisect.bisect_right(ranges, (chunk.offset, 1 << 62)) - 1
+        at = chunk.offset - ranges[index][0]
+        stored = memoryview(answers[index])[at : at + chunk.stored_bytes]
+        try:
+            plain = decode_chunk(chunk, stored)
+        except Corrupt as error:
+            error.key = key
+            raise
+        self._cache.put(extent, plain)
+        self.counts.fetched_chunks += 1
+        self.counts.fetched_bytes += chunk.stored_bytes
+
+    def _key(self, chunk: ChunkRef) -> str:
+        return names.pack_key(self._root, ulid_text(chunk.pack))
