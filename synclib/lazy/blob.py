@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import bisect
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from synclib.clock import ulid_text
+from synclib.clock import Clock, ulid_text
 from synclib.core import names
 from synclib.core.entry import ChunkRef
 from synclib.core.extent_map import Extent, MapTail, Page, PageInfo, decode_page
@@ -87,8 +86,8 @@ class _Flight:
 class Blob:
     """Bytes at positions of one dataset's address space, right or an error. Safe between threads."""
 
-    def __init__(self, store: Store, root: str, extents: MapReader, cache: BlobCache) -> None:
-        self._store, self._root, self._map, self._cache = store, root, extents, cache
+    def __init__(self, store: Store, root: str, extents: MapReader, cache: BlobCache, clock: Clock) -> None:
+        self._store, self._root, self._map, self._cache, self._clock = store, root, extents, cache, clock
         self._flights: dict[int, _Flight] = {}
         self._lock = threading.Lock()
         self.counts = BlobCounts()
@@ -124,7 +123,7 @@ class Blob:
 
     def _make_resident(self, extents: list[Extent]) -> None:
         """Fetch what no other thread is fetching, wait for the rest."""
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = self._clock.monotonic() + DEADLINE_S
         own: list[Extent] = []
         others: list[tuple[Extent, _Flight]] = []
         with self._lock:
@@ -138,7 +137,7 @@ class Blob:
         if own:
             self._fetch_own(own)
         for extent, flight in others:
-            if not flight.landed.wait(max(deadline - time.monotonic(), 0)):
+            if not flight.landed.wait(max(deadline - self._clock.monotonic(), 0)):
                 raise Unavailable("the store did not answer in time", key=self._key(extent.chunk))
             if flight.error is not None:
                 raise flight.error

@@ -1,0 +1,119 @@
+"""What a lazy mount needs of a seq, made ready before anything is mounted, and the worker that then serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from synclib.core.entry import ADDRESS_UNIT
+from synclib.core.extent_map import FOOTER_BYTES, decode_tail, tail_bytes
+from synclib.core.manifest import Manifest
+from synclib.disk.blob_cache import BlobCache
+from synclib.engine.host import Connect, Host
+from synclib.engine.lease import pin
+from synclib.errors import BoxlinkError
+from synclib.lazy.blob import DEADLINE_S, Blob, MapReader
+from synclib.lazy.chain import Chain
+from synclib.lazy.dataset import Dataset
+from synclib.lazy.fuse_server import FuseServer
+from synclib.lazy.metadata import Metadata, metadata_of
+from synclib.lazy.run_cache import RunCache
+
+# The kernel gives up what our own deadline did not: a worker that stands still.
+_KERNEL_TIMEOUT_S = int(DEADLINE_S) * 2
+_PIN_CHECK_S = 600.0
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """All that a worker must know, as it is handed from process to process."""
+
+    root: str
+    seq: int
+    digest: str
+    address_end: int
+    image: str
+    map: str
+    cache: str  # directory of the dataset's blob
+    left_out: int
+
+    @property
+    def blob_bytes(self) -> int:
+        return self.address_end * ADDRESS_UNIT
+
+
+def prepare(dataset: Dataset, host: Host, manifest: Manifest) -> Prepared:
+    """Bring the metadata of a seq here; no file's content is read."""
+    directory = host.dataset_cache(dataset.store.url, dataset.root)
+    runs = RunCache(directory / "run", dataset.store)
+    with runs.in_use():
+        runs.fill(dataset.root, manifest.runs)
+        chain = Chain.of(runs, dataset.root, manifest.runs)
+        found: Metadata = metadata_of(manifest, chain, directory / "lazy")
+    return Prepared(
+        dataset.root,
+        manifest.seq,
+        manifest.digest,
+        manifest.address_end,
+        os.fspath(found.image),
+        os.fspath(found.map),
+        os.fspath(directory / "lazy"),
+        found.left_out,
+    )
+
+
+def serve(
+    prepared: Prepared,
+    connect: Connect,
+    host: Host,
+    device: int,
+    *,
+    is_successor: bool,
+    on_ready: Callable[[], None],
+    on_error: Callable[[BoxlinkError], None],
+) -> None:
+    """A worker's life: answer the requests on ``device`` until the mount is gone."""
+    store, _ = connect.opened
+    cache = BlobCache(Path(prepared.cache), prepared.address_end)
+    with open(prepared.map, "rb") as file:
+        extents = map_reader(file.fileno())
+        blob = Blob(store, prepared.root, extents, cache, host.clock)
+        server = FuseServer(device, blob, prepared.blob_bytes, _KERNEL_TIMEOUT_S, on_error)
+        ended = threading.Event()
+        holder = threading.Thread(target=_hold, args=(Dataset(store, prepared.root), host, prepared.seq, ended))
+        holder.start()
+        try:
+            if is_successor:
+                server.take_over()
+            on_ready()
+            server.serve()
+        finally:
+            ended.set()
+            cache.sync()
+            cache.close()
+            holder.join()
+
+
+def map_reader(descriptor: int) -> MapReader:
+    """A map in a file."""
+    size = os.fstat(descriptor).st_size
+    length = tail_bytes(os.pread(descriptor, FOOTER_BYTES, max(size - FOOTER_BYTES, 0)))
+    tail = decode_tail(os.pread(descriptor, length, size - length), size)
+    return MapReader(tail, lambda start, stop: os.pread(descriptor, stop - start, start))
+
+
+def _hold(dataset: Dataset, host: Host, seq: int, ended: threading.Event) -> None:
+    """Keep collectors away from a seq while it is served. A node may have no right to write: then it goes without."""
+    holder = pin(dataset, host)
+    while True:
+        with contextlib.suppress(BoxlinkError):
+            if not holder.is_held:
+                holder.take(dataset.read_head(), seq)
+            holder.renew()
+        if ended.wait(_PIN_CHECK_S):
+            break
+    holder.end()

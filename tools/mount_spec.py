@@ -1,0 +1,47 @@
+"""What a mount's processes are told: one JSON file in the mount's own directory, which is also how they are found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from synclib.core.frame import DECODE_ERRORS
+from synclib.engine.mount import Prepared
+
+
+class MountSpec(msgspec.Struct, frozen=True):
+    """``target``: where the dataset is mounted, a real path. Nothing in it is secret."""
+
+    store: str
+    s3: dict[str, str | None]
+    node: str
+    state: str
+    cache: str
+    target: str
+    prepared: Prepared
+    keeper_pid: int = 0
+
+
+def spec_directory(state: Path, target: str) -> Path:
+    """Where a mount's spec, log and blob are: by its target."""
+    return state / "mount" / blake3(os.fsencode(target)).hexdigest(16)
+
+
+def read_spec(directory: Path) -> MountSpec | None:
+    """The spec in a mount's directory; None where there is none that reads."""
+    try:
+        return msgspec.json.decode((directory / "mount.json").read_bytes(), type=MountSpec)
+    except (OSError, *DECODE_ERRORS):
+        return None
+
+
+def all_specs(state: Path) -> Iterator[tuple[Path, MountSpec]]:
+    """Every mount that this node knows of."""
+    for directory in sorted((state / "mount").glob("*")):
+        spec = read_spec(directory)
+        if spec is not None:
+            yield directory, spec

@@ -1,0 +1,47 @@
+"""The worker of a lazy mount: ``python -m tools.mount_worker SPEC DEVICE READY first|next``, started by its keeper."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from synclib.clock import SystemClock, SystemEntropy
+from synclib.engine.host import Connect, Host
+from synclib.engine.mount import serve
+from synclib.errors import BoxlinkError
+from tools.mount_spec import MountSpec
+
+
+def main() -> int:
+    spec = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=MountSpec)
+    device, ready = int(sys.argv[2]), int(sys.argv[3])
+    # The keeper says when it is over, by ending the mount; a terminal's Ctrl-C is the keeper's.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    host = Host(spec.node, SystemClock(), SystemEntropy(), Path(spec.state), Path(spec.cache))
+    serve(
+        spec.prepared,
+        Connect(spec.store, tuple(spec.s3.items())),
+        host,
+        device,
+        is_successor=sys.argv[4] == "next",
+        on_ready=lambda: _say(ready),
+        on_error=_report,
+    )
+    return 0
+
+
+def _say(ready: int) -> None:
+    os.write(ready, b"1")
+    os.close(ready)
+
+
+def _report(error: BoxlinkError) -> None:
+    print(f"{error.kind}: {error.key or error.path}: {error.message}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

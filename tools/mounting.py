@@ -1,0 +1,120 @@
+"""Starting and ending the processes of a lazy mount."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from synclib.disk.atomic import write_atomic
+from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, unmount
+from synclib.engine.host import Connect, Host
+from synclib.engine.mount import Prepared
+from synclib.errors import Conflict, Invalid, Missing, Unavailable
+from tools.mount_spec import MountSpec, read_spec, spec_directory
+
+_START_S = 60.0
+_END_S = 20.0
+
+
+def check_target(directory: Path) -> str:
+    """The real path to mount on: an existing directory that nothing of ours is mounted on."""
+    if os.geteuid() != 0:
+        raise Invalid(
+            "only root can mount", hint="run it as root, or use boxlink restore, cat, ls", path=str(directory)
+        )
+    if not directory.is_dir():
+        raise Invalid("there is no such directory", hint=f"mkdir -p {directory}", path=str(directory))
+    return os.path.realpath(directory)
+
+
+def start_keeper(host: Host, connect: Connect, prepared: Prepared, target: str) -> subprocess.Popen[bytes]:
+    """The keeper's process, when the mount can be read. It holds none of our descriptors."""
+    directory = spec_directory(host.state, target)
+    former = read_spec(directory)
+    if former is not None and _is_alive(former.keeper_pid):
+        raise Conflict(
+            f"{former.prepared.root.partition('/')[2]} is mounted there already",
+            hint=f"boxlink umount {target}",
+            path=target,
+        )
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    spec = MountSpec(connect.url, dict(connect.s3), host.node, str(host.state), str(host.cache), target, prepared)
+    path = directory / "mount.json"
+    write_atomic(path, msgspec.json.encode(spec), 0o600)
+    ready, told = os.pipe2(os.O_CLOEXEC)
+    with open(directory / "log", "ab") as log, open(ready, "rb") as answers:
+        try:
+            keeper = subprocess.Popen(
+                [sys.executable, "-m", "tools.mount_keeper", str(path), str(told)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+                pass_fds=(told,),
+            )
+        finally:
+            os.close(told)
+        write_atomic(path, msgspec.json.encode(msgspec.structs.replace(spec, keeper_pid=keeper.pid)), 0o600)
+        answer = answers.readline().decode().strip()
+    if answer != "ok":
+        raise Unavailable(f"it could not be mounted: {answer or 'the keeper ended'}", path=target)
+    return keeper
+
+
+def wait_for(keeper: subprocess.Popen[bytes]) -> None:
+    """Until it is unmounted; Ctrl-C unmounts it."""
+    try:
+        keeper.wait()
+    except KeyboardInterrupt:
+        keeper.terminate()
+        keeper.wait()
+
+
+def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
+    """Unmount what is mounted on ``target``, and wait until its daemon is gone. Conflict while files are open there,
+    unless forced: then who reads gets an error."""
+    directory = spec_directory(host.state, target)
+    spec = read_spec(directory)
+    if spec is None:
+        raise Missing("boxlink has mounted nothing there", path=target)
+    if is_forced:
+        if _is_alive(spec.keeper_pid):
+            os.kill(spec.keeper_pid, signal.SIGTERM)
+    else:
+        try:
+            unmount(os.fsencode(target))
+        except OSError as error:
+            if _is_alive(spec.keeper_pid):
+                raise Conflict(
+                    f"it cannot be unmounted: {error.strerror}",
+                    hint="close what is open there, or --force",
+                    path=target,
+                ) from error
+    deadline = time.monotonic() + _END_S
+    while _is_alive(spec.keeper_pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if is_forced:
+        for place in (os.fsencode(target), os.fsencode(directory / "blob")):
+            _detach(place)
+
+
+def _detach(place: bytes) -> None:
+    with contextlib.suppress(OSError):  # it is gone already
+        unmount(place, MNT_DETACH | UMOUNT_NOFOLLOW)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether that process is a keeper of ours, still."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"tools.mount_keeper" in file.read()
+    except OSError:
+        return False
