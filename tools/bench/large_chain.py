@@ -11,7 +11,7 @@ from blake3 import blake3
 from synclib.clock import ulid_text
 from synclib.core import zstd
 from synclib.core.block import BLOCK_DIGEST_BYTES, BlockInfo, Columns, encode_block
-from synclib.core.entry import Codec, Entry, Kind
+from synclib.core.entry import ADDRESS_FIRST, Codec, Entry, Kind, address_units
 from synclib.core.manifest import Head, Manifest, RunRef, encode_head, encode_manifest, manifest_digest
 from synclib.core.names import head_key, manifest_key, pack_key, sort_key
 from synclib.core.pack import PackBuilder, PackInfo
@@ -35,12 +35,24 @@ class LargeChain:
     def __init__(self, store: Store, count: int, diffs: int, scratch: Path) -> None:
         self._store, self._scratch = store, scratch
         self._ulids = itertools.count(1)
+        self._address = ADDRESS_FIRST
         self.real: dict[bytes, bytes] = {}  # path -> bytes
         self.blocks = count // FILES_PER_BLOCK
         runs = [self._snap(), *(self._diff(seq) for seq in range(2, diffs + 2))]
         entries = sum(run.entry_count for run in runs)  # no path is in two of them
         seq = runs[-1].seq_last
-        self.manifest = Manifest(seq, bytes(STATE_BYTES), entries, count, count * FILE_BYTES, runs, [], TIME_NS, "n1")
+        self.manifest = Manifest(
+            seq,
+            bytes(STATE_BYTES),
+            entries,
+            count,
+            count * FILE_BYTES,
+            runs,
+            [],
+            TIME_NS,
+            "n1",
+            address_end=self._address,
+        )
         first = Manifest(
             1, bytes(STATE_BYTES), runs[0].entry_count, count, count * FILE_BYTES, runs[:1], [], TIME_NS, "n1"
         )
@@ -59,9 +71,15 @@ class LargeChain:
         packed, info = builder.finish()
         self._store.put(pack_key(ROOT, ulid_text(info.ulid)), packed)
         table.add(info)
-        entry = Entry(directory, name, Kind.FILE, 0o644, TIME_NS, FILE_BYTES, (chunk,))
+        entry = Entry(directory, name, Kind.FILE, 0o644, TIME_NS, FILE_BYTES, (chunk,), address=self._take(1))
         self.real[entry.path] = data
         return entry
+
+    def _take(self, files: int) -> int:
+        """The address of the first of so many files in a row."""
+        first = self._address
+        self._address += files * address_units(FILE_BYTES)
+        return first
 
     def _keep(self, builder: RunBuilder) -> RunRef:
         parts = builder.finish()
@@ -87,7 +105,7 @@ class LargeChain:
                     builder.add(self._real_file(directory, name, table))
             else:
                 pack = PackInfo(self._ulid(), 32 << 20, FILES_PER_BLOCK, bytes(32))
-                builder.copy(*_block(directory, pack, hashes))
+                builder.copy(*_block(directory, pack, hashes, self._take(FILES_PER_BLOCK)))
         builder.end_at(sort_key(directory, NAMES[-1]))
         return self._keep(builder)
 
@@ -97,7 +115,7 @@ class LargeChain:
         step = max(1, self.blocks // 500)
         links = [
             Entry(b"d%07d" % (number * step), b"link%03d" % seq, Kind.SYMLINK, 0o777, TIME_NS, target=b"x")
-            for number in range(500)
+            for number in range(min(500, self.blocks))
         ]
         real = self._real_file(b"d%07d" % (self.blocks // 3), b"new%03d.jpg" % seq, table)
         for entry in sorted([*links, real], key=lambda entry: entry.key):
@@ -105,8 +123,11 @@ class LargeChain:
         return self._keep(builder)
 
 
-def _block(directory: bytes, pack: PackInfo, hashes: bytes) -> tuple[BlockInfo, list[PackInfo], bytes, bytes]:
-    columns = msgspec.structs.replace(_template(), directories=[directory])
+def _block(
+    directory: bytes, pack: PackInfo, hashes: bytes, address: int
+) -> tuple[BlockInfo, list[PackInfo], bytes, bytes]:
+    gaps = [address, *[0] * (FILES_PER_BLOCK - 1)]
+    columns = msgspec.structs.replace(_template(), directories=[directory], address_gaps=gaps)
     plain = msgspec.msgpack.encode(columns)
     stored = zstd.compress(plain)
     info = BlockInfo(

@@ -21,7 +21,7 @@ _GROUPS = (
     ("Data", ("init", "publish", "restore", "ls", "cat", "log", "diff")),
     ("History", ("tag", "revert", "replicate")),
     ("Upkeep", ("verify", "compact", "gc", "repack", "doctor")),
-    ("Node", ("sync", "logs")),
+    ("Node", ("sync", "mount", "umount", "logs")),
     ("Servers", ("render", "proxy")),
 )
 

@@ -1,0 +1,263 @@
+"""`boxlink mount` as people use it: real processes, the kernel's EROFS and FUSE, a store that goes away, kills."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.boxlink_process import Machine
+
+LARGE_BYTES = 5_000_000
+
+
+def make_tree(top: Path) -> None:
+    chance = random.Random(3)
+    for folder in range(5):
+        (top / f"{folder:02}").mkdir(parents=True)
+        for number in range(40):
+            (top / f"{folder:02}/{number:03}.jpg").write_bytes(chance.randbytes(chance.choice([1, 4096, 20_000])))
+    (top / "large").write_bytes(chance.randbytes(LARGE_BYTES))
+    (top / "text").write_bytes(b"compressible " * 20_000)
+    (top / "empty").write_bytes(b"")
+    (top / "link").symlink_to("00/000.jpg")
+    os.link(top / "text", top / "same text")
+    os.chmod(top / "large", 0o750)
+
+
+class Mounted:
+    """A published tree, mounted on one machine."""
+
+    def __init__(self, place: Path) -> None:
+        self.machine = Machine(place)
+        self.source, self.target = place / "source", place / "mount"
+        self.target.mkdir()
+        make_tree(self.source)
+        self.machine.run("init")
+        self.machine.run("publish", "covers", self.source)
+
+    def mount(self, *words: str) -> dict[str, object]:
+        return self.machine.json("mount", "covers", self.target, *words)
+
+    def unmount(self, *words: str, code: int = 0) -> None:
+        self.machine.run("umount", self.target, *words, code=code)
+
+    def worker(self) -> int:
+        """The worker's pid."""
+        found = subprocess.run(
+            ["pgrep", "-f", f"tools.mount_worker {self.machine.place}"], capture_output=True, text=True, check=False
+        )
+        pids = [int(word) for word in found.stdout.split()]
+        return pids[0] if pids else 0
+
+    def drop_page_cache(self) -> None:
+        """So that the kernel asks again for what it has."""
+        Path("/proc/sys/vm/drop_caches").write_text("1")
+
+    def content_path(self) -> Path:
+        return next((self.machine.place / "cache/boxlink").glob("*/lazy/blob"))
+
+    def assert_same(self) -> None:
+        done = subprocess.run(["diff", "-r", self.source, self.target], capture_output=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Mounted]:
+    found = Mounted(tmp_path)
+    try:
+        yield found
+    finally:
+        with contextlib.suppress(AssertionError):
+            found.unmount("--force")
+
+
+def test_a_mount_is_the_tree(mounted: Mounted) -> None:
+    done = mounted.mount()
+    assert (done["seq"], done["mode"], done["files"]) == (1, "erofs", 204)
+    mounted.assert_same()
+    for path in ("large", "text", "00/000.jpg"):
+        ours, theirs = os.stat(mounted.target / path), os.stat(mounted.source / path)
+        assert (ours.st_mode, ours.st_mtime_ns, ours.st_nlink) == (theirs.st_mode, theirs.st_mtime_ns, theirs.st_nlink)
+    with pytest.raises(OSError, match="Read-only"):
+        (mounted.target / "new").write_bytes(b"x")
+    mounted.unmount()
+    assert list(mounted.target.iterdir()) == []
+    assert mounted.worker() == 0
+
+
+def test_only_what_is_read_comes_and_it_comes_once(mounted: Mounted) -> None:
+    mounted.mount()
+    assert (mounted.target / "00/000.jpg").read_bytes() == (mounted.source / "00/000.jpg").read_bytes()
+    held = os.stat(mounted.content_path()).st_blocks * 512
+    assert 0 < held < LARGE_BYTES // 2
+    mounted.assert_same()
+    mounted.unmount()
+    # Another mount, and the store is away: everything is here.
+    shutil.move(mounted.machine.place / "store/data/covers/pack", mounted.machine.place / "away")
+    mounted.mount()
+    mounted.assert_same()
+
+
+def test_a_store_that_is_away_is_an_error_and_then_all_is_well(mounted: Mounted) -> None:
+    mounted.mount()
+    here = mounted.source / "00/000.jpg"
+    assert (mounted.target / "00/000.jpg").read_bytes() == here.read_bytes()
+    shutil.move(mounted.machine.place / "store/data/covers/pack", mounted.machine.place / "away")
+    mounted.drop_page_cache()
+    assert (mounted.target / "00/000.jpg").read_bytes() == here.read_bytes()
+    with pytest.raises(OSError, match="Input/output error"):
+        (mounted.target / "large").read_bytes()
+    shutil.move(mounted.machine.place / "away", mounted.machine.place / "store/data/covers/pack")
+    mounted.assert_same()
+
+
+def test_damage_in_the_store_is_an_error_never_other_bytes(mounted: Mounted) -> None:
+    mounted.mount()
+    for pack in (mounted.machine.place / "store/data/covers/pack").iterdir():
+        data = bytearray(pack.read_bytes())
+        for at in range(1000, len(data), 50_000):
+            data[at] ^= 1
+        pack.write_bytes(data)
+    wrong = 0
+    for path in sorted(mounted.source.rglob("*")):
+        if path.is_file():
+            try:
+                assert (mounted.target / path.relative_to(mounted.source)).read_bytes() == path.read_bytes()
+            except OSError:
+                wrong += 1
+    assert wrong > 0
+
+
+def test_a_cache_that_was_damaged_while_nobody_looked_is_fetched_again(mounted: Mounted) -> None:
+    mounted.mount()
+    mounted.assert_same()
+    mounted.unmount()
+    with open(mounted.content_path(), "r+b") as file:
+        for at in range(4096 + 7, os.fstat(file.fileno()).st_size, 9 * 4096):
+            file.seek(at)
+            file.write(b"damage")
+    mounted.drop_page_cache()
+    mounted.mount()
+    mounted.assert_same()
+
+
+def test_a_record_that_says_too_much_never_shows_zeros(mounted: Mounted) -> None:
+    """As a power cut may leave it: the record is ahead of the data."""
+    mounted.mount()
+    mounted.unmount()
+    record = mounted.content_path().parent / "present"
+    record.write_bytes(b"\xff" * record.stat().st_size)
+    mounted.mount()
+    mounted.assert_same()
+
+
+def test_workers_that_are_killed_are_replaced_and_no_reader_notices(mounted: Mounted) -> None:
+    mounted.mount()
+    digests = {
+        path.relative_to(mounted.source): hashlib.sha256(path.read_bytes()).digest()
+        for path in mounted.source.rglob("*")
+        if path.is_file()
+    }
+    failures: list[object] = []
+    is_over = threading.Event()
+
+    def read(seed: int) -> None:
+        order = list(digests)
+        chance = random.Random(seed)
+        while not is_over.is_set():
+            chance.shuffle(order)
+            for path in order[:30]:
+                try:
+                    data = (mounted.target / path).read_bytes()
+                except OSError as error:
+                    failures.append((path, error))
+                    continue
+                if hashlib.sha256(data).digest() != digests[path]:
+                    failures.append(path)
+
+    readers = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for reader in readers:
+        reader.start()
+    killed: set[int] = set()
+    try:
+        while len(killed) < 6:
+            mounted.drop_page_cache()
+            worker = mounted.worker()
+            if worker and worker not in killed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+                killed.add(worker)
+            time.sleep(0.05)
+    finally:
+        is_over.set()
+        for reader in readers:
+            reader.join()
+    assert failures == []
+    mounted.assert_same()
+
+
+def test_a_keeper_that_is_killed_leaves_errors_not_hangs_and_can_be_mended(mounted: Mounted) -> None:
+    done = mounted.mount()
+    (mounted.target / "00/000.jpg").read_bytes()
+    keeper = done["keeper"]
+    assert isinstance(keeper, int)
+    worker = mounted.worker()
+    os.kill(keeper, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(OSError, match=r"."):
+        (mounted.target / "large").read_bytes()
+    mounted.unmount("--force")
+    mounted.mount()
+    mounted.assert_same()
+
+
+def test_a_busy_mount_is_not_unmounted_unless_forced(mounted: Mounted) -> None:
+    mounted.mount()
+    with open(mounted.target / "large", "rb") as file:
+        file.read(10)
+        mounted.unmount(code=13)
+        assert file.read(10) == (mounted.source / "large").read_bytes()[10:20]
+        mounted.unmount("--force")
+    assert list(mounted.target.iterdir()) == []
+
+
+def test_umount_of_the_system_ends_the_daemon_too(mounted: Mounted) -> None:
+    mounted.mount()
+    subprocess.run(["umount", mounted.target], check=True)
+    deadline = time.monotonic() + 30
+    while mounted.worker() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert mounted.worker() == 0
+    assert not list((mounted.machine.place / "state/boxlink/mount").iterdir())
+
+
+def test_what_is_wrong_is_said(mounted: Mounted) -> None:
+    assert mounted.machine.json("mount", "nothing", mounted.target, code=10)["error"]["kind"] == "missing"
+    assert mounted.machine.json("mount", "covers", "/nonexistent", code=2)["error"]["kind"] == "invalid"
+    assert mounted.machine.json("umount", mounted.target, code=10)["error"]["kind"] == "missing"
+    mounted.mount()
+    assert mounted.machine.json("mount", "covers", mounted.target, code=13)["error"]["kind"] == "conflict"
+
+
+def test_an_older_seq_has_its_own_bytes_on_the_same_cache(mounted: Mounted) -> None:
+    (mounted.source / "text").unlink()
+    (mounted.source / "text").write_bytes(b"new")
+    (mounted.source / "more").write_bytes(b"more" * 9999)
+    mounted.machine.run("publish", "covers", mounted.source)
+    mounted.mount()
+    mounted.assert_same()
+    mounted.unmount()
+    mounted.mount("--seq", "1")
+    assert (mounted.target / "text").read_bytes() == b"compressible " * 20_000
+    assert not (mounted.target / "more").exists()
