@@ -12,7 +12,6 @@ holds the index and the pages it used last, whatever the size of the dataset.
 from __future__ import annotations
 
 import bisect
-import itertools
 import operator
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -265,9 +264,3 @@ def _check_tail(tail: MapTail, tail_offset: int) -> MapTail:
     if offset != tail_offset or tail.extent_count != sum(page.extent_count for page in tail.pages):
         raise Corrupt("a map's tail is impossible")
     return tail
-
-
-def extents_of(address: int, chunks: Sequence[ChunkRef]) -> Iterator[Extent]:
-    """The extents of a file at an address (units of 4 KiB)."""
-    positions = itertools.accumulate((chunk.plain_bytes for chunk in chunks), initial=address * ADDRESS_UNIT)
-    yield from map(Extent, positions, chunks)

@@ -20,9 +20,9 @@ import msgspec
 import xxhash
 from blake3 import blake3
 
-from synclib.core.entry import ChunkRef, Entry
+from synclib.core.entry import ADDRESS_UNIT, ChunkRef, Entry
 from synclib.core.erofs import ImageBuilder
-from synclib.core.extent_map import Extent, encode_map, extents_of
+from synclib.core.extent_map import Extent, encode_map
 from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest
 from synclib.disk.atomic import TEMPORARY, fsync_directory, write_atomic
@@ -102,21 +102,13 @@ class _Rows:
     def noting(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """The entries as they come; their extents are kept."""
         for entry in entries:
-            for extent in extents_of(entry.address, entry.chunks):
-                chunk = extent.chunk
+            position = entry.address * ADDRESS_UNIT
+            for chunk in entry.chunks:
                 number = self._packs.setdefault(chunk.pack, len(self._packs))
-                self._positions.append(extent.position)
-                self._file.write(
-                    _ROW.pack(
-                        extent.position,
-                        chunk.offset,
-                        chunk.stored_bytes,
-                        chunk.plain_bytes,
-                        number,
-                        chunk.hash,
-                        chunk.codec,
-                    )
-                )
+                self._positions.append(position)
+                place = (position, chunk.offset, chunk.stored_bytes, chunk.plain_bytes, number)
+                self._file.write(_ROW.pack(*place, chunk.hash, chunk.codec))
+                position += chunk.plain_bytes
             yield entry
 
     def sorted(self) -> Iterator[Extent]:
