@@ -6,13 +6,13 @@ cut window by window, and a run of zeros that is longer than that is cut again a
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from typing import Protocol
 
 from pyfastcdc import FastCDC
 
 from synclib.core.entry import CHUNK_BYTES_MAX
+from synclib.core.memory import allocate
 
 _MIN, _AVERAGE = 64 << 10, 256 << 10
 _WINDOW_BYTES = 8 << 20
@@ -33,7 +33,7 @@ def cut(source: Source) -> Iterator[list[tuple[memoryview, int]]]:
 
     All of it is one chunk if it is no longer than a chunk may be.
     """
-    window = memoryview(mmap.mmap(-1, _WINDOW_BYTES))  # pages that are not written cost nothing
+    window = memoryview(allocate(_WINDOW_BYTES))
     offset = filled = 0  # of the window's first byte, and how many bytes it holds
     zeros = _ZeroChunk()
     while True:

@@ -28,6 +28,7 @@ from synclib.core.entry import (
     group_of,
 )
 from synclib.core.lease import owned_ulid
+from synclib.core.memory import allocate
 from synclib.core.pack import PACK_BYTES_TARGET, PackBuilder, PackInfo, encode_chunk
 from synclib.disk.chunk_index import ChunkIndex
 from synclib.disk.holes import HoleReader, is_sparse
@@ -103,7 +104,7 @@ class Buffers:
     """Memory that jobs use one after the other: to touch new memory costs as much as to read into it."""
 
     def __init__(self) -> None:
-        self.staging = memoryview(mmap.mmap(-1, _STAGING_BYTES))
+        self.staging = memoryview(allocate(_STAGING_BYTES))
         self.packs: list[mmap.mmap] = []
 
 
