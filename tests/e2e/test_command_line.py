@@ -254,3 +254,22 @@ def test_short_verbs_import_only_what_they_use(published: Machine, words: tuple[
     imported = set(done.stderr.split())
     assert "click" in imported
     assert not imported & (HEAVY | unused)
+
+
+def test_the_end_waits_for_threads_and_runs_what_was_registered() -> None:
+    driver = (
+        "import atexit, threading\n"
+        "from tools import cli\n"
+        "def late():\n"
+        "    threading.main_thread().join()\n"
+        "    print('thread')\n"
+        "def run(**_):\n"
+        "    atexit.register(print, 'registered')\n"
+        "    threading.Thread(target=late).start()\n"
+        "    print('verb')\n"
+        "    return 7\n"
+        "cli.boxlink.main = run\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (7, ["verb", "thread", "registered"], "")
