@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import sys
 import time
@@ -89,6 +88,8 @@ class Context:
     def emit(self, result: dict[str, object], text: str = "") -> None:
         """The verb's answer: one JSON object with ``--json``, else ``text`` for a person (unless quiet)."""
         if self.is_json:
+            import json
+
             click.echo(json.dumps(self.with_costs(result)))
         elif text and not self.is_quiet:
             click.echo(shown(text))
@@ -143,6 +144,8 @@ def report_error(error: BoxlinkError) -> int:
     """Say an error on stderr, or as the one JSON object on stdout; returns its exit code."""
     if _running.is_json or "--json" in sys.argv:
         with contextlib.suppress(OSError):
+            import json
+
             click.echo(json.dumps({"error": error.as_dict()}))
             return error.exit_code
         # Nobody can be told there.
@@ -167,6 +170,8 @@ def report_bug(error: Exception) -> int:
 
     traceback.print_exception(error)
     if _running.is_json or "--json" in sys.argv:
+        import json
+
         shown = {"kind": "bug", "message": f"{type(error).__name__}: {error}", "hint": "report it with the traceback"}
         click.echo(json.dumps({"error": shown}))
     return BoxlinkError.exit_code

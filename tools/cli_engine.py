@@ -7,11 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -23,6 +22,9 @@ from synclib.errors import BoxlinkError, Interrupted, Invalid
 from synclib.lazy.dataset import Dataset
 from synclib.store.base import Store
 from tools.cli_context import Context, shown
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 
 def open_host(context: Context) -> Host:

@@ -6,7 +6,6 @@ cut window by window, and a run of zeros that is longer than that is cut again a
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -15,7 +14,7 @@ from pyfastcdc import FastCDC
 from synclib.core.entry import CHUNK_BYTES_MAX
 
 _MIN, _AVERAGE = 64 << 10, 256 << 10
-_WINDOW_BYTES = 8 << 20
+WINDOW_BYTES = 8 << 20
 
 
 class Source(Protocol):
@@ -28,12 +27,12 @@ class Source(Protocol):
         """So many bytes from ``offset`` on are known to be zeros without reading them; 0 if nothing is known."""
 
 
-def cut(source: Source) -> Iterator[list[tuple[memoryview, int]]]:
+def cut(source: Source, window: memoryview) -> Iterator[list[tuple[memoryview, int]]]:
     """The chunks in order, each with how often it repeats; a list's memory is used again for the next one.
 
-    All of it is one chunk if it is no longer than a chunk may be.
+    ``window``: WINDOW_BYTES to read into, whatever they hold. All of the source is one chunk if it is no longer than a
+    chunk may be.
     """
-    window = memoryview(mmap.mmap(-1, _WINDOW_BYTES))  # pages that are not written cost nothing
     offset = filled = 0  # of the window's first byte, and how many bytes it holds
     zeros = _ZeroChunk()
     while True:

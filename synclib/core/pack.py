@@ -17,6 +17,7 @@ from blake3 import blake3
 from synclib.core import zstd
 from synclib.core.entry import CHUNK_BYTES_MAX, ChunkRef, Codec
 from synclib.core.frame import VERSION, check_version
+from synclib.core.memory import allocate
 from synclib.errors import Corrupt
 
 MAGIC = b"BXLP"
@@ -43,8 +44,7 @@ class PackBuilder:
 
     def __init__(self, ulid: bytes, buffer: mmap.mmap | None = None) -> None:
         self.ulid = ulid
-        # Anonymous memory: pages that are not written cost nothing.
-        self.buffer = mmap.mmap(-1, _BUFFER_BYTES) if buffer is None else buffer
+        self.buffer = allocate(_BUFFER_BYTES) if buffer is None else buffer
         self._view = memoryview(self.buffer)
         self._slots = bytearray()
         self._length = 0
@@ -57,7 +57,7 @@ class PackBuilder:
     def _append(self, data: bytes | bytearray | memoryview) -> None:
         stop = self._length + len(data)
         if stop > len(self.buffer):
-            larger = mmap.mmap(-1, max(stop, 2 * len(self.buffer)))
+            larger = allocate(max(stop, 2 * len(self.buffer)))
             larger[: self._length] = self._view[: self._length]
             self.buffer, self._view = larger, memoryview(larger)
         self._view[self._length : stop] = data

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-from synclib.core.retention import Retention
-from synclib.engine.collect import collect
 from synclib.engine.compact import compact
 from synclib.engine.host import Host, Progress
 from synclib.errors import BoxlinkError
@@ -26,4 +24,7 @@ def maintain(dataset: Dataset, host: Host, progress: Progress, *, seq: int) -> N
     with contextlib.suppress(BoxlinkError):
         compact(dataset, host, progress, budget_bytes=COMPACT_BUDGET_BYTES)
         if seq % COLLECT_EVERY == 0 and seq <= _COLLECT_SEQS_MAX:
+            from synclib.core.retention import Retention
+            from synclib.engine.collect import collect
+
             collect(dataset, host, Retention(), None, progress)

@@ -28,6 +28,7 @@ from synclib.core.entry import (
     group_of,
 )
 from synclib.core.lease import owned_ulid
+from synclib.core.memory import allocate
 from synclib.core.pack import PACK_BYTES_TARGET, PackBuilder, PackInfo, encode_chunk
 from synclib.disk.chunk_index import ChunkIndex
 from synclib.disk.holes import HoleReader, is_sparse
@@ -103,8 +104,15 @@ class Buffers:
     """Memory that jobs use one after the other: to touch new memory costs as much as to read into it."""
 
     def __init__(self) -> None:
-        self.staging = memoryview(mmap.mmap(-1, _STAGING_BYTES))
+        self.staging = memoryview(allocate(_STAGING_BYTES))
         self.packs: list[mmap.mmap] = []
+
+    @functools.cached_property
+    def window(self) -> memoryview:
+        """What large files are cut in."""
+        from synclib.core.chunker import WINDOW_BYTES
+
+        return memoryview(allocate(WINDOW_BYTES))
 
 
 @functools.lru_cache(maxsize=1)
@@ -256,7 +264,7 @@ def _read_large(descriptor: int, size: int, status: os.stat_result, packer: _Pac
 
     hashes: list[bytes] = []
     read_bytes = 0
-    for batch in cut(HoleReader(descriptor, size, has_holes=is_sparse(status))):
+    for batch in cut(HoleReader(descriptor, size, has_holes=is_sparse(status)), packer.buffers.window):
         for chunk, count in batch:
             hashes += [packer.add(chunk)] * count
             read_bytes += len(chunk) * count
@@ -270,7 +278,7 @@ class _Packer:
     def __init__(
         self, job: PackJob, store: Store, index: ChunkIndex, uploader: ThreadPoolExecutor, buffers: Buffers
     ) -> None:
-        self._buffers = buffers
+        self.buffers = buffers
         self._root, self._pack_names = job.root, job.pack_names
         self._store, self._index, self._uploader = store, index, uploader
         self.placed: dict[bytes, ChunkRef] = {}
@@ -288,7 +296,7 @@ class _Packer:
         """Memory for a file of at most a chunk; what of it goes to :meth:`add` must come before the next call."""
         if self._staged + size > _STAGING_BYTES:
             self.place()
-        return self._buffers.staging[self._staged : self._staged + size]
+        return self.buffers.staging[self._staged : self._staged + size]
 
     def add_staged(self, plain: memoryview) -> bytes:
         """The hash of a chunk in the memory that was asked for last; that stays taken until it is placed."""
@@ -325,7 +333,7 @@ class _Packer:
     def _store_chunk(self, chunk_hash: bytes, plain: memoryview) -> None:
         stored, codec = encode_chunk(plain)
         if self._builder is None:
-            spare = self._buffers.packs.pop() if self._buffers.packs else None
+            spare = self.buffers.packs.pop() if self.buffers.packs else None
             self._builder = PackBuilder(self._next_ulid(), spare)
         ref = self._builder.add(chunk_hash, plain, stored, Codec(codec))
         self.placed[chunk_hash] = ref
@@ -353,7 +361,7 @@ class _Packer:
         future.result()
         self.packs.append(info)
         self._index.add_pack(info, chunks)
-        self._buffers.packs.append(builder.buffer)
+        self.buffers.packs.append(builder.buffer)
 
     def finish(self) -> None:
         """All is placed and uploaded."""

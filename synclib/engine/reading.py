@@ -57,7 +57,9 @@ class Reading:
 
     def results(self, changes: Iterable[Found | Entry], begin: Callable[[], None]) -> Iterator[PackResult]:
         """What became of the changes, in their order; ``begin`` is called before anything is written to the store."""
-        count = worker_count() * (2 if self._dataset.store.url.startswith("s3:") else 1)
+        processors = worker_count()
+        # A job waits for its last pack to be durable, or to be taken: others have the processors meanwhile.
+        count = processors * 2 if self._dataset.store.url.startswith("s3:") else processors + 1
         start = None if self._connect is None else lambda: start_processes("synclib.engine.pack_job", count)
         store = self._dataset.store
         buffers = Buffers()

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-Body = bytes | bytearray | memoryview | Path
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Body: TypeAlias = "bytes | bytearray | memoryview | Path"
 Buffer = bytes | memoryview  # what a read hands out: not copied where the client library need not
 
 

@@ -10,7 +10,6 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import quote
 
 from synclib.clock import Clock, Entropy
@@ -173,7 +172,7 @@ def _rename(reserved: int, temporary_name: bytes, root: int, key: str) -> int:
 
 
 def _write(descriptor: int, body: Body) -> None:
-    if not isinstance(body, Path):
+    if isinstance(body, bytes | bytearray | memoryview):
         _write_all(descriptor, body)
         return
     with open(body, "rb", buffering=0) as source:

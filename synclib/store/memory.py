@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from synclib.errors import Conflict, Corrupt, Missing
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo
@@ -47,7 +46,7 @@ class MemoryStore:
 
     def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
         check_key(key)
-        data = body.read_bytes() if isinstance(body, Path) else bytes(body)
+        data = bytes(body) if isinstance(body, bytes | bytearray | memoryview) else body.read_bytes()
         with self._lock:
             old = self._objects.get(key)
             if if_absent and old is not None:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo, Store
 
@@ -111,12 +110,12 @@ class MeteredStore:
         return fetched
 
     def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
-        if isinstance(body, Path):
+        if isinstance(body, bytes | bytearray | memoryview):
+            self.meter.count("put", up=memoryview(body).nbytes)
+        else:
             size = os.stat(body).st_size
             is_conditional = if_absent or if_match is not None
             self.meter.count("put", requests=1 if is_conditional else self._put_requests(size), up=size)
-        else:
-            self.meter.count("put", up=memoryview(body).nbytes)
         with self.meter.under_way():
             return self.store.put(key, body, if_absent=if_absent, if_match=if_match)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyfastcdc import FastCDC
 
-from synclib.core.chunker import cut
+from synclib.core.chunker import WINDOW_BYTES, cut
 from synclib.core.entry import CHUNK_BYTES_MAX
 
 
@@ -38,7 +38,9 @@ class Bytes:
 
 
 def cut_all(source: Bytes) -> list[bytes]:
-    return [bytes(chunk) for batch in cut(source) for chunk, count in batch for _ in range(count)]
+    """In a window that holds what another file left."""
+    batches = cut(source, memoryview(bytearray(b"\xff") * WINDOW_BYTES))
+    return [bytes(chunk) for batch in batches for chunk, count in batch for _ in range(count)]
 
 
 def cut_stream(data: bytes) -> list[bytes]:

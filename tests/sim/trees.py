@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from synclib.core.chunker import cut
+from synclib.core.chunker import WINDOW_BYTES, cut
 from synclib.core.entry import ChunkRef, Codec, Entry, Kind
 from synclib.core.names import is_reserved, split_path
 from synclib.core.treehash import TreeHash
@@ -149,7 +149,7 @@ def entry_of(path: bytes, thing: Thing) -> Entry:
         return Entry(*split_path(path), thing.kind, thing.mode, thing.mtime_ns, target=thing.data)
     chunks = tuple(
         ChunkRef(blake3(piece).digest(), bytes(16), 0, len(piece), len(piece), Codec.RAW)
-        for batch in cut(_Bytes(thing.data))
+        for batch in cut(_Bytes(thing.data), memoryview(bytearray(WINDOW_BYTES)))
         for piece, count in batch
         for _ in range(count)
     )

@@ -35,7 +35,7 @@ def run(command: list[str], environ: Mapping[str, str], cwd: Path | None = None,
     with open(out or os.devnull, "wb") as stdout, tempfile.NamedTemporaryFile("r") as measured:
         timed = ["/usr/bin/time", "-f", "%U %S %M", "-o", measured.name, *command]
         started = time.perf_counter()
-        process = subprocess.Popen(timed, env={**os.environ, **environ}, cwd=cwd, stdout=stdout)
+        process = subprocess.Popen(timed, env=_as_installed(environ), cwd=cwd, stdout=stdout)
         watch = _Watch(process.pid)
         watch.start()
         code = process.wait()
@@ -46,6 +46,13 @@ def run(command: list[str], environ: Mapping[str, str], cwd: Path | None = None,
             raise SystemExit(f"bench: {' '.join(command)} ended with {code}")
         user, system, kibibytes = measured.read().split()
         return Run(seconds, float(user) + float(system), max(int(kibibytes) * 1024, watch.peak_bytes))
+
+
+def _as_installed(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment, in which Python keeps what it has compiled: an installed command has it."""
+    whole = {**os.environ, **environ}
+    whole.pop("PYTHONDONTWRITEBYTECODE", None)
+    return whole
 
 
 class _Watch(threading.Thread):

@@ -41,7 +41,6 @@ def command(
     that others published since are kept. Exit code 3: some files could not be read, or not all of a file can be kept;
     the rest is published.
     """
-    from synclib.engine.maintain import maintain
     from synclib.engine.publish import PublishOptions, publish
     from synclib.errors import Partial
     from synclib.lazy.dataset import check_prefix
@@ -52,6 +51,8 @@ def command(
     with progress_bar(context) as progress:
         done = publish(opened, connect_of(context), os.path.abspath(directory), open_host(context), options, progress)
         if done.is_new:
+            from synclib.engine.maintain import maintain
+
             maintain(opened, open_host(context), progress, seq=done.seq)
     assert context.meter is not None
     context.meter.add(done.meter)
