@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import resource
 import subprocess
 import tempfile
 import threading
@@ -30,12 +33,15 @@ class Run:
 def run(command: list[str], environ: Mapping[str, str], cwd: Path | None = None, out: Path | None = None) -> Run:
     """Run a command; what it says goes to ``out``, or nowhere. SystemExit when it fails.
 
-    GNU time stands between: the kernel counts what a process was forked from as its own, and time is small.
+    GNU time stands between for the largest process: the kernel counts what a process was forked from as its own, and
+    time is small. Processor time is that of all its processes, those too that outlive it for a moment.
     """
     with open(out or os.devnull, "wb") as stdout, tempfile.NamedTemporaryFile("r") as measured:
-        timed = ["/usr/bin/time", "-f", "%U %S %M", "-o", measured.name, *command]
+        timed = ["/usr/bin/time", "-f", "%M", "-o", measured.name, *command]
+        _adopt_orphans()
+        before_s = _children_s()
         started = time.perf_counter()
-        process = subprocess.Popen(timed, env=_as_installed(environ), cwd=cwd, stdout=stdout)
+        process = subprocess.Popen(timed, env=_as_installed(environ), cwd=cwd, stdout=stdout, start_new_session=True)
         watch = _Watch(process.pid)
         watch.start()
         code = process.wait()
@@ -44,8 +50,26 @@ def run(command: list[str], environ: Mapping[str, str], cwd: Path | None = None,
         watch.join()
         if code:
             raise SystemExit(f"bench: {' '.join(command)} ended with {code}")
-        user, system, kibibytes = measured.read().split()
-        return Run(seconds, float(user) + float(system), max(int(kibibytes) * 1024, watch.peak_bytes))
+        _reap(process.pid)
+        return Run(seconds, _children_s() - before_s, max(int(measured.read()) * 1024, watch.peak_bytes))
+
+
+def _adopt_orphans() -> None:
+    """Processes whose parent has ended become this process's (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def _reap(group: int) -> None:
+    """Wait until every process of a group has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-group, 0)
+
+
+def _children_s() -> float:
+    """Processor seconds of all processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _as_installed(environ: Mapping[str, str]) -> dict[str, str]:

@@ -122,7 +122,7 @@ class _Ending:
     Taking the interpreter apart object by object, which is what would follow, takes as long as many a verb.
     """
 
-    code = 0
+    code = Interrupted.exit_code  # what ends it before it has a code of its own is a signal
 
     def __call__(self) -> None:
         flush_output()
