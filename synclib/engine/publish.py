@@ -125,7 +125,7 @@ class _Publication:
         head = self._head = dataset.read_head_or_empty()
         self._check_source(head)
         base = self._base = None if options.is_mirror else self._base_of(base_file, head)
-        self._head_entries = 0 if base else head.manifest.entry_count
+        self._head_entries = head.manifest.entry_count
         base_runs = head.manifest.runs if base is None or _is_whole_head(base, head) else base.runs
         self._fill(cache, base_runs, head)
         head_chain = Chain.of(cache, dataset.root, head.manifest.runs)

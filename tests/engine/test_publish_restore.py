@@ -193,6 +193,19 @@ def test_removing_more_than_half_without_a_base_is_refused(kit: Kit, tmp_path: P
     assert list(kit.store.list("data/covers/intent/")) == []
 
 
+def test_removing_more_than_half_is_refused_with_a_base_too(kit: Kit) -> None:
+    everything = {b"%03d" % number: b"x" for number in range(120)}
+    kit.write(everything)
+    kit.publish()
+    kit.write({path: everything[path] for path in list(everything)[:59]})
+    with pytest.raises(Invalid, match="more than half"):
+        kit.publish()
+    kit.write({path: everything[path] for path in list(everything)[:60]})
+    assert kit.publish().deleted == 60
+    kit.write({b"000": b"x"})
+    assert kit.publish(allow_delete=True).deleted == 59
+
+
 def test_pipes_and_sockets_are_skipped_and_named(kit: Kit) -> None:
     kit.write({b"a": b"1", b"d": None})
     os.mkfifo(kit.directory / "pipe")
