@@ -19,12 +19,22 @@ from synclib.core.manifest import Manifest
 from synclib.core.names import dataset_root
 from synclib.engine.host import Connect, Host, Progress, no_progress
 from synclib.errors import BoxlinkError, Interrupted, Invalid
-from synclib.lazy.dataset import Dataset
+from synclib.lazy.dataset import Dataset, check_prefix
 from synclib.store.base import Store
 from tools.cli_context import Context, shown
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+
+def path_within(option: str, given: str | None) -> bytes:
+    """The file or folder of a dataset that an option names; the root where it was not given. Invalid where it is empty:
+    a variable of a script that is not set would stand for everything."""
+    if given is None:
+        return b""
+    if not given:
+        raise Invalid(f"{option} is empty", hint=f"name a file or folder, or leave {option} out for all of the dataset")
+    return check_prefix(given)
 
 
 def open_host(context: Context) -> Host:

@@ -8,12 +8,15 @@ import msgspec
 
 from synclib.core.entry import ChunkRef, Entry
 
-# AWS recommends ranges of 8-16 MB; a smaller gap is cheaper to read than another request.
-RANGE_BYTES_MAX = 16 << 20
+# AWS recommends ranges of 8-16 MB. A full pack has 32 MiB and a bit: it is two ranges, without a third of some bytes.
+RANGE_BYTES_MAX = 17 << 20
+# A smaller gap is cheaper to read than another request.
 GAP_BYTES_MAX = 256 << 10
 # What is planned together: enough that neighbours in a pack meet, little enough to hold in memory.
 WINDOW_BYTES = 256 << 20
 WINDOW_FILES = 20_000
+_PLANS_PER_JOB_MAX = 4
+_JOBS_PER_PROCESS_MIN = 4
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
@@ -26,7 +29,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
 
 
 class FetchPlan(msgspec.Struct, frozen=True):
-    """One job: ranges of packs, and the pieces that they hold all bytes of."""
+    """What is fetched at once: ranges of packs, and the pieces that they hold all bytes of."""
 
     ranges: dict[bytes, list[tuple[int, int]]]
     pieces: list[Piece]
@@ -81,7 +84,7 @@ def split_file(entry: Entry, wanted: tuple[ChunkRef, ...]) -> Iterator[Piece]:
 
 
 def plan_window(pieces: list[Piece]) -> Iterator[FetchPlan]:
-    """Group pieces by pack, in the order of offsets, into jobs of about one range's bytes."""
+    """Group pieces by pack, in the order of offsets, into plans of about one range's bytes."""
     by_pack: dict[bytes, list[Piece]] = {}
     scattered: list[Piece] = []
     for piece in pieces:
@@ -93,6 +96,12 @@ def plan_window(pieces: list[Piece]) -> Iterator[FetchPlan]:
         group.sort(key=lambda piece: piece.chunks[0].offset)
         yield from _cut(group)
     yield from _cut(scattered)
+
+
+def plans_per_job(need_bytes: int, processes: int) -> int:
+    """How many plans a worker is given at once, so that it can fetch one while it writes the one before; few enough
+    that all workers have several jobs, and end at about the same time."""
+    return min(_PLANS_PER_JOB_MAX, max(1, need_bytes // (_JOBS_PER_PROCESS_MIN * processes * RANGE_BYTES_MAX)))
 
 
 def _cut(group: list[Piece]) -> Iterator[FetchPlan]:

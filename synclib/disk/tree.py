@@ -357,6 +357,11 @@ class Tree:
         with contextlib.suppress(FileExistsError):
             os.link(former.name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
 
+    def has_seeds(self) -> bool:
+        """Whether there is any file that :meth:`link_seed` named."""
+        with os.scandir(self._temporary()) as listing:
+            return any(os.fsencode(item.name).startswith(SEED) for item in listing)
+
     def open_seed(self, content: bytes) -> tuple[int, bytes] | None:
         """(descriptor, name) of the temporary file that :meth:`link_seed` named after this content, if there is one."""
         name = SEED + content.hex().encode()

@@ -14,16 +14,20 @@ from synclib.engine.opened import Opened
 from synclib.lazy.chain import Chain
 from synclib.lazy.changes import changes
 
+# So many paths a dry run names; the others it counts.
+PATHS_TOLD_MAX = 1000
+
 
 @dataclass
 class Cleared:
     """``kept``: paths that the chain removed but that stay, for somebody had changed or published them here.
     ``is_dry_run``: what would be removed is counted, and stays; directories count also where a stranger's files would
-    keep them."""
+    keep them. ``would_delete``: the first of those paths."""
 
     deleted: int = 0
     kept: list[bytes] = field(default_factory=list)
     is_dry_run: bool = False
+    would_delete: list[bytes] = field(default_factory=list)
 
 
 def remove_old(tree: Tree, opened: Opened, old: Chain, new: Chain, cleared: Cleared) -> None:
@@ -46,6 +50,8 @@ def _remove(tree: Tree, opened: Opened, entry: Entry, cleared: Cleared) -> bool:
     """Remove what stands at a path; False when it stays, a directory that holds other things."""
     if cleared.is_dry_run:
         cleared.deleted += 1
+        if len(cleared.would_delete) < PATHS_TOLD_MAX:
+            cleared.would_delete.append(entry.path)
         return True
     opened.open_up(entry.directory)
     if not tree.remove(entry):

@@ -26,6 +26,10 @@ class Survey(Protocol):
     def missing(self) -> Iterable[Entry]: ...
 
     @property
+    def mislabelled(self) -> Iterable[Entry]:
+        """Right bytes, but not the right mode or time."""
+
+    @property
     def need_bytes(self) -> int: ...
 
     @property
@@ -53,6 +57,7 @@ class Everything:
     def __init__(self, entries: Iterable[Entry], manifest: Manifest) -> None:
         self.links = Links()
         self.missing = (entry for entry in entries if not self._is_linked(entry))
+        self.mislabelled: tuple[Entry, ...] = ()
         self.need_bytes, self.file_count = manifest.plain_bytes, manifest.file_count
         self.is_nothing = False
         self.wanted = ContentSet()
@@ -72,7 +77,6 @@ class Comparison:
         """``doubtful``: of which files that we have placed size and time say nothing (:func:`noting_doubtful`)."""
         self._tree, self._before, self._doubtful = tree, before, doubtful
         self.missing: Spool[Entry] = Spool(Entry)
-        # Right bytes, but not the right mode or time.
         self.mislabelled: Spool[Entry] = Spool(Entry)
         self.wanted = ContentSet()
         self.links = Links()

@@ -1,11 +1,18 @@
-"""The part of a restore that runs in worker processes: fetch ranges, verify chunks, write files."""
+"""The part of a restore that runs in worker processes: fetch ranges, verify chunks, write files.
+
+A job has several plans: while the files of one are written, a thread fetches the ranges of the next.
+"""
 
 from __future__ import annotations
 
 import bisect
+import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,18 +30,23 @@ from synclib.errors import BoxlinkError, Corrupt, Missing
 from synclib.store.base import Buffer, Store
 from synclib.store.meter import Meter
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(FetchPlan)
+_decoder = msgspec.msgpack.Decoder(list[FetchPlan])
 
 
 @dataclass(frozen=True)
 class FetchJob:
-    """A plan's job; ``temporaries`` names, by path, the files that pieces of large files go to."""
+    """Plans, to be done one after the other. ``temporaries`` names, by path, the files that pieces of large files go
+    to; ``number`` says which job a result is of."""
 
+    number: int
     connect: Connect
     root: str
     top: bytes
-    plan: bytes  # an encoded FetchPlan: pickling so many small values would cost more than fetching them
+    plans: bytes  # encoded FetchPlans: pickling so many small values would cost more than fetching them
     temporaries: dict[bytes, bytes]
     fence: bytes  # what the lock file holds while this restore is the one at work
     seeds: tuple[bytes, ...] = ()  # roots of datasets on this machine whose packs are read before the store's
@@ -45,48 +57,59 @@ class FetchResult:
     """What a job did. ``problems`` has (path, reason) of files that could not be made as they should be, ``damaged``
     (path, error) of those whose bytes the store does not have."""
 
+    number: int
     problems: list[tuple[bytes, str]] = field(default_factory=list)
     damaged: list[tuple[bytes, Corrupt | Missing]] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
 
 
-def encode_plan(plan: FetchPlan) -> bytes:
-    return _encoder.encode(plan)
+def encode_plans(plans: list[FetchPlan]) -> bytes:
+    return _encoder.encode(plans)
 
 
 def run_fetch_job(job: FetchJob) -> FetchResult:
     """In a worker process: with this process's own connection to the store."""
     store, meter = connect_once(job.connect)
-    with writing(job.top, job.fence):
-        result = fetch_files(job, store)
+    result = fetch_files(job, store, lambda: writing(job.top, job.fence))
     result.meter.add(meter.take())
     return result
 
 
-def fetch_files(job: FetchJob, store: Store) -> FetchResult:
-    result = FetchResult()
-    plan = _decoder.decode(job.plan)
-    ranges = _Ranges(store, job, plan)
+def fetch_files(
+    job: FetchJob, store: Store, fenced: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+) -> FetchResult:
+    """Do a job. ``fenced`` is entered for the writing of each plan's files."""
+    result = FetchResult(job.number)
+    plans = _decoder.decode(job.plans)
     tree = Tree(job.top)
-    try:
-        for piece in plan.pieces:
-            try:
-                _write_piece(tree, piece, ranges, job.temporaries)
-            except OSError as error:
-                if is_of_the_process(error):
-                    raise disk_error(error) from error
-                result.problems.append((piece.entry.path, error.strerror or str(error)))
-            except InTheWay as error:
-                result.problems.append((piece.entry.path, str(error)))
-            except (Corrupt, Missing) as error:
-                result.damaged.append((piece.entry.path, _plain(error)))
-            except BoxlinkError as error:
-                error.path = error.path or os.fsdecode(piece.entry.path)
-                raise
-    finally:
-        tree.close()
+    with contextlib.closing(tree), _ReadAhead(store, job, plans) as ahead:
+        for plan in plans:
+            ranges = ahead.take()
+            with fenced():
+                _write_pieces(tree, plan, ranges, job.temporaries, result)
+            # Before the next are taken, and others asked for: at most two plans' bytes are here.
+            del ranges
     result.problems += tree.problems
     return result
+
+
+def _write_pieces(
+    tree: Tree, plan: FetchPlan, ranges: _Ranges, temporaries: dict[bytes, bytes], result: FetchResult
+) -> None:
+    for piece in plan.pieces:
+        try:
+            _write_piece(tree, piece, ranges, temporaries)
+        except OSError as error:
+            if is_of_the_process(error):
+                raise disk_error(error) from error
+            result.problems.append((piece.entry.path, error.strerror or str(error)))
+        except InTheWay as error:
+            result.problems.append((piece.entry.path, str(error)))
+        except (Corrupt, Missing) as error:
+            result.damaged.append((piece.entry.path, _plain(error)))
+        except BoxlinkError as error:
+            error.path = error.path or os.fsdecode(piece.entry.path)
+            raise
 
 
 def _plain(error: Corrupt | Missing) -> Corrupt | Missing:
@@ -108,6 +131,35 @@ def _write_piece(tree: Tree, piece: Piece, ranges: _Ranges, temporaries: dict[by
             offset += len(plain)
     finally:
         os.close(descriptor)
+
+
+class _ReadAhead:
+    """The ranges of plans, in their order: those of the next plan are being fetched when one's are taken."""
+
+    def __init__(self, store: Store, job: FetchJob, plans: list[FetchPlan]) -> None:
+        self._fetches = iter([functools.partial(_Ranges, store, job, plan) for plan in plans])
+        self._executor: ThreadPoolExecutor | None = None
+        self._next: Future[_Ranges] | None = None
+        if len(plans) > 1:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._executor = ThreadPoolExecutor(1)
+            self._next = self._executor.submit(next(self._fetches))
+
+    def __enter__(self) -> _ReadAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def take(self) -> _Ranges:
+        if self._executor is None or self._next is None:
+            return next(self._fetches)()
+        ranges = self._next.result()
+        following = next(self._fetches, None)
+        self._next = None if following is None else self._executor.submit(following)
+        return ranges
 
 
 class _Ranges:

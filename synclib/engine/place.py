@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -18,23 +18,24 @@ from synclib.core.plan import (
     Piece,
     is_one_piece,
     plan_window,
+    plans_per_job,
     split_file,
 )
 from synclib.disk.extras import left_out
 from synclib.disk.faults import disk_error, full_disk_is_an_error, is_of_the_process
 from synclib.disk.tree import InTheWay, Tree, part_name
-from synclib.engine.fetch_job import FetchJob, FetchResult, encode_plan, fetch_files, run_fetch_job
+from synclib.engine.fetch_job import FetchJob, FetchResult, encode_plans, fetch_files, run_fetch_job
 from synclib.engine.host import Connect
 from synclib.engine.large import Large, copy_from_older, lacking_of_part
 from synclib.engine.links import Links
 from synclib.engine.opened import Opened
 from synclib.engine.seeds import Moved, SeedTrees, split_seeds
 from synclib.engine.task import RestoreTask
-from synclib.engine.workers import run_in_order, start_processes, worker_count
+from synclib.engine.workers import run_jobs, start_processes, worker_count
 from synclib.lazy.chain import Chain
 from synclib.store.meter import Meter
 
-# While some wait for a distant store others write; each holds a range's bytes, some 40 MB with the interpreter.
+# While some wait for a distant store others write; each holds two ranges' bytes, some 70 MB with the interpreter.
 _REMOTE_PROCESSES = 4
 
 
@@ -83,7 +84,7 @@ class Placement:
         tops, self._roots = split_seeds(task.options.seeds)
         self._seeds = SeedTrees(tops)
         self._large: dict[bytes, Large] = {}
-        self._plans: deque[FetchPlan] = deque()  # of the jobs at work, in their order
+        self._plans: dict[int, list[FetchPlan]] = {}  # of the jobs at work, by their numbers
         self._damage = Damage()
         self._done_bytes = 0
         self.placed = Placed()
@@ -99,13 +100,17 @@ class Placement:
         connect = self._task.connect
         start = None if connect is None else lambda: start_processes("synclib.engine.fetch_job", count)
         store = self._dataset.store
-        jobs = (self._job(plan) for plan in _windows(self._wanted(missing)))
-        for result in run_in_order(
-            jobs, lambda job: fetch_files(job, store), run_fetch_job, start, lambda: flights.limit
+        # There is nothing to wait for where the store is at hand, or the work is here.
+        at_once = plans_per_job(need_bytes, count) if is_remote and start is not None else 1
+        jobs = self._jobs(_windows(self._wanted(missing)), at_once)
+        for result in run_jobs(
+            jobs, lambda job: fetch_files(job, store), run_fetch_job, start, lambda: flights.limit, is_ordered=False
         ):
+            plans = self._plans.pop(result.number)
             # Every try is counted: what was not planned was tried again.
-            flights.landed(is_pushed_back=result.meter.requests["get"] > self._plans[0].range_count)
-            self._take(result)
+            planned = sum(plan.range_count for plan in plans)
+            flights.landed(is_pushed_back=result.meter.requests["get"] > planned)
+            self._take(result, plans)
             self._task.progress("restored", self._done_bytes, need_bytes)
         for large in list(self._large.values()):
             self._finish_large(large)
@@ -203,26 +208,41 @@ class Placement:
             self._finish_large(large)
         return lacking
 
-    def _job(self, plan: FetchPlan) -> FetchJob:
-        temporaries = {
-            piece.entry.path: self._large[piece.entry.path].temporary for piece in plan.pieces if not piece.is_whole
-        }
+    def _jobs(self, plans: Iterator[FetchPlan], at_once: int) -> Iterator[FetchJob]:
         connect = self._task.connect or Connect(self._dataset.store.url)
-        self._plans.append(plan)
-        top, encoded = self._tree.top, encode_plan(plan)
-        return FetchJob(connect, self._dataset.root, top, encoded, temporaries, self._fence, self._roots)
+        for number in itertools.count():
+            found = list(itertools.islice(plans, at_once))
+            if not found:
+                return
+            temporaries = {
+                piece.entry.path: self._large[piece.entry.path].temporary
+                for plan in found
+                for piece in plan.pieces
+                if not piece.is_whole
+            }
+            self._plans[number] = found
+            yield FetchJob(
+                number,
+                connect,
+                self._dataset.root,
+                self._tree.top,
+                encode_plans(found),
+                temporaries,
+                self._fence,
+                self._roots,
+            )
 
-    def _take(self, result: FetchResult) -> None:
-        placed, plan = self.placed, self._plans.popleft()
+    def _take(self, result: FetchResult, plans: list[FetchPlan]) -> None:
+        placed = self.placed
         placed.meter.add(result.meter)
         placed.problems += result.problems
-        placed.fetch_requests += plan.range_count
-        placed.fetched_bytes += plan.range_bytes
+        placed.fetch_requests += sum(plan.range_count for plan in plans)
+        placed.fetched_bytes += sum(plan.range_bytes for plan in plans)
         broken = {path for path, _ in result.problems}
         for path, error in result.damaged:
             self._damage.add(path, error)
             broken.add(path)
-        for piece in plan.pieces:
+        for piece in itertools.chain.from_iterable(plan.pieces for plan in plans):
             for chunk in piece.chunks:
                 self._done_bytes += chunk.plain_bytes
             if not piece.is_whole:

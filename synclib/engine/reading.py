@@ -16,7 +16,7 @@ from synclib.disk.scan import Found
 from synclib.engine.host import Connect, Host
 from synclib.engine.lease import Holder
 from synclib.engine.pack_job import Buffers, PackJob, PackResult, pack_files, run_pack_job
-from synclib.engine.workers import run_in_order, start_processes, worker_count
+from synclib.engine.workers import run_jobs, start_processes, worker_count
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 
@@ -64,7 +64,7 @@ class Reading:
         store = self._dataset.store
         buffers = Buffers()
         jobs = self._jobs(changes, begin)
-        for result in run_in_order(jobs, lambda job: pack_files(job, store, buffers), run_pack_job, start, count + 2):
+        for result in run_jobs(jobs, lambda job: pack_files(job, store, buffers), run_pack_job, start, count + 2):
             for info in result.packs:
                 self._packs[info.ulid] = info
             self._link(result)

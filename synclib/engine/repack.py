@@ -21,7 +21,7 @@ from synclib.engine.head_swap import update_head
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lease import Holder, Moved, intent
 from synclib.engine.repack_job import RepackJob, repack, run_repack_job
-from synclib.engine.workers import run_in_order, worker_count
+from synclib.engine.workers import run_jobs, worker_count
 from synclib.errors import Conflict, Corrupt
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset, HeadState
@@ -120,7 +120,7 @@ class _Repacking:
         """Upload the live chunks of the victims in new packs, in path order."""
         moves = Moves(victims)
         store = self._dataset.store
-        jobs = run_in_order(
+        jobs = run_jobs(
             self._jobs(chain, victims),
             lambda job: repack(job, store),
             run_repack_job,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import tempfile
 from collections import deque
@@ -25,7 +26,7 @@ from synclib.core.parents import no_parent, with_parents
 from synclib.disk.faults import disk_errors
 from synclib.disk.held import Held
 from synclib.disk.tree import Tree, open_tree
-from synclib.engine.clear import Cleared, note_published, remove_extra, remove_old
+from synclib.engine.clear import PATHS_TOLD_MAX, Cleared, note_published, remove_extra, remove_old
 from synclib.engine.compare import Comparison, Everything, Survey, noting_doubtful
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lease import pin
@@ -69,6 +70,10 @@ class RestoreResult:
     left_out: list[str] = field(default_factory=list)  # what only root can set, and this was not root
     need_bytes: int = 0  # of the files that were missing; a dry run says with it what is free
     free_bytes: int = 0
+    # Of a dry run: how many paths would be made or changed, and the first of those, and of those that would be deleted.
+    write_count: int = 0
+    would_write: list[bytes] = field(default_factory=list)
+    would_delete: list[bytes] = field(default_factory=list)
 
 
 def restore(
@@ -152,16 +157,26 @@ class _Restoration:
 
     def _run(self, old: Chain, new: Chain, survey: Survey) -> RestoreResult:
         moved = Moved(self._tree, old, new, survey.wanted)
-        if not self._options.is_dry_run:
-            self._check_space(survey.need_bytes - moved.room_bytes)
         placed, cleared = Placed(), Cleared(is_dry_run=self._options.is_dry_run)
         if self._options.is_dry_run:
-            self._remove(self._standing.abandoned, Opened(self._tree), old, new, cleared)
-            placed.files = survey.file_count
-            count_requests((entry for entry in survey.missing if entry not in moved), placed)
-        elif self._options.is_delete or not survey.is_nothing or not self._standing.is_done_already():
+            return self._count(old, new, survey, moved, cleared)
+        self._check_space(survey.need_bytes - moved.room_bytes)
+        if self._options.is_delete or not survey.is_nothing or not self._standing.is_done_already():
             placed = self._change(old, new, survey, moved, cleared)
         return self._result(survey, moved, placed, cleared)
+
+    def _count(self, old: Chain, new: Chain, survey: Survey, moved: Moved, cleared: Cleared) -> RestoreResult:
+        """What a restore would do; the first of its paths by name."""
+        self._remove(self._standing.abandoned, Opened(self._tree), old, new, cleared)
+        placed = Placed(files=survey.file_count)
+        count_requests((entry for entry in survey.missing if entry not in moved), placed)
+        linked = (link.entry for link in survey.links.missing)
+        touched = itertools.chain(survey.missing, survey.mislabelled, linked)
+        result = self._result(survey, moved, placed, cleared)
+        result.would_write = [entry.path for entry in itertools.islice(touched, PATHS_TOLD_MAX)]
+        result.write_count = len(result.would_write) + sum(1 for _ in touched)
+        result.would_delete = cleared.would_delete
+        return result
 
     def _survey(self, old: Chain, new: Chain) -> Survey:
         is_plain = not self._options.path and not self._options.is_dry_run

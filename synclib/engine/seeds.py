@@ -9,6 +9,7 @@ names, and the next one finds them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from collections import OrderedDict
@@ -71,8 +72,16 @@ class Moved:
             with contextlib.suppress(OSError, Corrupt):
                 self._tree.link_seed(former)
 
+    @functools.cached_property
+    def _has_seeds(self) -> bool:
+        """Whether there is anything to place, by :meth:`keep` or of a killed restore. Where nothing is, as in a first
+        restore, a look for each file is a call each for nothing."""
+        return self._tree.has_seeds()
+
     def place(self, entry: Entry) -> bool:
         """Put a file with these bytes at an entry's path; False when there is none here."""
+        if not self._has_seeds:
+            return False
         content = content_id(entry)
         descriptor, name = self._open(content)
         if descriptor is None:

@@ -20,7 +20,7 @@ from synclib.core.treehash import TreeHash
 from synclib.disk.journal import Journal
 from synclib.engine.host import Connect, Progress
 from synclib.engine.verify_job import VerifyJob, check_pack, run_verify_job
-from synclib.engine.workers import run_in_order, worker_count
+from synclib.engine.workers import run_jobs, worker_count
 from synclib.errors import BoxlinkError, Corrupt, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
@@ -141,7 +141,7 @@ class _Verification:
                 if info.ulid not in before
             )
             store = self._dataset.store
-            checks = run_in_order(
+            checks = run_jobs(
                 jobs, lambda job: check_pack(job, store), run_verify_job, options.start, 2 * worker_count()
             )
             for check in checks:

@@ -1,4 +1,4 @@
-"""Jobs in worker processes, in order and bounded: what CPython's lock forbids threads to do side by side.
+"""Jobs in worker processes, bounded: what CPython's lock forbids threads to do side by side.
 
 One job alone runs in this process: starting others would cost more than it.
 """
@@ -15,7 +15,7 @@ import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.popen_forkserver import Popen
@@ -96,15 +96,17 @@ def _exit_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def run_in_order(
+def run_jobs(
     jobs: Iterable[J],
     here: Callable[[J], R],
     there: Callable[[J], R],
     start: Callable[[], Executor] | None,
     in_flight: int | Callable[[], int],
+    *,
+    is_ordered: bool = True,
 ) -> Iterator[R]:
-    """The results of jobs, in their order, with at most ``in_flight`` of them begun and not yet taken; it may change
-    from one job to the next.
+    """The results of jobs, with at most ``in_flight`` of them begun and not yet taken; it may change from one job to
+    the next. In the jobs' order, or, so that none waits for an older one, in that in which they end.
 
     A single job, or all of them when ``start`` is None, runs in this process by ``here``; else in the executor that
     ``start`` makes, by ``there``.
@@ -128,15 +130,20 @@ def run_in_order(
         with _held_back({signal.SIGINT, signal.SIGTERM}):
             pending.append(executor.submit(there, job))
 
+    def taken() -> Future[R]:
+        found = pending[0] if is_ordered else next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
+        pending.remove(found)
+        return found
+
     try:
         submit(first)
         submit(second)
         for job in iterator:
             while len(pending) >= (in_flight if isinstance(in_flight, int) else in_flight()):
-                yield pending.popleft().result()
+                yield taken().result()
             submit(job)
         while pending:
-            yield pending.popleft().result()
+            yield taken().result()
     except BrokenExecutor as error:
         raise Unavailable("a worker process was killed", hint="is there enough memory? run it again") from error
     finally:

@@ -293,6 +293,13 @@ def test_settings_that_do_not_read(machine: Machine) -> None:
         assert machine.json("log", "covers", code=2)["error"]["kind"] == "invalid"
 
 
+def test_an_empty_path_is_refused(machine: Machine) -> None:
+    for words in (("restore", "covers", "out", "--path", ""), ("publish", "covers", ".", "--prefix", "")):
+        error = machine.json(*words, code=2)["error"]
+        assert (error["kind"], "for all of the dataset" in error["hint"]) == ("invalid", True)
+    assert not (machine.place / "out").exists()
+
+
 def test_a_dry_run_says_what_it_would_cost_and_need(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.run("init")
@@ -310,6 +317,10 @@ def test_a_dry_run_says_what_it_would_cost_and_need(tmp_path: Path) -> None:
     shown = machine.run("restore", "covers", tmp_path / "out", "--dry-run").decode()
     assert "would fetch 1 files: 1 requests, 100.0 kB, $0.000000" in shown
     assert "needs 100.0 kB here" in shown
+    assert "would write" not in shown
+    assert told["would_write"] == ["a"]
+    assert (told["would_delete"], plan["writes"]) == ([], 1)
+    assert b"would write a\n" in machine.run("restore", "covers", tmp_path / "out", "--dry-run", "-v")
     machine.run("restore", "covers", tmp_path / "out", "-q")
     again = machine.json("restore", "covers", tmp_path / "again", "--seed", tmp_path / "out", "--dry-run")
     assert again["plan"]["files"] == 1

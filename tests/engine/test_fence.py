@@ -11,7 +11,7 @@ from synclib.clock import ManualClock
 from synclib.core.entry import Kind
 from synclib.core.plan import Piece, plan_window
 from synclib.disk.held import Held, writing
-from synclib.engine.fetch_job import FetchJob, encode_plan, run_fetch_job
+from synclib.engine.fetch_job import FetchJob, encode_plans, run_fetch_job
 from synclib.engine.host import Connect
 from synclib.errors import Conflict, Fenced
 from synclib.lazy.chain import Chain
@@ -35,8 +35,8 @@ def jobs(kit: Kit, target: Path, seq: int, fence: bytes) -> list[FetchJob]:
     pieces = [Piece(entry, entry.chunks, 0, is_whole=True) for entry in chain.entries() if entry.kind == Kind.FILE]
     assert kit.connect is not None
     return [
-        FetchJob(kit.connect, kit.dataset.root, os.fsencode(target), encode_plan(plan), {}, fence)
-        for plan in plan_window(pieces)
+        FetchJob(number, kit.connect, kit.dataset.root, os.fsencode(target), encode_plans([plan]), {}, fence)
+        for number, plan in enumerate(plan_window(pieces))
     ]
 
 

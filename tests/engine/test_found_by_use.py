@@ -193,10 +193,27 @@ def test_a_dry_run_counts_what_would_go(kit: Kit, tmp_path: Path) -> None:
     kit.write({b"a": b"1"})
     kit.publish()
     before = read_tree(copy)
-    assert kit.restore(copy, is_dry_run=True).deleted == 1
+    told = kit.restore(copy, is_dry_run=True)
+    assert (told.deleted, told.would_delete, told.would_write, told.write_count) == (1, [b"b"], [], 0)
     assert kit.restore(copy, is_dry_run=True, is_delete=True).deleted == 2
     assert read_tree(copy) == before
     assert kit.restore(copy).deleted == 1
+
+
+def test_a_dry_run_names_the_first_of_what_would_change(kit: Kit, tmp_path: Path) -> None:
+    kit.write({b"d": None, b"d/a": b"1", b"d/kept": b"2", b"l": ("link", b"d"), b"z": b"3"})
+    kit.publish()
+    copy = tmp_path / "copy"
+    kit.restore(copy)
+    for name in ("d/a", "l"):
+        (copy / name).unlink()
+    (copy / "z").chmod(0o600)
+    told = kit.restore(copy, is_dry_run=True)
+    assert (sorted(told.would_write), told.write_count) == ([b"d/a", b"l", b"z"], 3)
+    for number in range(1200):
+        (copy / f"mine{number}").touch()
+    told = kit.restore(copy, is_dry_run=True, is_delete=True)
+    assert (told.deleted, len(told.would_delete)) == (1200, 1000)
 
 
 def test_repacking_comes_to_an_end_and_frees_at_once(kit: Kit) -> None:

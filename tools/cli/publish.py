@@ -12,7 +12,7 @@ from tools.cli_context import Context, node_option, verb
 @click.command()
 @click.argument("dataset")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=bytes))
-@click.option("--prefix", metavar="SUB", default="", help="Publish into this folder of the dataset.")
+@click.option("--prefix", metavar="SUB", help="Publish into this folder of the dataset.")
 @click.option("--mirror", is_flag=True, help="Make the dataset exactly DIR, also where others changed it meanwhile.")
 @click.option("--allow-delete", is_flag=True, help="Allow it to delete most of the dataset.")
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing.")
@@ -24,7 +24,7 @@ def command(
     context: Context,
     dataset: str,
     directory: bytes,
-    prefix: str,
+    prefix: str | None,
     mirror: bool,
     allow_delete: bool,
     dry_run: bool,
@@ -43,10 +43,18 @@ def command(
     """
     from synclib.engine.publish import PublishOptions, publish
     from synclib.errors import Partial
-    from synclib.lazy.dataset import check_prefix
-    from tools.cli_engine import connect_of, costs_text, open_dataset, open_host, path_text, printable, progress_bar
+    from tools.cli_engine import (
+        connect_of,
+        costs_text,
+        open_dataset,
+        open_host,
+        path_text,
+        path_within,
+        printable,
+        progress_bar,
+    )
 
-    options = PublishOptions(check_prefix(prefix), mirror, allow_delete, dry_run, owners, xattrs)
+    options = PublishOptions(path_within("--prefix", prefix), mirror, allow_delete, dry_run, owners, xattrs)
     opened = open_dataset(context, dataset)
     with progress_bar(context) as progress:
         done = publish(opened, connect_of(context), os.path.abspath(directory), open_host(context), options, progress)

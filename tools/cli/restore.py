@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--seq", type=SEQ, help="This seq or tag; by default the newest.")
 @click.option("--at", metavar="TIME", help="The seq that was the newest at this time, such as 2026-11-24T08:00:00Z.")
-@click.option("--path", "sub", metavar="SUB", default="", help="Only this file or folder.")
+@click.option("--path", "sub", metavar="SUB", help="Only this file or folder.")
 @click.option("--delete", is_flag=True, help="Remove files that the dataset does not have.")
 @click.option(
     "--seed",
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="A directory whose bytes are taken first: an older copy, or a dataset's in a file:// store. Repeatable.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be fetched; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done (-v, --json: to which paths); write nothing.")
 @node_option
 @verb
 def command(
@@ -39,7 +40,7 @@ def command(
     directory: Path,
     seq: str | None,
     at: str | None,
-    sub: str,
+    sub: str | None,
     delete: bool,
     seeds: tuple[Path, ...],
     dry_run: bool,
@@ -55,7 +56,6 @@ def command(
     """
     from synclib.engine.restore import RestoreOptions, restore, restore_newest
     from synclib.errors import Invalid, Partial
-    from synclib.lazy.dataset import check_prefix
     from tools.cli_engine import (
         connect_of,
         costs_text,
@@ -63,6 +63,7 @@ def command(
         open_host,
         parse_time,
         path_text,
+        path_within,
         printable,
         progress_bar,
         size_text,
@@ -71,7 +72,9 @@ def command(
     if seq is not None and at is not None:
         raise Invalid("--seq and --at exclude each other")
     opened = open_dataset(context, dataset)
-    options = RestoreOptions(check_prefix(sub), delete, dry_run, seeds=tuple(os.fsencode(seed) for seed in seeds))
+    options = RestoreOptions(
+        path_within("--path", sub), delete, dry_run, seeds=tuple(os.fsencode(seed) for seed in seeds)
+    )
     with progress_bar(context) as progress:
         host, connect = open_host(context), connect_of(context)
         if seq is None and at is None:
@@ -84,7 +87,7 @@ def command(
     context.meter.add(done.meter)
     result: dict[str, object] = {
         "dataset": dataset,
-        "path": sub,
+        "path": sub or "",
         "seq": done.seq,
         "digest": done.digest,
         "files": done.files,
@@ -100,6 +103,8 @@ def command(
     }
     if dry_run:
         result["plan"] = plan = plan_of(done)
+        result["would_write"] = [path_text(path) for path in done.would_write]
+        result["would_delete"] = [path_text(path) for path in done.would_delete]
         text = (
             f"would fetch {done.fetched_files} files: {done.fetch_requests} requests, "
             f"{size_text(done.fetched_bytes)}, ${plan['usd']:.6f}; would delete at most {done.deleted}\n"
@@ -109,6 +114,8 @@ def command(
         fetched = f"{done.fetched_files} files restored ({size_text(done.fetched_bytes)} fetched)"
         what = f"{sub} in {directory}" if sub else f"{directory}"
         text = f"{what} is at seq {done.seq}, digest {done.digest[:16]}: {fetched}, {done.deleted} deleted"
+    if dry_run and context.is_verbose:
+        text = "".join(f"{line}\n" for line in _paths(done)) + text
     context.emit(result, f"{text}\n{costs_text(context)}")
     for path in done.kept[:20]:
         context.note(
@@ -122,6 +129,17 @@ def command(
         raise click.exceptions.Exit(Partial.exit_code)
 
 
+def _paths(done: RestoreResult) -> Iterator[str]:
+    """Lines with the paths of a dry run, as far as it names them."""
+    from tools.cli_engine import printable
+
+    told = (("write", done.would_write, done.write_count), ("delete", done.would_delete, done.deleted))
+    for what, paths, count in told:
+        yield from (f"would {what} {printable(path)}" for path in paths)
+        if count > len(paths):
+            yield f"would {what} {count - len(paths)} more"
+
+
 def plan_of(done: RestoreResult) -> dict[str, object]:
     """What a dry run found that the restore itself would cost, and need."""
     from synclib.store.meter import Meter
@@ -130,6 +148,7 @@ def plan_of(done: RestoreResult) -> dict[str, object]:
     meter.count("get", requests=done.fetch_requests, down=done.fetched_bytes)
     return {
         "files": done.fetched_files,
+        "writes": done.write_count,
         "requests": dict(meter.requests),
         "bytes": done.fetched_bytes,
         "usd": round(meter.usd, 9),
