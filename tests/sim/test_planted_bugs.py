@@ -35,7 +35,7 @@ def test_the_head_is_written_without_a_condition(monkeypatch: Patch) -> None:
         return real(store, key, body, if_absent=if_absent, if_match=if_match)
 
     monkeypatch.setattr(RetryStore, "put", put)
-    found("I5: a head of seq")
+    found("I5: a head of seq", first=10)
 
 
 def test_the_base_is_ignored(monkeypatch: Patch) -> None:
@@ -243,4 +243,4 @@ def test_the_first_try_is_laid_again_in_place_of_the_difference(monkeypatch: Pat
             self.delta = delta
 
     monkeypatch.setattr(commit.Commit, "_lay_kept", lay)
-    found("I4: seq", Fault.LATE, Fault.STALL, Fault.CONFLICT, first=6)
+    found("I4: seq", Fault.LATE, Fault.STALL, Fault.CONFLICT, first=24)
