@@ -28,6 +28,9 @@ def disk_error(error: OSError) -> BoxlinkError:
     path = error.filename
     shown = os.fsdecode(path) if isinstance(path, str | bytes) else ""
     text = error.strerror or str(error)
+    if error.errno == errno.EFBIG:
+        hint = "raise the limit of a file's size (ulimit -f, LimitFSIZE=), then run it again: it continues"
+        return Full(text, hint=hint, path=shown)
     if error.errno in _FULL:
         return Full(text, hint="make room, then run it again: it continues", path=shown)
     if error.errno in _REFUSED:

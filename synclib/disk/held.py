@@ -86,14 +86,17 @@ class Held:
         write_atomic(self._state, msgspec.json.encode(state))
 
     def keep_manifest(self, manifest: Manifest) -> None:
-        """Remember a seq that stands here; the oldest remembered ones are forgotten."""
+        """Remember a seq that stands here; of those that stood here before, the oldest are forgotten."""
         self._manifests.mkdir(parents=True, exist_ok=True)
         data = encode_manifest(manifest)
-        write_atomic(self._manifests / f"{manifest.seq:020}-{manifest_digest(data)}", data)
+        own = self._manifests / f"{manifest.seq:020}-{manifest_digest(data)}"
+        write_atomic(own, data)
         for path in self._manifests.glob(f"*{TEMPORARY}"):
             # What a killed writer left: who writes here holds the lock.
             path.unlink()
-        for path in sorted(self._manifests.iterdir())[:-_MANIFESTS_KEPT]:
+        # An older seq may be asked for by name: of the one that stands here nothing is forgotten.
+        others = sorted(path for path in self._manifests.iterdir() if path != own)
+        for path in others[: 1 - _MANIFESTS_KEPT]:
             path.unlink()
 
     def manifest(self, seq: int) -> Manifest:

@@ -13,7 +13,7 @@ the leases of those who are silent, and these are fenced by the same compare-and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -82,6 +82,7 @@ class _Collection:
         self._result = CollectResult()
         # Listed first: the lease of whoever uploads one of these was written before it was.
         self._listed: list[StoredObject] = []
+        self._seen: set[bytes] = set()  # runs and packs that were there when they were listed
 
     def run(self, *, is_dry_run: bool) -> CollectResult:
         dataset, result = self._dataset, self._result
@@ -122,7 +123,9 @@ class _Collection:
         return result
 
     def _list(self) -> list[StoredObject]:
-        return [*list_runs(self._dataset), *list_packs(self._dataset)]
+        found = [*list_runs(self._dataset), *list_packs(self._dataset)]
+        self._seen.update(item.id for item in found)
+        return found
 
     def _round(self) -> bool:
         """Condemn and sweep a batch; False when nothing is left that can be swept now."""
@@ -150,7 +153,7 @@ class _Collection:
         self._result.swept = _sum(self._result.swept, _by_kind(doomed))
         self._result.held += len(by_id) - len(doomed)
         self._clear(gone | (condemned - by_id.keys()))
-        return bool(doomed) and len(condemned) == CONDEMNED_MAX
+        return bool(doomed) and len(condemned) >= CONDEMNED_MAX // 2
 
     def _find(self, condemned: set[bytes]) -> dict[bytes, StoredObject]:
         return {item.id: item for item in [*list_manifests(self._dataset), *self._listed] if item.id in condemned}
@@ -160,8 +163,11 @@ class _Collection:
 
         def condemn(state: HeadState) -> Head | None:
             listed = set(state.head.condemned)
-            new = [item.id for item in self._garbage(state) if item.id not in listed]
-            new = new[: CONDEMNED_MAX - len(listed)]
+            room = CONDEMNED_MAX - len(listed)
+            found = [item for item in self._garbage(state) if item.id not in listed]
+            new = [item.id for item in found if not item.kind][:room]
+            # Half the room is for manifests alone: one that came late holds what is listed, until it is listed too.
+            new += [item.id for item in found if item.kind][: max(0, room - len(new) - CONDEMNED_MAX // 2)]
             if not new:
                 return None
             return msgspec.structs.replace(
@@ -190,8 +196,12 @@ class _Collection:
         if any(held.lease.holds_all for held in leases):
             return []
         owners = {held.tag for held in leases}
-        history = self._standing(head)
-        stays = kept(history, head, self._retention, self._tagged(), _seqs(leases))
+        history, tagged = self._standing(head), self._tagged()
+        stays = kept(history, head, self._retention, tagged, _seqs(leases))
+        while swept := self._swept_before(head, history, stays):
+            left = {seq: [item for item in found if item[0] not in swept] for seq, found in history.items()}
+            history = {seq: found for seq, found in left.items() if found}
+            stays = kept(history, head, self._retention, tagged, _seqs(leases))
         kept_seqs = {manifest.seq for _, manifest in stays}
         self._result.kept_seqs = sorted(kept_seqs)
         self._result.dropped_seqs = sorted({*self._result.dropped_seqs, *history} - kept_seqs)
@@ -217,6 +227,34 @@ class _Collection:
             if seq <= head.manifest.seq
         }
         return {seq: found for seq, found in left.items() if found}
+
+    def _swept_before(
+        self, head: HeadState, history: dict[int, list[tuple[bytes, Manifest]]], stays: list[tuple[bytes, Manifest]]
+    ) -> set[bytes]:
+        """The manifests among ``stays`` of which a collection has swept all else that was theirs alone: they were
+        written late, by one who was asleep for longer than a lease, or whose write was long under way.
+
+        Nothing can be had of them any more. One that lacks anything but exactly that is damaged, and stays.
+        """
+        if self._named(stays) <= self._seen:
+            return set()
+        # Whatever a manifest names was there before it.
+        present = {item.id for item in self._list()}
+        every = [item for found in history.values() for item in found]
+        suspects = [item for item in stays if item[1] != head.manifest and not self._named([item]) <= present]
+        return {suspect[0] for suspect in suspects if self._is_swept(suspect, every, present)}
+
+    def _is_swept(
+        self, suspect: tuple[bytes, Manifest], every: list[tuple[bytes, Manifest]], present: set[bytes]
+    ) -> bool:
+        named = self._named([suspect])
+        others = self._named(item for item in every if item is not suspect)
+        return named & others <= present and present.isdisjoint(named - others)
+
+    def _named(self, manifests: Iterable[tuple[bytes, Manifest]]) -> set[bytes]:
+        """The runs and packs that manifests name, there or not."""
+        manifests = list(manifests)
+        return self._reach.closure(manifests, may_lack=True) - {name for name, _ in manifests}
 
     def _held(self, head: HeadState) -> _Held:
         """What leases, also those ended lately, and tags hold."""

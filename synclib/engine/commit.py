@@ -153,7 +153,9 @@ class Commit:
                 return Committed(head, laid, None)
             ref, path = self._keep_run(laid)
             self._dataset.store.put(ref.key(self._dataset.root), path)
-            archive(self._dataset, head)
+            self._intent.check()
+            if not attempt:
+                archive(self._dataset, head)
             commit = ulid_text(ulid_bytes(self._host.clock, self._host.entropy))
             self._tried[commit] = (laid, ref)
             try:
@@ -164,6 +166,8 @@ class Commit:
                 is_lost = isinstance(error, Conflict) and head.etag != before.etag
                 own = self._find_own(head)
                 if own is None:
+                    # At once: our intent does not say that we need this one.
+                    archive(self._dataset, head)
                     laid = self._lay_kept(ref, head, laid, base_chain)
                     if is_lost:
                         # Only then: a write whose answer was lost may still be under way.
@@ -203,9 +207,7 @@ class Commit:
     def _swap(self, head: HeadState, laid: Laid, ref: RunRef, commit: str) -> HeadState:
         """The new head. Conflict when another was there first, Ambiguous when the answer was lost."""
         manifest = manifest_of(head, laid, ref, self._host)
-        new = head_with(head, manifest, laid)
-        self._intent.check()
-        return swap_head(self._dataset, head, new, commit)
+        return swap_head(self._dataset, head, head_with(head, manifest, laid), commit)
 
     def _lay_kept(self, ref: RunRef, head: HeadState, laid: Laid, base_chain: Chain) -> Laid:
         """The delta laid on another head. The whole delta: what the head of the last try said already, and so is not in

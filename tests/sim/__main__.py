@@ -7,8 +7,8 @@ import hashlib
 import sys
 import time
 
-from tests.sim.faults import Fault, parse_faults
-from tests.sim.world import COUNTS, FLEET, Outcome, Plan, report, simulate
+from tests.sim.faults import Aim, Fault, parse_faults
+from tests.sim.world import COUNTS, FLEET, SCALES, Outcome, Plan, report, simulate
 
 
 def main() -> int:
@@ -21,7 +21,9 @@ def main() -> int:
             break
         faults = None if options.faults is None else parse_faults(options.faults)
         counts = {name: getattr(options, name) for name in COUNTS}
-        plan = Plan(seed, options.steps, faults, **counts, upkeep=options.upkeep)
+        scale = next((scale for scale, name in SCALES.items() if name == options.scale), None)
+        aim = None if options.aim is None else Aim(*options.aim.split(","))
+        plan = Plan(seed, options.steps, faults, **counts, upkeep=options.upkeep, scale=scale, aim=aim)
         outcome = simulate(plan)
         done += 1
         if options.trace:
@@ -38,7 +40,8 @@ def main() -> int:
 def _line(plan: Plan, outcome: Outcome) -> str:
     faults = " ".join(f"{name}:{count}" for name, count in sorted(outcome.faults.items()))
     digest = hashlib.sha256(repr(outcome.trace).encode()).hexdigest()[:16]
-    return f"seed {plan.seed}: {len(outcome.trace)} events, {outcome.seqs} seqs, trace {digest} {faults}"
+    did = f"{len(outcome.trace)} events, {outcome.seqs} seqs, {outcome.copied_blocks} blocks"
+    return f"seed {plan.seed}: {did}, trace {digest} {faults}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     for name in COUNTS:
         parser.add_argument(f"--{name}", type=int, default=getattr(FLEET, name))
     parser.add_argument("--upkeep", default="", help="what keepers do: compact,drop,…; left out, the seed chooses")
+    parser.add_argument(
+        "--scale", choices=sorted(SCALES.values()), help="of blocks and packs; left out, the seed chooses"
+    )
+    parser.add_argument("--aim", metavar="ACTOR,VERB,KEY", help="faults only where these are")
     parser.add_argument("--trace", action="store_true", help="print every event")
     return parser
 

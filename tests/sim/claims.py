@@ -55,6 +55,10 @@ class Claims:
     def give_back(self, key: str) -> None:
         self.standing.pop(key, None)
 
+    def is_held_by(self, actor: str, now: float) -> bool:
+        """Whether one of an actor's leases stands."""
+        return any(claim.actor == actor and self._protects(key, now) for key, claim in self.standing.items())
+
     def stands(self, key: str, now: float) -> bool:
         return key in self.standing and self._protects(key, now)
 

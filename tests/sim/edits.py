@@ -8,7 +8,7 @@ from random import Random
 from synclib.core.entry import Kind
 from tests.sim.trees import NEW_DIRECTORY, Thing, Tree, parents
 
-_NAMES = [b"a", b"b", b"d", b"d/x", b"d/y", b"d/e", b"d/e/z", b"d!", b"\xff"]
+_NAMES = [b"a", b"b", b"d", b"d/x", b"d/y", b"d/e", b"d/e/z", b"d!", b"m", b"m/07", b"\xff"]
 # The outside is beside each actor's directories: a node that follows a link leaves its own (I9).
 _TARGETS = [b"a", b"../../../outside", b"../../../outside/x"]
 _SECOND = 1_000_000_000
@@ -19,6 +19,9 @@ def edited(random: Random, tree: Tree, now_ns: int) -> Tree:
     node would publish."""
     result = dict(tree)
     for _ in range(random.randrange(1, 5)):
+        if random.random() < 0.1:
+            _put_many(random, result, now_ns)
+            continue
         path = random.choice(_NAMES)
         if random.random() < 0.3:
             _remove(result, path)
@@ -46,6 +49,13 @@ def _put(tree: Tree, path: bytes, thing: Thing) -> None:
         return
     _remove(tree, path)
     tree[path] = thing
+
+
+def _put_many(random: Random, tree: Tree, now_ns: int) -> None:
+    """So many, that some of the blocks that name them lie clear of what changes next."""
+    for number in range(random.randrange(8, 20)):
+        size = random.choice([1, 1, 300])
+        _put(tree, b"m/%02d" % number, Thing(Kind.FILE, random.randbytes(size), 0o644, _time(random, now_ns)))
 
 
 def _new_thing(random: Random, now_ns: int) -> Thing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from random import Random
+from typing import NamedTuple
 
 
 class Fault(enum.Enum):
@@ -20,6 +21,7 @@ class Fault(enum.Enum):
     TRUNCATED = "truncated"  # a body is cut short
     FLIPPED = "flipped"  # one bit of a body is another
     STALE = "stale"  # a follower gets a head as it was before the last change, as from a cache on the way
+    SLOW = "slow"  # seconds to minutes until the call is done, or its answer here: others overtake it
     STALL = "stall"  # the caller stands still for hours
     BROKEN_LIST = "list"  # a listing ends in an error halfway
     KILL = "kill"  # the caller is killed, before or after the call is done or between two local renames
@@ -30,6 +32,9 @@ _WRITES = {Fault.AFTER, Fault.LATE}
 _CONDITIONAL = {Fault.OWN_CONFLICT, Fault.CONFLICT}
 _RARE = {Fault.KILL: 0.4, Fault.STALL: 0.1, Fault.REFUSED: 0.2, Fault.BURST: 0.3, Fault.STALE: 0.5}
 _LOCAL_KILL = 0.01
+_RATE_AIMED = 0.5
+_STALLS_S = [25 * 3600.0, 25 * 3600.0, 75 * 3600.0]  # longer than a lease, and than what an ended one still holds
+_STALL_AIMED_S = 200 * 3600.0
 _RATES = [0.01, 0.05, 0.15]
 
 
@@ -45,20 +50,31 @@ def swarm(random: Random) -> frozenset[Fault]:
     return frozenset(kind for kind in Fault if random.random() < 0.5)
 
 
+class Aim(NamedTuple):
+    """The only calls at which faults are drawn, and often, for a schedule that is too rare otherwise."""
+
+    actor: str  # how its name begins
+    verb: str
+    key: str  # what is in it
+
+    def is_at(self, actor: str, verb: str, key: str) -> bool:
+        return actor.startswith(self.actor) and verb == self.verb and self.key in key
+
+
 class Faults:
     """Draws the faults of one run; nothing more once it is stopped."""
 
-    def __init__(self, random: Random, kinds: Iterable[Fault]) -> None:
-        self._random = random
+    def __init__(self, random: Random, kinds: Iterable[Fault], aim: Aim | None = None) -> None:
+        self._random, self._aim = random, aim
         self.kinds = sorted(kinds, key=lambda kind: kind.value)
         self._rate = random.choice(_RATES)
         self._burst_left = 0
         self._refused_left: dict[str, int] = {}
         self.is_stopped = False
 
-    def draw(self, actor: str, verb: str, *, is_conditional: bool, is_followed: bool) -> Fault | None:
+    def draw(self, actor: str, verb: str, key: str, *, is_conditional: bool, is_followed: bool) -> Fault | None:
         """The fault of one call, or None."""
-        if self.is_stopped:
+        if self.is_stopped or (self._aim is not None and not self._aim.is_at(actor, verb, key)):
             return None
         if self._burst_left:
             self._burst_left -= 1
@@ -67,7 +83,7 @@ class Faults:
             self._refused_left[actor] -= 1
             return Fault.REFUSED
         # A head is written once where other objects are written often.
-        rate = min(0.4, self._rate * (4 if is_conditional else 1))
+        rate = _RATE_AIMED if self._aim is not None else min(0.4, self._rate * (4 if is_conditional else 1))
         if self._random.random() >= rate:
             return None
         possible = [kind for kind in self.kinds if _is_possible(kind, verb, is_conditional, is_followed)]
@@ -83,6 +99,17 @@ class Faults:
     def is_killed_here(self) -> bool:
         """Whether a local rename is an actor's last deed."""
         return not self.is_stopped and Fault.KILL in self.kinds and self._random.random() < _LOCAL_KILL
+
+    def stall(self) -> tuple[int, float]:
+        """For how many steps of the others, and how long."""
+        if self._aim is not None:
+            return 200 + self.number(400), _STALL_AIMED_S
+        seconds = _STALLS_S[self.number(len(_STALLS_S))]
+        return 1 + self.number(100), seconds
+
+    def slowness_s(self) -> float:
+        """From a second to five minutes, as often below 17 s as above."""
+        return float(300.0 ** self._random.random())
 
     def chance(self, probability: float) -> bool:
         return self._random.random() < probability

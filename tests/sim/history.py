@@ -35,7 +35,7 @@ from tests.sim.trees import Thing, Tree, difference, digest_of, leading_to, merg
 ROOT = names.dataset_root("covers")
 HEAD = names.head_key(ROOT)
 _MANIFESTS = names.manifest_prefix(ROOT)
-_OBJECTS = (names.run_prefix(ROOT), names.pack_prefix(ROOT))
+OBJECTS = (names.run_prefix(ROOT), names.pack_prefix(ROOT))
 _LEASES = (names.intent_prefix(ROOT), names.pin_prefix(ROOT))
 
 
@@ -71,6 +71,7 @@ class Deed:
     actor: str
     attempt: Attempt | None = None
     retention: Retention | None = None  # of the collection that its actor is in
+    is_held: bool = False  # whether a lease of its actor's stood there
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class History:
     objects: dict[str, bytes] = field(default_factory=dict)  # every immutable object that there ever was
     versions: dict[bytes, Version] = field(default_factory=dict)  # by the digest of the manifest
     keeping: Keeping = field(default_factory=Keeping)
+    committed: set[bytes] = field(default_factory=set)  # versions that were in the head
     _checked: set[bytes] = field(default_factory=set)  # versions that were read
     _runs: dict[bytes, list[Entry]] = field(default_factory=dict)
     _chunks: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
@@ -123,11 +125,13 @@ class History:
         if key == HEAD:
             self.heads.append((data, etag))
             self._replace(deed, data)
-        elif key.startswith(_OBJECTS) or key.startswith(_MANIFESTS):
+        elif key.startswith(OBJECTS) or key.startswith(_MANIFESTS):
             if self.objects.setdefault(key, data) != data:
                 raise Violation(f"I3: {key} was overwritten with other bytes")
             version = self.version(data) if key.startswith(_MANIFESTS) else None
-            self.keeping.put(key, version)
+            # It was right when it was begun: the manifest of a seq here, or one that is being copied under a lease.
+            may_lack = version is not None and (version.id in self.committed or deed.is_held)
+            self.keeping.put(key, version, may_lack=may_lack)
         elif key.startswith(_LEASES):
             self.keeping.claims.put(deed.actor, key, old, data, now)
             self.keeping.claims.condemned.setdefault(key, self.keeping.condemned)
@@ -137,7 +141,7 @@ class History:
             raise Violation("I3: the head was deleted")
         if key.startswith(_LEASES):
             self.keeping.claims.delete(deed.actor, key, now)
-        elif key.startswith(_OBJECTS) or key.startswith(_MANIFESTS):
+        elif key.startswith(OBJECTS) or key.startswith(_MANIFESTS):
             self.keeping.delete(deed.actor, key, now, is_collected=deed.retention is not None)
 
     def _replace(self, deed: Deed, data: bytes) -> None:
@@ -186,6 +190,7 @@ class History:
 
     def _check_head(self, deed: Deed, head: Head, manifest: Manifest, tree: Tree) -> None:
         version = self.version(head.manifest)
+        self.committed.add(version.id)
         lacking = version.keys - self.keeping.present
         if lacking:
             raise Violation(f"I3: the head of seq {manifest.seq} names what is not there: {sorted(lacking)}")

@@ -90,7 +90,9 @@ class Keeper(Actor):
         self.try_to("repack", lambda: repack_dataset(self.dataset, self.host, None, options, no_progress))
 
     def revert(self) -> None:
-        seq = self.seq_by_name() or self.history.last
+        # Of most seqs that there were nothing is left.
+        alive = sorted({version.seq for version in self.history.keeping.alive.values()})
+        seq = self.random.choice(alive) if self.random.random() < 0.7 else self.seq_by_name() or self.history.last
         attempt = self.attempt = Attempt(self.name, {}, {}, target=seq)
         error = self.try_to("revert", lambda: revert(self.dataset, self.host, seq))
         if error is not None and attempt.committed and not attempt.may_be_committed:

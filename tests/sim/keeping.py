@@ -43,18 +43,24 @@ class Keeping:
     alive: dict[bytes, Version] = field(default_factory=dict)
     condemned: set[bytes] = field(default_factory=set)
     tagged: dict[str, int] = field(default_factory=dict)  # tags of which somebody was told that they stand
+    late: set[bytes] = field(default_factory=set)  # manifests written when what they name was gone or going
+    late_count: int = 0
     head: Version | None = None
     claims: Claims = field(default_factory=Claims)
     _keys: dict[bytes, str] = field(default_factory=dict)  # of every id that there ever was
 
-    def put(self, key: str, version: Version | None) -> None:
+    def put(self, key: str, version: Version | None, *, may_lack: bool) -> None:
+        """``may_lack``: a manifest that comes late, as nobody can prevent; no collection may stumble over it."""
         self.present.add(key)
         self._keys[version.id if version is not None else ulid_from_text(key[-_ULID_LENGTH:])] = key
         if version is None:
             return
         self.stands[key] = version
         lacking = version.keys - self.present
-        if lacking:
+        if may_lack and (lacking or version.ids & self.condemned):
+            self.late.add(version.id)
+            self.late_count += 1
+        elif lacking:
             raise Violation(f"I3: a manifest of seq {version.seq} was written, but {min(lacking)} is not there")
 
     def is_alive(self, seq: int) -> bool:
@@ -72,7 +78,7 @@ class Keeping:
             if key == version.key or key in version.needs:
                 raise Violation(f"I3: {key} was deleted, but seq {version.seq} needs it")
         for version in self.stands.values():
-            if key in version.needs:
+            if key in version.needs and version.id not in self.late:
                 raise Violation(f"I3: {key} was deleted before the manifest of seq {version.seq} that names it")
         self.claims.check_delete(actor, key, is_manifest=gone is not None, is_collected=is_collected, now=now)
 
@@ -95,6 +101,7 @@ class Keeping:
         for found in more:
             if found.key in self.present and not found.ids & condemned and found.keys <= self.present:
                 self.alive.setdefault(found.id, found)
+                self.late.discard(found.id)
         self.head = version
         if new:
             self._condemn(actor, retention, new, listed)

@@ -10,7 +10,7 @@ from synclib.core.entry import Kind
 from synclib.disk.held import Held
 from synclib.disk.markers import Markers
 from synclib.engine.follow import Follower
-from synclib.errors import BoxlinkError, Missing, Partial
+from synclib.errors import BoxlinkError, Invalid, Missing, Partial
 from synclib.store.meter import Meter
 from tests.sim.edits import edited
 from tests.sim.history import History
@@ -166,12 +166,14 @@ class Node(Publishing):
                 self.round()
             if isinstance(self.follower.error, Partial):
                 self._remove_strangers()
-            if isinstance(self.follower.error, Missing):
+            # Of a first restore that came to nothing a publish would make the end of all that is not here.
+            is_refused = isinstance(self.follower.error, Invalid) and self.held.is_part()
+            if isinstance(self.follower.error, Missing) or is_refused:
                 self._give_up()
             self.world.check(self)
 
     def _give_up(self) -> None:
-        """What is asked for is no longer kept: a seq by name, or what an edited directory was."""
+        """What is asked for is no longer kept, a seq by name or what an edited directory was; or it is refused."""
         if (down := self.markers.down()) is not None and self._down_identity() == self.edited_under:
             write_tree(self.directory, self.history.tree(down.seq))
             self.edited_under = None

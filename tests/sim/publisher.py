@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
+from synclib.disk.held import Held
 from synclib.engine.host import no_progress
 from synclib.engine.publish import PublishOptions, publish
 from synclib.engine.restore import RestoreOptions, restore
-from synclib.errors import BoxlinkError, Missing
+from synclib.errors import BoxlinkError, Invalid, Missing
 from tests.sim.edits import edited
 from tests.sim.publishing import Publishing
 from tests.sim.scheduler import Violation
@@ -76,8 +77,8 @@ class Publisher(Publishing):
 
     def settle(self) -> None:
         error = self.publish()
-        if isinstance(error, Missing):
-            # Its base is no longer kept: as the error says.
+        if isinstance(error, Missing) or (isinstance(error, Invalid) and Held(self.directory).is_part()):
+            # Its base is no longer kept, or its first restore came to nothing: as the error says.
             error = self.publish(is_mirror=True)
         if error is not None:
             self.world.scheduler.fail(Violation(f"I8: {self.name} cannot publish: {error.kind}: {error.message}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,7 +13,7 @@ from synclib.errors import Ambiguous, BoxlinkError, Conflict, Invalid, Missing, 
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo
 from synclib.store.outcome import NotApplied
 from tests.sim.faults import Fault
-from tests.sim.history import HEAD, History
+from tests.sim.history import HEAD, OBJECTS, Deed, History
 from tests.sim.scheduler import Killed
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _Page = tuple[tuple[ObjectInfo, ...], bool]  # and whether it breaks off
 _LATE_STEPS = 60
-_STALLS_S = [25 * 3600.0, 25 * 3600.0, 75 * 3600.0]  # longer than a lease, and than what an ended one still holds
 _PAGE = 2
 
 
@@ -46,6 +45,11 @@ class SimStore:
     def _is_own(self) -> bool:
         """Whether it is the store that its actor works on; not the one that it copies from or to."""
         return self._history is self._actor.history
+
+    @property
+    def _deed(self) -> Deed:
+        is_held = self._history.keeping.claims.is_held_by(self._actor.name, self._world.scheduler.now)
+        return replace(self._actor.deed, is_held=is_held)
 
     def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
         def read() -> Fetched | None:
@@ -76,7 +80,9 @@ class SimStore:
             at = self._world.faults.number(len(found)) if found else 0
             return [self._damaged(fault, data) if number == at else data for number, data in enumerate(found)]
 
-        return self._call("ranges", key, lambda: self._memory.get_ranges(key, ranges), damage=damage)
+        found = self._call("ranges", key, lambda: self._memory.get_ranges(key, ranges), damage=damage)
+        self._check_carried("read", key, sum(map(len, found)))
+        return found
 
     def get_suffix(self, key: str, length: int) -> Fetched:
         def damage(fault: Fault, found: Fetched) -> Fetched:
@@ -86,12 +92,20 @@ class SimStore:
 
     def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
         data = body.read_bytes() if isinstance(body, Path) else bytes(body)
-        write = self._world.writer(self._actor.deed, self._history, key, data, if_absent=if_absent, if_match=if_match)
+        if not isinstance(body, Path):
+            self._check_carried("write", key, len(data))
+        write = self._world.writer(self._deed, self._history, key, data, if_absent=if_absent, if_match=if_match)
         shown = f"{key} {len(data)} {zlib.crc32(data):08x}"
         return self._call("put", shown, write, is_conditional=if_absent or if_match is not None, key=key)
 
+    def _check_carried(self, verb: str, key: str, size: int) -> None:
+        """I10; a head and manifests are as long as their chain, whatever the data."""
+        if key.startswith(OBJECTS):
+            with self._world.judged():
+                self._world.scale.check_carried(self._actor.name, verb, key, size)
+
     def delete(self, key: str, *, if_match: str | None = None) -> None:
-        delete = self._world.deleter(self._actor.deed, self._history, key, if_match=if_match)
+        delete = self._world.deleter(self._deed, self._history, key, if_match=if_match)
         self._call("delete", key, delete, is_conditional=if_match is not None)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
@@ -131,7 +145,7 @@ class SimStore:
         world.step(actor)
         self._check_alive()
         is_followed = key == HEAD and actor.is_following
-        fault = world.faults.draw(actor.name, verb, is_conditional=is_conditional, is_followed=is_followed)
+        fault = world.faults.draw(actor.name, verb, key, is_conditional=is_conditional, is_followed=is_followed)
         try:
             result = self._faulty(fault, verb, key, apply, is_conditional, damage, former)
         except BaseException as error:
@@ -177,13 +191,19 @@ class SimStore:
                     world.attempt(apply)
                 world.kill(actor)
             case Fault.STALL:
-                seconds = _STALLS_S[world.faults.number(len(_STALLS_S))]
-                world.scheduler.stall(1 + world.faults.number(100), seconds)
+                world.scheduler.stall(*world.faults.stall())
                 self._check_alive()
+            case Fault.SLOW if world.faults.chance(0.5):
+                actor.clock.sleep(world.faults.slowness_s())
+            case Fault.SLOW:
+                result = apply()
+                actor.clock.sleep(world.faults.slowness_s())
+                return result
         result = apply()
         if fault is Fault.STALE and former is not None:
             return former(result)
-        return result if fault is None or damage is None or fault is Fault.STALL else damage(fault, result)
+        is_damaged = fault in (Fault.TRUNCATED, Fault.FLIPPED, Fault.BROKEN_LIST)
+        return damage(fault, result) if is_damaged and fault is not None and damage is not None else result
 
     def _damaged(self, fault: Fault, data: Buffer) -> bytes:
         faults, plain = self._world.faults, bytes(data)

@@ -13,7 +13,7 @@ from synclib.core.node import Do
 from synclib.disk.base import BaseFile
 from synclib.disk.tree import Tree as DiskTree
 from synclib.engine import commit, fetch_job, follow, head_swap, publish, restore, standing
-from synclib.errors import BoxlinkError
+from synclib.errors import BoxlinkError, Conflict
 from synclib.lazy import changes
 from synclib.lazy.run_reader import block_id
 from synclib.store.base import Body
@@ -21,6 +21,7 @@ from synclib.store.retry import RetryStore
 from tests.sim.faults import Fault
 from tests.sim.history import HEAD
 from tests.sim.planted import found
+from tests.sim.scale import TINY
 
 Patch = pytest.MonkeyPatch
 
@@ -34,7 +35,7 @@ def test_the_head_is_written_without_a_condition(monkeypatch: Patch) -> None:
         return real(store, key, body, if_absent=if_absent, if_match=if_match)
 
     monkeypatch.setattr(RetryStore, "put", put)
-    found("I5: a head of seq")
+    found("I5: a head of seq", first=10)
 
 
 def test_the_base_is_ignored(monkeypatch: Patch) -> None:
@@ -191,7 +192,7 @@ def test_links_are_followed(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(DiskTree, "directory", directory)
     monkeypatch.setattr(DiskTree, "make_directory", make)
-    found("I9:", nodes=2, first=6)
+    found("I9:", nodes=2, first=25)
 
 
 def test_an_error_ends_following(monkeypatch: Patch) -> None:
@@ -201,6 +202,25 @@ def test_an_error_ends_following(monkeypatch: Patch) -> None:
     found("I8:", Fault.BURST, Fault.REFUSED, first=3)
 
 
+def test_an_older_head_is_believed(monkeypatch: Patch) -> None:
+    """A cache on the way answers with the head as it was before the last change."""
+    real = follow.decide
+
+    def decide(seen: Any) -> Do:
+        try:
+            return real(seen)
+        except Conflict:
+            return Do.RESTORE
+
+    monkeypatch.setattr(follow, "decide", decide)
+    found("I2:", Fault.STALE)
+
+
+def test_a_pack_is_as_large_as_what_is_published() -> None:
+    """It is in memory, all of it, until it is sent."""
+    found("I10:", scale=TINY._replace(pack_bytes=1 << 30), first=5)
+
+
 def test_equal_blocks_are_taken_for_unchanged(monkeypatch: Patch) -> None:
     """Whatever their order: as it once was."""
 
@@ -208,7 +228,7 @@ def test_equal_blocks_are_taken_for_unchanged(monkeypatch: Patch) -> None:
         return {block_id(info) for run in chain.runs for info in run.tail.blocks}
 
     monkeypatch.setattr(changes, "_shared", lambda old, new: blocks(old) & blocks(new))
-    found("I1:", first=12)
+    found("I1:", first=67)
 
 
 def test_the_first_try_is_laid_again_in_place_of_the_difference(monkeypatch: Patch) -> None:
@@ -223,4 +243,4 @@ def test_the_first_try_is_laid_again_in_place_of_the_difference(monkeypatch: Pat
             self.delta = delta
 
     monkeypatch.setattr(commit.Commit, "_lay_kept", lay)
-    found("I4: seq", Fault.LATE, Fault.STALL, Fault.CONFLICT, first=6)
+    found("I4: seq", Fault.LATE, Fault.STALL, Fault.CONFLICT, first=24)

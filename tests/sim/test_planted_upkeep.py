@@ -11,13 +11,15 @@ import pytest
 from synclib.clock import ulid_text
 from synclib.core.lease import Lease
 from synclib.core.manifest import Head, RunRef
-from synclib.core.names import pack_key
-from synclib.engine import collect, compact, repack, replicate, tags
+from synclib.core.names import intent_key, pack_key
+from synclib.core.runfile import RunBuilder
+from synclib.engine import collect, compact, repack, replicate, revert, tags
 from synclib.engine.lease import Holder
 from synclib.lazy.dataset import HeadState
 from synclib.lazy.merge import Moves, merge
-from tests.sim.faults import Fault
+from tests.sim.faults import Aim, Fault
 from tests.sim.planted import found
+from tests.sim.scale import TINY
 
 Patch = pytest.MonkeyPatch
 
@@ -25,7 +27,7 @@ Patch = pytest.MonkeyPatch
 def test_leases_are_not_looked_at(monkeypatch: Patch) -> None:
     """Collection by reachability alone."""
     monkeypatch.setattr(collect._Collection, "_leases", lambda _: iter(()))
-    found("I3:", keepers=2, nodes=0, upkeep="compact,drop", first=8)
+    found("I3:", keepers=2, nodes=0, upkeep="compact,drop", first=19)
 
 
 def test_leases_are_not_looked_at_again_after_the_condemnation(monkeypatch: Patch) -> None:
@@ -64,13 +66,13 @@ def test_what_is_held_is_taken_off_the_list(monkeypatch: Patch) -> None:
 
 def test_a_commit_does_not_look_whether_its_intent_stands(monkeypatch: Patch) -> None:
     monkeypatch.setattr(Holder, "check", lambda _: None)
-    found("I3:", Fault.STALL, keepers=2, nodes=0, upkeep="collect")
+    found("I3:", Fault.STALL, keepers=2, nodes=0, upkeep="collect", first=29)
 
 
 def test_an_ended_lease_holds_nothing_any_more(monkeypatch: Patch) -> None:
     """At once, before its holder can know."""
     monkeypatch.setattr(Lease, "protects", lambda self, now_ns: not self.ended_at_ns)
-    found("I3:", Fault.STALL, keepers=2, pinned=2, nodes=0, upkeep="compact,drop", first=7)
+    found("I3:", Fault.STALL, keepers=2, pinned=2, nodes=0, upkeep="compact,drop", first=79)
 
 
 def test_a_compaction_of_diffs_drops_their_tombstones(monkeypatch: Patch) -> None:
@@ -138,7 +140,7 @@ def test_the_copy_relies_on_what_is_condemned_there(monkeypatch: Patch) -> None:
 
 def test_a_tag_is_set_without_the_head(monkeypatch: Patch) -> None:
     monkeypatch.setattr(tags, "update_head", lambda *_: None)
-    found("I3:", keepers=3, nodes=0, upkeep="tag,drop", first=76)
+    found("I3:", keepers=3, nodes=0, upkeep="tag,drop", first=43)
 
 
 def test_packs_are_deleted_before_the_manifests_that_name_them(monkeypatch: Patch) -> None:
@@ -147,3 +149,62 @@ def test_packs_are_deleted_before_the_manifests_that_name_them(monkeypatch: Patc
 
     monkeypatch.setattr(collect, "sorted", backwards, raising=False)
     found("I3:", keepers=1, nodes=0, upkeep="compact,drop")
+
+
+def test_a_revert_does_not_hold_the_seq_that_it_brings_back(monkeypatch: Patch) -> None:
+    """A collection that does not keep it deletes its packs meanwhile."""
+
+    class HeadOnly(Holder):
+        def take(self, head: HeadState, *seqs: int, holds_all: bool = False) -> None:
+            super().take(head, head.manifest.seq, holds_all=holds_all)
+
+    monkeypatch.setattr(revert, "intent", lambda dataset, host: HeadOnly(dataset, host, intent_key))
+    aim = Aim("keeper", "put", "/run/")
+    found("I3: the head", Fault.SLOW, keepers=3, nodes=0, upkeep="compact,revert,drop", aim=aim, first=40)
+
+
+def test_a_replication_does_not_hold_what_it_brings(monkeypatch: Patch) -> None:
+    """The copy's collector finds runs and packs that nothing there leads to yet."""
+
+    class OwnOnly(Holder):
+        def take(self, head: HeadState, *seqs: int, holds_all: bool = False) -> None:
+            super().take(head, *seqs)
+
+    monkeypatch.setattr(replicate, "intent", lambda dataset, host: OwnOnly(dataset, host, intent_key))
+    found("I3:", copies=1, nodes=0, upkeep="drop,replicate")
+
+
+def test_a_replication_does_not_look_whether_its_claim_stands(monkeypatch: Patch) -> None:
+    class Trusting(Holder):
+        def check(self) -> None:
+            """Nobody can have ended it."""
+
+    monkeypatch.setattr(replicate, "intent", lambda dataset, host: Trusting(dataset, host, intent_key))
+    aim = Aim("replicator", "put", "/run/")
+    found("I3:", Fault.STALL, copies=1, nodes=0, upkeep="drop,replicate", aim=aim)
+
+
+def test_a_copied_block_keeps_the_pack_numbers_of_its_former_run(monkeypatch: Patch) -> None:
+    real = RunBuilder.copy
+
+    def copy(self: Any, info: Any, packs: Any, stored: Any, hashes: Any) -> None:
+        real(self, info, packs, stored, hashes)
+        numbers = [number for number in info.packs if number < len(self._table.infos)]
+        if len(numbers) == len(info.packs):
+            self._blocks[-1] = msgspec.structs.replace(self._blocks[-1], packs=numbers)
+
+    monkeypatch.setattr(RunBuilder, "copy", copy)
+    found("a chunk", keepers=1, nodes=0, upkeep="compact", scale=TINY)
+
+
+def test_a_run_that_ends_with_a_copied_block_ends_where_that_begins(monkeypatch: Patch) -> None:
+    """What comes after the block's first key is not found in it."""
+    monkeypatch.setattr(RunBuilder, "end_at", lambda *_: None)
+    found("the blocks of a run overlap", keepers=1, nodes=0, upkeep="compact", scale=TINY)
+
+
+def test_a_collection_stumbles_over_a_manifest_that_was_long_under_way(monkeypatch: Patch) -> None:
+    """As it once did: a revert archives a head that others have replaced meanwhile, and a collection has swept."""
+    monkeypatch.setattr(collect._Collection, "_swept_before", lambda *_: set())
+    aim = Aim("keeper", "put", "/run/")
+    found("cannot collect", Fault.SLOW, keepers=3, nodes=0, upkeep="compact,revert,drop", aim=aim, first=1)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sim.faults import Fault
+from tests.sim.faults import Aim, Fault
+from tests.sim.scale import TINY
 from tests.sim.world import FLEET, Plan, report, simulate
 
 REPOSITORY = Path(__file__).parents[2]
@@ -45,6 +46,31 @@ def test_whatever_is_drawn(
     seed: int, faults: frozenset[Fault], publishers: int, nodes: int, others: tuple[int, ...]
 ) -> None:
     run(Plan(seed, 30, faults, publishers, nodes, *others))
+
+
+def test_blocks_are_copied() -> None:
+    """What compactions do most with large datasets does occur with these small ones."""
+    plan = Plan(0, 40, frozenset(), nodes=1, readers=1, keepers=1, upkeep="compact", scale=TINY)
+    copied = 0
+    for seed in range(4):
+        outcome = simulate(replace(plan, seed=seed))
+        assert outcome.violation is None, report(plan, outcome)
+        copied += outcome.copied_blocks
+    assert copied >= 4
+
+
+def test_a_replicator_sleeps_before_it_writes_a_manifest() -> None:
+    """For days, so that what it names is swept before it comes: that does occur, and does no harm."""
+    aim = Aim("replicator", "put", "/manifest/")
+    plan = Plan(
+        0, 60, frozenset({Fault.STALL}), nodes=0, readers=0, keepers=1, copies=1, upkeep="drop,replicate", aim=aim
+    )
+    late = 0
+    for seed in (6, 12, 16, 51):
+        outcome = simulate(replace(plan, seed=seed))
+        assert outcome.violation is None, report(plan, outcome)
+        late += outcome.late_manifests
+    assert late >= 4
 
 
 def test_the_same_seed_is_the_same_run() -> None:

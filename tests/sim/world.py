@@ -16,6 +16,7 @@ from unittest import mock
 
 from synclib.core import leveling, repacking
 from synclib.core.manifest import CONDEMNED_MAX
+from synclib.core.runfile import RunBuilder
 from synclib.engine import collect, pack_job
 from synclib.engine.lease import Holder, Moved
 from synclib.errors import Missing
@@ -23,12 +24,13 @@ from synclib.lazy.dataset import STORE_KEY, HeadState
 from synclib.store.memory import MemoryStore
 from tests.sim.actor import Actor
 from tests.sim.audit import audit
-from tests.sim.faults import Fault, Faults, swarm
+from tests.sim.faults import Aim, Fault, Faults, swarm
 from tests.sim.history import Deed, History
 from tests.sim.keeper import CopyKeeper, Keeper, Replicator
 from tests.sim.node import CopyNode, Node
 from tests.sim.publisher import FolderPublisher, Publisher
 from tests.sim.reader import PinnedReader, Reader
+from tests.sim.scale import AS_IT_IS, TINY, Scale, scaled
 from tests.sim.scheduler import Killed, Scheduler, Violation
 from tests.sim.store import attempt_quietly
 
@@ -53,6 +55,8 @@ class Plan:
     keepers: int = 0
     copies: int = 0  # stores that it is copied to, each with a node and a keeper
     upkeep: str = ""  # what keepers do, with commas between; left out, the seed chooses for each of them
+    scale: Scale | None = None  # left out, the seed chooses
+    aim: Aim | None = None  # where alone faults are; left out, everywhere
 
     @property
     def command(self) -> str:
@@ -62,9 +66,14 @@ class Plan:
             command += " --faults " + (",".join(sorted(kind.value for kind in self.faults)) or "none")
         if self.upkeep:
             command += f" --upkeep {self.upkeep}"
+        if self.scale is not None:
+            command += f" --scale {SCALES.get(self.scale, self.scale)}"
+        if self.aim is not None:
+            command += f" --aim {','.join(self.aim)}"
         return command + "".join(f" --{name} {getattr(self, name)}" for name in COUNTS)
 
 
+SCALES = {AS_IT_IS: "normal", TINY: "tiny"}
 COUNTS = ("publishers", "nodes", "readers", "folders", "pinned", "keepers", "copies")
 
 
@@ -91,6 +100,8 @@ class Outcome:
     kills: int
     violation: BaseException | None = None
     faults: dict[str, int] = field(default_factory=dict)
+    copied_blocks: int = 0  # by compactions, from run to run as they are
+    late_manifests: int = 0  # written when what they name was gone or going
 
 
 def simulate(plan: Plan) -> Outcome:
@@ -117,7 +128,9 @@ class World:
         random = Random(plan.seed)
         self.plan, self.top = plan, top
         self.scheduler = Scheduler(Random(random.random()))
-        self.faults = Faults(Random(random.random()), plan.faults if plan.faults is not None else swarm(random))
+        self.faults = Faults(
+            Random(random.random()), plan.faults if plan.faults is not None else swarm(random), plan.aim
+        )
         self.trace: list[Event] = []
         self.history = History(MemoryStore("sim"))
         self.copies = [History(MemoryStore(f"copy{number + 1}"), self.history) for number in range(plan.copies)]
@@ -145,6 +158,8 @@ class World:
         ]
         self._working = self._unsettled = len(self.actors)
         self._by_thread: dict[int, Actor] = {}
+        self.scale = plan.scale or random.choice([AS_IT_IS, TINY])
+        self.copied_blocks = 0
         self.outside = top / "outside"
         self.outside.mkdir()
         (self.outside / "x").write_bytes(b"not ours")
@@ -169,7 +184,8 @@ class World:
         for event in self.trace:
             counts[event[5]] = counts.get(event[5], 0) + 1
         counts.pop("", None)
-        return Outcome(self.trace, self.history.last, self.kills, violation, counts)
+        late = sum(history.keeping.late_count for history in self.histories)
+        return Outcome(self.trace, self.history.last, self.kills, violation, counts, self.copied_blocks, late)
 
     def _body(self, actor: Actor) -> None:
         self._by_thread[threading.get_ident()] = actor
@@ -297,9 +313,18 @@ class World:
                 (collect, "CONDEMNED_MAX", self.condemned_max),
             ):
                 stack.enter_context(mock.patch.object(module, name, value))
+            stack.enter_context(scaled(self.scale))
+            stack.enter_context(mock.patch.object(RunBuilder, "copy", self._copying(RunBuilder.copy)))
             stack.enter_context(mock.patch.object(Holder, "take", self._taking(Holder.take)))
             stack.enter_context(mock.patch.object(Holder, "end", self._ending(Holder.end)))
             yield
+
+    def _copying(self, real: Callable[..., None]) -> Callable[..., None]:
+        def copy(*arguments: object) -> None:
+            self.copied_blocks += 1
+            real(*arguments)
+
+        return copy
 
     def _taking(self, real: Callable[..., None]) -> Callable[..., None]:
         """The model is told of a lease from when its taking has returned."""
