@@ -35,7 +35,7 @@ def main() -> int:
         keeper.run(lambda: _say(ready, "ok"))
     except OSError as error:
         print(f"keeper: {error}", file=sys.stderr, flush=True)
-        _say(ready, str(error))
+        _say(ready, f"{error.errno} {error}")
         return 1
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -16,11 +17,29 @@ from synclib.disk.atomic import write_atomic
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, unmount
 from synclib.engine.host import Connect, Host
 from synclib.engine.mount import Prepared
-from synclib.errors import Conflict, Invalid, Missing, Unavailable
+from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from tools.mount_spec import MountSpec, read_spec, spec_directory
 
 _START_S = 60.0
 _END_S = 20.0
+# What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
+_REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES)
+
+
+class KeeperMounter:
+    """Starts keepers for a node's datasets (synclib/engine/lazy_place.py, Mounter)."""
+
+    def __init__(self, host: Host, connect: Connect) -> None:
+        self._host, self._connect = host, connect
+
+    def start(self, prepared: Prepared, target: str) -> None:
+        if os.geteuid() != 0:
+            raise Unsupported("only root can mount")
+        start_keeper(self._host, self._connect, prepared, target)
+
+    def is_alive(self, target: str) -> bool:
+        spec = read_spec(spec_directory(self._host.state, target))
+        return spec is not None and _is_alive(spec.keeper_pid)
 
 
 def check_target(directory: Path) -> str:
@@ -65,6 +84,9 @@ def start_keeper(host: Host, connect: Connect, prepared: Prepared, target: str) 
         write_atomic(path, msgspec.json.encode(msgspec.structs.replace(spec, keeper_pid=keeper.pid)), 0o600)
         answer = answers.readline().decode().strip()
     if answer != "ok":
+        number, _, _ = answer.partition(" ")
+        if number in map(str, _REFUSED):
+            raise Unsupported(f"the kernel does not mount it: {answer}", path=target)
         raise Unavailable(f"it could not be mounted: {answer or 'the keeper ended'}", path=target)
     return keeper
 

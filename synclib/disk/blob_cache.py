@@ -37,6 +37,8 @@ class BlobCache:
                 _grow(self._data, address_end * ADDRESS_UNIT)
                 _grow(record, -(-address_end // (8 * _GROW_BYTES)) * _GROW_BYTES)
                 self._present = mmap.mmap(record, os.fstat(record).st_size)
+                # By name: the mapping keeps a descriptor of its own, and with it the lock.
+                fcntl.flock(record, fcntl.LOCK_UN)
             finally:
                 os.close(record)
         self._trusted = bytearray(len(self._present))

@@ -12,6 +12,11 @@ from synclib.disk.atomic import TEMPORARY, write_atomic
 from synclib.errors import Corrupt, Invalid
 
 
+def encode_down(down: Down) -> bytes:
+    """The text of a synch.down."""
+    return down.model_dump_json().encode() + b"\n"
+
+
 class Markers:
     """The markers in one directory."""
 
@@ -56,7 +61,7 @@ class Markers:
         return status.st_ino, status.st_mtime_ns
 
     def write_down(self, down: Down) -> None:
-        write_atomic(self.directory / names.DOWN, down.model_dump_json().encode() + b"\n")
+        write_atomic(self.directory / names.DOWN, encode_down(down))
         self.remove(names.ERROR)
 
     def write_error(self, error: Error) -> None:

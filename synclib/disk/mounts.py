@@ -1,13 +1,19 @@
-"""mount(2) and umount2(2), which Python does not have."""
+"""mount(2), umount2(2), open_tree(2) and move_mount(2), which Python does not have."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+
+_OPEN_TREE, _MOVE_MOUNT = 428, 429  # the same on every architecture
+_AT_FDCWD = -100
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_BENEATH = 0x4, 0x200
 
 MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
 MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
@@ -16,15 +22,13 @@ MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
     """mount(2); OSError with the target when the kernel refuses."""
     if _libc.mount(source, target, kind, flags, data):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), os.fsdecode(target))
+        raise _error(target)
 
 
 def unmount(target: bytes, flags: int = UMOUNT_NOFOLLOW) -> None:
     """umount2(2); OSError with the target when the kernel refuses."""
     if _libc.umount2(target, flags):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), os.fsdecode(target))
+        raise _error(target)
 
 
 def mount_erofs(image: bytes, device: bytes, target: bytes) -> None:
@@ -33,3 +37,53 @@ def mount_erofs(image: bytes, device: bytes, target: bytes) -> None:
     By mount(2) itself: mount(8) would put a loop device between.
     """
     mount(image, target, b"erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, b"device=" + device)
+
+
+def mount_overlay(lower: bytes, upper: bytes, work: bytes, target: bytes) -> None:
+    """Mount ``lower`` with what is written, which goes to ``upper``; ``work`` is an empty directory beside that."""
+    for path in (lower, upper, work):
+        if any(character in path for character in b",:\\"):
+            raise OSError(errno.EINVAL, "overlayfs has no such names", os.fsdecode(path))
+    data = b"lowerdir=%s,upperdir=%s,workdir=%s" % (lower, upper, work)
+    mount(b"boxlink", target, b"overlay", MS_NOSUID | MS_NODEV, data)
+
+
+def put_mount(source: bytes, target: bytes, *, replaces: bool) -> None:
+    """Put what is mounted on ``source`` on ``target`` too, at once: whoever opens a path sees what was there before, or
+    this. ``replaces``: in place of what is mounted there, which stays with those who have it open (Linux 6.5)."""
+    tree = _libc.syscall(_OPEN_TREE, _AT_FDCWD, source, _OPEN_TREE_CLONE | os.O_CLOEXEC)
+    if tree < 0:
+        raise _error(source)
+    try:
+        flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_BENEATH if replaces else 0)
+        if _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, target, flags) < 0:
+            raise _error(target)
+    finally:
+        os.close(tree)
+    if replaces:
+        unmount(target, MNT_DETACH | UMOUNT_NOFOLLOW)
+
+
+def mounted_on(target: bytes) -> list[tuple[bytes, bytes]]:
+    """(type, options of the file system) of what is mounted on a path, the lowest first (proc_pid_mountinfo(5))."""
+    wanted = escaped(target)
+    found = []
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            words = line.split(b" ")
+            if words[4] == wanted:
+                at = words.index(b"-")
+                found.append((words[at + 1], words[at + 3].strip()))
+    return found
+
+
+def escaped(path: bytes) -> bytes:
+    """A path as it stands in mountinfo: blanks and the like in octal."""
+    for character in b"\\ \t\n":
+        path = path.replace(bytes([character]), b"\\%03o" % character)
+    return path
+
+
+def _error(path: bytes) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), os.fsdecode(path))

@@ -16,12 +16,14 @@ from synclib.core.markers import Active, Down, error_marker
 from synclib.core.node import RELEASED, Do, Seen, decide, poll_delay
 from synclib.disk.faults import disk_error
 from synclib.disk.held import Held
-from synclib.disk.markers import Markers
+from synclib.disk.markers import Markers, encode_down
 from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.lazy_place import LazyPlace, Mounter, Standing
 from synclib.engine.maintain import maintain
+from synclib.engine.mount import Prepared, prepare
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
-from synclib.errors import BoxlinkError, Interrupted, Invalid, Missing, Partial
+from synclib.errors import BoxlinkError, Interrupted, Invalid, Missing, Partial, Unsupported
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.store.base import Store
 from synclib.store.meter import Meter
@@ -51,7 +53,11 @@ class Follower:
         poll_s: float,
         should_stop: Callable[[], bool],
         meter: Meter,
+        mounter: Mounter | None = None,
+        *,
+        is_lazy: bool = False,
     ) -> None:
+        """``mounter``: where datasets can be mounted; ``is_lazy``: where synch.active does not say how, they are."""
         self.name = names.check_dataset(directory.name)
         self._directory, self._store, self._connect, self._host, self._log = directory, store, connect, host, log
         self._poll_s, self._should_stop, self._meter = poll_s, should_stop, meter
@@ -59,6 +65,9 @@ class Follower:
         self._markers = Markers(directory)
         self._markers.clean()
         self._held = Held(directory)
+        self._is_lazy = is_lazy
+        self._lazy = None if mounter is None else LazyPlace(directory.parent, self.name, mounter)
+        self._why_eager = ""
         self._head: HeadState | None = None
         self._head_due = 0.0
         self._changed_at: float | None = None
@@ -137,22 +146,30 @@ class Follower:
         return newer is not None
 
     def _look(self) -> tuple[Seen, Manifest | None, Active | None]:
+        standing = None if self._lazy is None else self._lazy.standing()
+        if standing is not None:
+            self._serve_again(standing)
         active = self._markers.active()
         is_up = self._markers.up_identity() is not None
         state = self._held.read()
         target = self._target(active) if active is not None and not is_up else None
-        seen = Seen(
-            active,
-            is_up,
-            self._markers.down(),
-            0 if state is None else state.seq,
-            "" if state is None else state.digest,
-            state is not None and state.restoring is not None,
-            self._is_checked,
-            0 if target is None else target.seq,
-            "" if target is None else target.digest,
-        )
-        return seen, target, active
+        if standing is not None:
+            local = (standing.prepared.seq, standing.prepared.digest, False, True)
+        elif state is not None:
+            local = (state.seq, state.digest, state.restoring is not None, self._is_checked)
+        else:
+            local = (0, "", False, self._is_checked)
+        wanted = (0, "") if target is None else (target.seq, target.digest)
+        return Seen(active, is_up, self._markers.down(), *local, *wanted), target, active
+
+    def _serve_again(self, standing: Standing) -> None:
+        """What stood here lazily and is served no more, as after a start of the machine, is served from what is here:
+        the store need not answer."""
+        assert self._lazy is not None
+        self._lazy.clean()
+        if not self._lazy.is_served(standing):
+            self._put_lazily(standing.prepared)
+            self._log.info("mounted again", dataset=self.name, seq=standing.prepared.seq)
 
     def _target(self, active: Active) -> Manifest:
         """What should stand here: the head, by one conditional GET when it is due; or the seq that is asked for."""
@@ -189,9 +206,42 @@ class Follower:
         else:
             assert target is not None
             assert active is not None
-            if action is Do.RESTORE:
+            if action is Do.RESTORE and not self._mount(target, active):
                 self._restore(target, seen.is_checked)
             self._answer(target.seq, target.digest, active)
+
+    def _mount(self, target: Manifest, active: Active) -> bool:
+        """Let the target stand here without restoring it, if that is asked for and possible; ``_why_eager`` says else
+        why not."""
+        lazy = self._lazy
+        self._why_eager = ""
+        is_standing = lazy is not None and lazy.standing() is not None
+        if not is_standing and not (active.mode == "lazy" or (active.mode is None and self._is_lazy)):
+            return False
+        if lazy is None:
+            self._why_eager = "a store in this process's memory cannot be mounted"
+        elif self._held.read() is not None:
+            self._why_eager = "files were restored here before"
+        elif not is_standing and lazy.strangers():
+            self._why_eager = "other files are here, which a mount would hide"
+        else:
+            try:
+                self._put_lazily(prepare(self._dataset, self._host, target))
+                self._log.info("mounted", dataset=self.name, seq=target.seq, digest=target.digest)
+                return True
+            except (Invalid, Unsupported) as error:
+                if is_standing:
+                    raise
+                self._why_eager = error.message
+        self._log.info("restored eagerly", dataset=self.name, reason=self._why_eager)
+        return False
+
+    def _put_lazily(self, prepared: Prepared) -> None:
+        assert self._lazy is not None
+        left_out = f"{prepared.left_out} entries have attributes that cannot be seen here" if prepared.left_out else ""
+        at = now_text(self._host.clock)
+        down = Down(dataset=self.name, seq=prepared.seq, digest=prepared.digest, mode="lazy", reason=left_out, at=at)
+        self._lazy.put(prepared, encode_down(down))
 
     def _restore(self, target: Manifest, is_checked: bool) -> None:
         clock = self._host.clock
@@ -229,10 +279,14 @@ class Follower:
         return progress
 
     def _answer(self, seq: int, digest: str, active: Active) -> None:
-        reason = ""
-        if active.mode == "lazy":
-            reason = "restored eagerly: this version has no lazy mode"
-        elif active.source == "snapshot":
+        if self._lazy is not None and self._lazy.standing() is not None:
+            found = self._markers.down()
+            if found is not None and (found.seq, found.digest, found.mode) == (seq, digest, "lazy"):
+                if found.reason == RELEASED:
+                    self._markers.write_down(found.model_copy(update={"reason": ""}))
+                return
+        reason = f"restored eagerly: {self._why_eager}" if self._why_eager else ""
+        if active.source == "snapshot":
             reason = "restored from the store: this version starts from no snapshot"
         down = Down(
             dataset=self.name, seq=seq, digest=digest, mode="eager", reason=reason, at=now_text(self._host.clock)

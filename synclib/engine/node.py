@@ -21,6 +21,7 @@ from synclib.disk.faults import disk_error
 from synclib.disk.markers import Markers
 from synclib.engine.follow import Follower, Log, now_text
 from synclib.engine.host import Connect, Host
+from synclib.engine.lazy_place import Mounter
 from synclib.engine.logship import LogShipper
 from synclib.errors import BoxlinkError, Interrupted, Invalid
 from synclib.store.base import Store
@@ -34,8 +35,19 @@ class Node:
     """One data directory's daemon."""
 
     def __init__(
-        self, data: Path, store: Store, connect: Connect | None, host: Host, log: Log, poll_s: float, meter: Meter
+        self,
+        data: Path,
+        store: Store,
+        connect: Connect | None,
+        host: Host,
+        log: Log,
+        poll_s: float,
+        meter: Meter,
+        mounter: Mounter | None = None,
+        *,
+        is_lazy: bool = False,
     ) -> None:
+        self._mounter, self._is_lazy = mounter, is_lazy
         self._data, self._store, self._connect, self._host = data, store, connect, host
         self._log, self._poll_s, self._meter = log, poll_s, meter
         self._is_stopping = False
@@ -142,6 +154,8 @@ class Node:
                 self._poll_s,
                 lambda: self._is_stopping,
                 self._meter,
+                self._mounter,
+                is_lazy=self._is_lazy,
             )
         except Invalid as error:
             if directory.name not in self._refused:

@@ -8,6 +8,7 @@ so that readers get an error rather than wait for ever. It imports next to nothi
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -23,6 +24,7 @@ from synclib.disk.mounts import (
     UMOUNT_NOFOLLOW,
     mount,
     mount_erofs,
+    mounted_on,
     unmount,
 )
 
@@ -30,6 +32,7 @@ from synclib.disk.mounts import (
 DEADLINE_S = 30.0
 _BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _STOP_S = 5.0
+_LOOK_MS = 1000
 _READ_BYTES_MAX = 1 << 20
 
 
@@ -55,7 +58,11 @@ class Keeper:
         self.restarts = 0
 
     def run(self, on_mounted: Callable[[], None]) -> None:
-        """Mount, keep, and when the target is unmounted or SIGTERM comes, take everything away again."""
+        """Mount, and keep while it is used; then take everything away again. SIGTERM ends it at once.
+
+        What is unmounted may still be used: by files that are open after a lazy unmount, in another mount namespace, as
+        a layer of an overlay. All of those have the blob open.
+        """
         signal.set_wakeup_fd(self._wake_write)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told)
@@ -66,7 +73,8 @@ class Keeper:
             mount_erofs(self._image, self._blob_directory + b"/blob", self._target)
             try:
                 on_mounted()
-                self._keep()
+                self._keep(self._is_mounted)
+                self._keep(self._is_used)
             finally:
                 with contextlib.suppress(OSError):
                     unmount(self._target, MNT_DETACH | UMOUNT_NOFOLLOW)
@@ -101,27 +109,34 @@ class Keeper:
             if self._is_told_to_end or time.monotonic() > deadline:
                 raise TimeoutError("no worker came to life")
 
-    def _keep(self) -> None:
+    def _keep(self, is_wanted: Callable[[], bool]) -> None:
+        """Replace workers that die, until it is not wanted any more."""
         with open("/proc/self/mountinfo", "rb") as mounts:
             watch = select.poll()
             watch.register(mounts.fileno(), select.POLLERR | select.POLLPRI)
             watch.register(self._wake_read, select.POLLIN)
-            while not self._is_told_to_end and self._is_mounted(mounts.read()):
-                mounts.seek(0)
+            while not self._is_told_to_end and is_wanted():
                 if self._worker is not None and self._worker.poll() is not None:
                     self.restarts += 1
                     self._start_worker(is_successor=True)
                     continue
-                watch.poll()
+                watch.poll(_LOOK_MS)
+                # Read to its end it says again when something is mounted or unmounted.
+                mounts.seek(0)
+                mounts.read()
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
 
-    def _is_mounted(self, mountinfo: bytes) -> bool:
-        """proc_pid_mountinfo(5): the fifth word is the place, with blanks and the like in octal."""
-        wanted = self._target
-        for character in b"\\ \t\n":
-            wanted = wanted.replace(bytes([character]), b"\\%03o" % character)
-        return any(line.split(b" ")[4] == wanted for line in mountinfo.splitlines())
+    def _is_mounted(self) -> bool:
+        return bool(mounted_on(self._target))
+
+    def _is_used(self) -> bool:
+        """Whether the blob is open; where it is not, it is unmounted."""
+        try:
+            unmount(self._blob_directory)
+        except OSError as error:
+            return error.errno == errno.EBUSY
+        return False
 
     def _end(self) -> None:
         """The blob's mount goes, then its worker, which sees that it went; one that does not is killed."""

@@ -14,22 +14,25 @@ from tools.cli_context import Context, node_option, verb
 @click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, metavar="DIR")
 @click.option("--once", is_flag=True, help="One round, then end; the exit code is that of the first error.")
 @click.option("--poll", type=click.FloatRange(min=0.1, max=3600), metavar="SECONDS", help="How often to ask (10).")
+@click.option("--lazy", is_flag=True, help="Mount datasets rather than restore them, where possible (needs root).")
 @node_option
 @verb
-def command(context: Context, data: Path, once: bool, poll: float | None) -> None:
+def command(context: Context, data: Path, once: bool, poll: float | None, lazy: bool) -> None:
     """Bring down the datasets that DIR asks for, keep following them, and send DIR/log up.
 
     \b
     boxlink sync --data ./data
     mkdir -p data/covers && touch data/covers/synch.active     # asks; data/covers/synch.down answers
 
-    synch.active may hold the words eager, lazy, seq=N. synch.up asks for the directory to be published. synch.error
+    synch.active may hold the words eager, lazy, seq=N: lazily a dataset is there at once and its bytes come as they are
+    read. synch.up asks for the directory to be published. synch.error
     says why something did not happen. --json: one object a line for each event.
     """
     from synclib.engine.node import Node
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, open_host
     from tools.daemon_events import open_events
+    from tools.mounting import KeeperMounter
 
     try:
         (data / "log").mkdir(parents=True, exist_ok=True)
@@ -39,7 +42,9 @@ def command(context: Context, data: Path, once: bool, poll: float | None) -> Non
     poll_s = poll or (context.settings.poll_s if context.settings else 10.0)
     store = context.open_store()
     assert context.meter is not None
-    node = Node(data, store, connect_of(context), open_host(context), log, poll_s, context.meter)
+    host, connect = open_host(context), connect_of(context)
+    mounter = None if connect is None else KeeperMounter(host, connect)
+    node = Node(data, store, connect, host, log, poll_s, context.meter, mounter, is_lazy=lazy)
     if once:
         errors = node.run_once()
         shown = {name: error.as_dict() for name, error in errors.items()}

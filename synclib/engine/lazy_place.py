@@ -1,0 +1,159 @@
+"""A dataset that stands in a node's data directory without having been restored.
+
+``data/<dataset>`` is an overlay: below, the seq's own mount, which fetches what is read; above, a small directory that
+holds the markers, so that programs find them where they always are. A new seq is a new pair of both, put in place of
+the old one at once: files that are open keep their old bytes, every path that is opened is of one seq or of the other.
+
+    data/.boxlink/lazy/<dataset>/state.json     what stands there
+    data/.boxlink/lazy/<dataset>/<slot>/        seq (the mount), upper, work, view (where the overlay is made)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from synclib.core import names
+from synclib.core.frame import DECODE_ERRORS
+from synclib.disk.atomic import write_atomic
+from synclib.disk.faults import disk_errors
+from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_overlay, mounted_on, put_mount, unmount
+from synclib.engine.mount import Prepared
+from synclib.errors import Unsupported
+
+_CARRIED = (names.ACTIVE, names.UP)  # markers that a program may have put there
+
+
+class Mounter(Protocol):
+    """Starts and ends the processes that serve a seq."""
+
+    def start(self, prepared: Prepared, target: str) -> None:
+        """Mount a seq on a directory; returns when it can be read. Any BoxlinkError says why not."""
+
+    def is_alive(self, target: str) -> bool:
+        """Whether what was mounted there is served."""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What stands in a dataset's directory, and in which slot."""
+
+    slot: int
+    prepared: Prepared
+
+
+class LazyPlace:
+    """One dataset's directory."""
+
+    def __init__(self, data: Path, name: str, mounter: Mounter) -> None:
+        self._directory = Path(os.path.realpath(data)) / name
+        self._home = Path(os.path.realpath(data)) / names.STATE_DIRECTORY / "lazy" / name
+        self._mounter = mounter
+
+    def standing(self) -> Standing | None:
+        """What was put there last; None where nothing was, or where it can no longer be told."""
+        try:
+            return msgspec.json.decode((self._home / "state.json").read_bytes(), type=Standing)
+        except (OSError, *DECODE_ERRORS):
+            return None
+
+    def strangers(self) -> bool:
+        """Whether the directory holds anything but markers: what is mounted over it would hide that."""
+        with disk_errors(), os.scandir(self._directory) as listing:
+            return any(not names.is_reserved(b"", os.fsencode(item.name)) for item in listing)
+
+    def is_served(self, standing: Standing) -> bool:
+        """Whether it is there still: mounted, and its processes alive."""
+        slot = self._slot(standing.slot)
+        return self._is_ours(standing.slot) and self._mounter.is_alive(str(slot / "seq"))
+
+    def put(self, prepared: Prepared, down: bytes) -> None:
+        """Let a seq stand there, with ``down`` as the text of its synch.down. What stood there goes when it is unused.
+
+        Errors leave what was there.
+        """
+        former = self.standing()
+        slot = self._new_slot(former)
+        place = self._slot(slot)
+        with disk_errors():
+            for part in ("seq", "upper", "work", "view"):
+                (place / part).mkdir(parents=True)
+            shutil.copymode(self._directory, place / "upper")
+        self._mounter.start(prepared, str(place / "seq"))
+        try:
+            with disk_errors():
+                self._carry_markers(place / "upper")
+                write_atomic(place / "upper" / names.DOWN, down)
+                # The state first: what is not mounted is mounted anew, what nobody knows of would stay for ever.
+                write_atomic(self._home / "state.json", msgspec.json.encode(Standing(slot, prepared)))
+            self._switch(place, is_over=former is not None and self._is_ours(former.slot))
+        except BaseException:
+            if former is None:
+                (self._home / "state.json").unlink(missing_ok=True)
+            else:
+                write_atomic(self._home / "state.json", msgspec.json.encode(former))
+            self._end_slot(slot)
+            raise
+        if former is not None:
+            self._carry_late(former.slot, place / "upper")
+        self.clean()
+
+    def _switch(self, place: Path, *, is_over: bool) -> None:
+        """Make the overlay, and put it where the dataset is read. Unsupported where the kernel refuses."""
+        view = os.fsencode(place / "view")
+        try:
+            mount_overlay(os.fsencode(place / "seq"), os.fsencode(place / "upper"), os.fsencode(place / "work"), view)
+            try:
+                put_mount(view, os.fsencode(self._directory), replaces=is_over)
+            finally:
+                unmount(view, MNT_DETACH | UMOUNT_NOFOLLOW)
+        except OSError as error:
+            raise Unsupported(f"an overlay cannot be put there: {error.strerror}", path=str(self._directory)) from error
+
+    def clean(self) -> None:
+        """End the mounts of slots that nobody uses any more; those still open stay for a later call."""
+        standing = self.standing()
+        for path in self._home.glob("*/seq"):
+            slot = int(path.parent.name) if path.parent.name.isdigit() else 0
+            if slot and (standing is None or slot != standing.slot):
+                self._end_slot(slot)
+
+    def _slot(self, slot: int) -> Path:
+        return self._home / str(slot)
+
+    def _new_slot(self, former: Standing | None) -> int:
+        used = [int(path.name) for path in self._home.glob("*") if path.name.isdigit()]
+        return max([0 if former is None else former.slot, *used]) + 1
+
+    def _is_ours(self, slot: int) -> bool:
+        """Whether what is on top at the directory is the overlay of a slot."""
+        found = mounted_on(os.fsencode(self._directory))
+        lower = b"lowerdir=" + os.fsencode(self._slot(slot) / "seq")
+        return bool(found) and found[-1][0] == b"overlay" and lower in found[-1][1].split(b",")
+
+    def _carry_markers(self, upper: Path) -> None:
+        """What programs ask for goes along."""
+        for name in _CARRIED:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy2(self._directory / name, upper / name)
+
+    def _carry_late(self, former: int, upper: Path) -> None:
+        """A marker that came into the old place after it was copied from there, and before it was replaced."""
+        for name in _CARRIED:
+            with contextlib.suppress(FileNotFoundError):
+                if not (upper / name).exists():
+                    shutil.copy2(self._slot(former) / "upper" / name, self._directory / name)
+
+    def _end_slot(self, slot: int) -> None:
+        """The keeper sees that its mount is gone, and ends when no file of it is open; then the slot goes."""
+        place = self._slot(slot)
+        target = os.fsencode(place / "seq")
+        with contextlib.suppress(OSError):
+            if mounted_on(target):
+                unmount(target, MNT_DETACH | UMOUNT_NOFOLLOW)
+        if not self._mounter.is_alive(str(place / "seq")):
+            shutil.rmtree(place, ignore_errors=True)

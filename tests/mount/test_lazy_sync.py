@@ -1,0 +1,221 @@
+"""`boxlink sync` with lazy datasets: markers where they always are, seqs switched at once, starts without a store."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.boxlink_process import Machine
+from tests.mount.test_mount import make_tree
+
+
+class Site:
+    """A publisher, and a node whose daemon follows."""
+
+    def __init__(self, place: Path) -> None:
+        self.machine = Machine(place)
+        self.source, self.data = place / "source", place / "data"
+        self.covers = self.data / "covers"
+        self.covers.mkdir(parents=True)
+        make_tree(self.source)
+        self.machine.run("init")
+        self.machine.run("publish", "covers", self.source)
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self, *words: str) -> None:
+        log = open(self.machine.place / "daemon.log", "ab")  # noqa: SIM115 - the daemon's
+        command = ["sync", "--data", self.data, "--poll", "0.2", *words]
+        self.daemon = self.machine.start(*command, stdout=log, stderr=log)
+        log.close()
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.daemon is not None:
+            self.daemon.send_signal(number)
+            self.daemon.wait(timeout=60)
+            self.daemon = None
+
+    def down(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.covers / "synch.down").read_text())
+        except (OSError, ValueError):
+            return {"seq": 0}
+        assert isinstance(found, dict)
+        return found
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, (self.machine.place / "daemon.log").read_text()
+            time.sleep(0.02)
+
+    def assert_same(self) -> None:
+        done = subprocess.run(
+            ["diff", "-r", "-x", "synch.*", self.source, self.covers], capture_output=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def keepers(self) -> list[int]:
+        found = subprocess.run(
+            ["pgrep", "-f", f"tools.mount_keeper {self.machine.place}"], capture_output=True, text=True, check=False
+        )
+        return [int(word) for word in found.stdout.split()]
+
+    def kill_mounts(self) -> None:
+        """As the machine's end would: every process and every mount is gone at once."""
+        for kind in ("mount_keeper", "mount_worker"):
+            subprocess.run(["pkill", "-9", "-f", f"tools.{kind} {self.machine.place}"], check=False)
+        with open("/proc/self/mountinfo") as file:
+            places = [line.split(" ")[4] for line in file if f" {self.machine.place}/" in line]
+        for place in reversed(places):
+            subprocess.run(["umount", "-l", place], check=False, capture_output=True)
+
+    def close(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.stop()
+        self.kill_mounts()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    found = Site(tmp_path)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def test_a_lazy_dataset_answers_in_its_directory_and_follows(site: Site) -> None:
+    (site.covers / "synch.active").write_text("lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    assert site.down()["mode"] == "lazy"
+    assert (site.covers / "synch.active").read_text() == "lazy"
+    site.assert_same()
+    with open(site.covers / "text", "rb") as old:
+        (site.source / "text").unlink()
+        (site.source / "text").write_bytes(b"the second seq")
+        (site.source / "more").write_bytes(b"more")
+        site.machine.run("publish", "covers", site.source)
+        site.wait(lambda: site.down()["seq"] == 2)
+        site.assert_same()
+        assert old.read() == b"compressible " * 20_000
+    # Of the old seq nothing is left when no file of it is open.
+    site.wait(lambda: len(site.keepers()) == 1)
+    site.wait(lambda: len(list((site.data / ".boxlink/lazy/covers").glob("[0-9]*"))) == 1)
+    (site.covers / "synch.active").unlink()
+    site.wait(lambda: "not followed" in site.down()["reason"])
+    site.assert_same()
+
+
+def test_a_switch_has_no_gap_and_no_mixture(site: Site) -> None:
+    for folder in range(5):
+        (site.source / f"{folder:02}/seq").write_text("1")
+    site.machine.run("publish", "covers", site.source)
+    (site.covers / "synch.active").write_text("lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 2)
+    wrong: list[object] = []
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.is_set():
+            try:
+                # One directory that is open is of one seq, whatever is switched meanwhile.
+                top = os.open(site.covers, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    seen = set()
+                    for folder in range(5):
+                        descriptor = os.open(f"{folder:02}/seq", os.O_RDONLY, dir_fd=top)
+                        seen.add(os.read(descriptor, 10))
+                        os.close(descriptor)
+                finally:
+                    os.close(top)
+                if len(seen) != 1:
+                    wrong.append(seen)
+            except OSError as error:
+                wrong.append(error)
+
+    readers = [threading.Thread(target=look) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        for number in range(3, 7):
+            for folder in range(5):
+                (site.source / f"{folder:02}/seq").write_text(str(number))
+            site.machine.run("publish", "covers", site.source)
+            site.wait(lambda number=number: site.down()["seq"] == number)  # type: ignore[misc]
+    finally:
+        is_over.set()
+        for reader in readers:
+            reader.join()
+    assert wrong == []
+    site.assert_same()
+
+
+def test_a_node_starts_again_without_the_store(site: Site) -> None:
+    (site.covers / "synch.active").touch()
+    site.start("--lazy")
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.assert_same()
+    site.stop(signal.SIGKILL)
+    site.kill_mounts()
+    assert [path.name for path in site.covers.iterdir()] == ["synch.active"]
+    shutil.move(site.machine.place / "store", site.machine.place / "away")
+    site.start("--lazy")
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.assert_same()
+    shutil.move(site.machine.place / "away", site.machine.place / "store")
+    (site.source / "more").write_bytes(b"more")
+    site.machine.run("publish", "covers", site.source)
+    site.wait(lambda: site.down()["seq"] == 2)
+    site.assert_same()
+
+
+def test_a_daemon_that_is_killed_leaves_the_mount_and_finds_it_again(site: Site) -> None:
+    (site.covers / "synch.active").write_text("lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    keepers = site.keepers()
+    site.stop(signal.SIGKILL)
+    site.assert_same()
+    site.start()
+    (site.source / "more").write_bytes(b"more")
+    site.machine.run("publish", "covers", site.source)
+    site.wait(lambda: site.down()["seq"] == 2)
+    site.assert_same()
+    site.wait(lambda: len(site.keepers()) == 1)
+    assert site.keepers() != keepers
+
+
+def test_a_mount_whose_processes_are_killed_comes_back(site: Site) -> None:
+    (site.covers / "synch.active").write_text("lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    before = site.keepers(), os.stat(site.covers).st_dev
+    for kind in ("mount_keeper", "mount_worker"):
+        subprocess.run(["pkill", "-9", "-f", f"tools.{kind} {site.machine.place}"], check=False)
+    site.wait(lambda: os.stat(site.covers).st_dev != before[1])
+    assert site.down()["seq"] == 1
+    assert site.keepers() != before[0]
+    site.assert_same()
+
+
+def test_where_it_cannot_be_lazy_it_says_why(site: Site) -> None:
+    (site.covers / "stranger").write_text("mine")
+    (site.covers / "synch.active").write_text("lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    assert site.down()["mode"] == "eager"
+    assert "other files are here" in site.down()["reason"]
+    assert (site.covers / "stranger").read_text() == "mine"
