@@ -1,4 +1,4 @@
-"""What real mounts need: root, EROFS on plain files, overlays, /dev/fuse. Where that is not to be had they are skipped."""
+"""What real mounts need: root, EROFS on plain files, overlays, /dev/fuse. Where one lacks they are skipped."""
 
 from __future__ import annotations
 
