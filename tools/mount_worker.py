@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -15,12 +16,15 @@ from synclib.engine.mount import serve
 from synclib.errors import BoxlinkError
 from tools.mount_spec import MountSpec
 
+_SAY_EVERY_S = 10.0
+
 
 def main() -> int:
     spec = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=MountSpec)
     device, ready = int(sys.argv[2]), int(sys.argv[3])
     # The keeper says when it is over, by ending the mount; a terminal's Ctrl-C is the keeper's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    report = _Reporter()
     host = Host(spec.node, SystemClock(), SystemEntropy(), Path(spec.state), Path(spec.cache))
     serve(
         spec.prepared,
@@ -29,7 +33,7 @@ def main() -> int:
         device,
         is_successor=sys.argv[4] == "next",
         on_ready=lambda: _say(ready),
-        on_error=_report,
+        on_error=report,
     )
     return 0
 
@@ -39,8 +43,21 @@ def _say(ready: int) -> None:
     os.close(ready)
 
 
-def _report(error: BoxlinkError) -> None:
-    print(f"{error.kind}: {error.key or error.path}: {error.message}", file=sys.stderr, flush=True)
+class _Reporter:
+    """Says on stderr what went wrong, at most every ten seconds: while a store is away every read does."""
+
+    def __init__(self) -> None:
+        self._said_at = 0.0
+        self._unsaid = 0
+
+    def __call__(self, error: BoxlinkError) -> None:
+        now = time.monotonic()
+        if self._said_at and now - self._said_at < _SAY_EVERY_S:
+            self._unsaid += 1
+            return
+        more = f" (and {self._unsaid} errors since the last line)" if self._unsaid else ""
+        self._said_at, self._unsaid = now, 0
+        print(f"{error.kind}: {error.key or error.path}: {error.message}{more}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

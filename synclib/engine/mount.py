@@ -93,6 +93,7 @@ def serve(
             server.serve()
         finally:
             ended.set()
+            blob.close()
             cache.sync()
             cache.close()
             holder.join()

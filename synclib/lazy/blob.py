@@ -6,6 +6,7 @@ import bisect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from synclib.clock import Clock, ulid_text
@@ -20,8 +21,9 @@ from synclib.store.base import Buffer, Store
 
 # What is fetched at least around a fault, where it lies in the same pack: a request costs as much for 20 KB.
 WINDOW_BYTES = 128 << 10
-# How long a reader may wait for bytes, all tries together; then it gets an error.
+# How long a reader waits for bytes; then it gets an error, while what was begun goes on for the next one.
 DEADLINE_S = 60.0
+FETCHES_AT_ONCE = 64
 _TRIES = 2  # of a fetch whose bytes were wrong
 _PAGES_KEPT = 256  # 16 MiB of pages, some 60 MB of numbers
 
@@ -84,13 +86,21 @@ class _Flight:
 
 
 class Blob:
-    """Bytes at positions of one dataset's address space, right or an error. Safe between threads."""
+    """Bytes at positions of one dataset's address space, right or an error. Safe between threads.
+
+    What is fetched is fetched by threads of its own: a reader may give up, a fetch ends when the store's deadlines say.
+    """
 
     def __init__(self, store: Store, root: str, extents: MapReader, cache: BlobCache, clock: Clock) -> None:
         self._store, self._root, self._map, self._cache, self._clock = store, root, extents, cache, clock
         self._flights: dict[int, _Flight] = {}
         self._lock = threading.Lock()
+        self._fetchers = ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch")
         self.counts = BlobCounts()
+
+    def close(self) -> None:
+        """What is under way is waited for."""
+        self._fetchers.shutdown(cancel_futures=True)
 
     def read(self, start: int, length: int) -> bytes:
         """The bytes at [start, start + length); where no file of the map is, zeros. Any BoxlinkError of the store."""
@@ -100,7 +110,7 @@ class Blob:
         if lacking:
             self.counts.faults += 1
             try:
-                self._make_resident(self._widened(lacking))
+                self._make_resident(lacking)
             except BoxlinkError:
                 self.counts.errors += 1
                 raise
@@ -109,72 +119,77 @@ class Blob:
     def _lacking(self, start: int, stop: int) -> list[Extent]:
         return [extent for extent in self._map.overlapping(start, stop) if not self._cache.has(extent)]
 
-    def _widened(self, lacking: list[Extent]) -> list[Extent]:
-        """These, and what lies around them in the same packs and is not here either."""
-        packs = {extent.chunk.pack for extent in lacking}
-        start = lacking[0].position // WINDOW_BYTES * WINDOW_BYTES
-        stop = -(-lacking[-1].stop // WINDOW_BYTES) * WINDOW_BYTES
-        wanted = {extent.position for extent in lacking}
+    def _neighbours(self, wanted: list[Extent]) -> list[Extent]:
+        """What lies around these in the same packs and is not here either."""
+        packs = {extent.chunk.pack for extent in wanted}
+        positions = {extent.position for extent in wanted}
+        start = wanted[0].position // WINDOW_BYTES * WINDOW_BYTES
+        stop = -(-wanted[-1].stop // WINDOW_BYTES) * WINDOW_BYTES
         return [
             extent
             for extent in self._map.overlapping(start, stop)
-            if extent.position in wanted or (extent.chunk.pack in packs and not self._cache.has(extent))
+            if extent.position not in positions and extent.chunk.pack in packs and not self._cache.has(extent)
         ]
 
-    def _make_resident(self, extents: list[Extent]) -> None:
-        """Fetch what no other thread is fetching, wait for the rest."""
+    def _make_resident(self, wanted: list[Extent]) -> None:
+        """Have fetched what nobody is fetching, with its neighbours, and wait for what is wanted."""
         deadline = self._clock.monotonic() + DEADLINE_S
         own: list[Extent] = []
-        others: list[tuple[Extent, _Flight]] = []
+        neighbours = self._neighbours(wanted)
         with self._lock:
-            for extent in extents:
-                flight = self._flights.get(extent.position)
-                if flight is None:
+            for extent in (*wanted, *neighbours):
+                if extent.position not in self._flights:
                     self._flights[extent.position] = _Flight()
                     own.append(extent)
-                else:
-                    others.append((extent, flight))
+            flights = [(extent, self._flights[extent.position]) for extent in wanted]
         if own:
-            self._fetch_own(own)
-        for extent, flight in others:
+            self._fetchers.submit(self._fetch_own, own)
+        for extent, flight in flights:
             if not flight.landed.wait(max(deadline - self._clock.monotonic(), 0)):
                 raise Unavailable("the store did not answer in time", key=self._key(extent.chunk))
             if flight.error is not None:
                 raise flight.error
 
     def _fetch_own(self, extents: list[Extent]) -> None:
-        error: BoxlinkError | None = Unavailable("a fetch ended early")
+        """Fetch, and tell those who wait how it went, for each extent by itself."""
+        errors: dict[int, BoxlinkError] = dict.fromkeys(
+            (extent.position for extent in extents), Unavailable("a fetch ended early")
+        )
         try:
             # What another thread has brought since this one looked is not fetched again.
             lacking = [extent for extent in extents if not self._cache.has(extent)]
-            for attempt in range(_TRIES):
-                try:
-                    self._fetch(lacking)
+            for _ in range(_TRIES):
+                errors = self._fetch(lacking)
+                # Bits that flipped on their way; what lies damaged in the store stays damaged.
+                lacking = [extent for extent in lacking if isinstance(errors.get(extent.position), Corrupt)]
+                if not lacking:
                     break
-                except Corrupt:
-                    # A bit that flipped on its way; what lies damaged in the store stays damaged.
-                    if attempt + 1 == _TRIES:
-                        raise
-            error = None
-        except BoxlinkError as found:
-            error = found
-            raise
         finally:
             with self._lock:
                 for extent in extents:
                     flight = self._flights.pop(extent.position)
-                    flight.error = error
+                    flight.error = errors.get(extent.position)
                     flight.landed.set()
 
-    def _fetch(self, extents: Sequence[Extent]) -> None:
-        """Bring extents into the cache: ranges of packs, each chunk verified before it is written."""
+    def _fetch(self, extents: Sequence[Extent]) -> dict[int, BoxlinkError]:
+        """Bring extents into the cache: ranges of packs, each chunk verified before it is written. What failed, by
+        position."""
+        errors: dict[int, BoxlinkError] = {}
         by_pack = coalesce_chunks(extent.chunk for extent in extents)
         for pack, ranges in by_pack.items():
+            here = [extent for extent in extents if extent.chunk.pack == pack]
             key = names.pack_key(self._root, ulid_text(pack))
-            answers = self._store.get_ranges(key, ranges)
-            for extent in extents:
-                if extent.chunk.pack == pack:
+            try:
+                answers = self._store.get_ranges(key, ranges)
+            except BoxlinkError as error:
+                errors.update((extent.position, error) for extent in here)
+                continue
+            for extent in here:
+                try:
                     self._keep(extent, ranges, answers, key)
+                except BoxlinkError as error:
+                    errors[extent.position] = error
+        return errors
 
     def _keep(self, extent: Extent, ranges: list[tuple[int, int]], answers: list[Buffer], key: str) -> None:
         chunk = extent.chunk
