@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,6 +16,7 @@ from synclib.clock import SystemClock, SystemEntropy
 from synclib.engine.host import Connect, Host
 from synclib.engine.mount import serve
 from synclib.errors import BoxlinkError
+from tools.mount_control import answer_for_ever
 from tools.mount_spec import MountSpec
 
 _SAY_EVERY_S = 10.0
@@ -32,13 +35,15 @@ def main() -> int:
         host,
         device,
         is_successor=sys.argv[4] == "next",
-        on_ready=lambda: _say(ready),
+        on_ready=lambda figures: _begin(ready, Path(sys.argv[1]).parent, figures),
         on_error=report,
     )
     return 0
 
 
-def _say(ready: int) -> None:
+def _begin(ready: int, directory: Path, figures: Callable[[], dict[str, object]]) -> None:
+    """The mount can be read, and asked how it does."""
+    threading.Thread(target=answer_for_ever, args=(directory, figures), daemon=True).start()
     os.write(ready, b"1")
     os.close(ready)
 

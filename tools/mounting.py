@@ -39,7 +39,7 @@ class KeeperMounter:
 
     def is_alive(self, target: str) -> bool:
         spec = read_spec(spec_directory(self._host.state, target))
-        return spec is not None and _is_alive(spec.keeper_pid)
+        return spec is not None and is_keeper(spec.keeper_pid)
 
 
 def check_target(directory: Path) -> str:
@@ -57,7 +57,7 @@ def start_keeper(host: Host, connect: Connect, prepared: Prepared, target: str) 
     """The keeper's process, when the mount can be read. It holds none of our descriptors."""
     directory = spec_directory(host.state, target)
     former = read_spec(directory)
-    if former is not None and _is_alive(former.keeper_pid):
+    if former is not None and is_keeper(former.keeper_pid):
         raise Conflict(
             f"{former.prepared.root.partition('/')[2]} is mounted there already",
             hint=f"boxlink umount {target}",
@@ -108,20 +108,20 @@ def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
     if spec is None:
         raise Missing("boxlink has mounted nothing there", path=target)
     if is_forced:
-        if _is_alive(spec.keeper_pid):
+        if is_keeper(spec.keeper_pid):
             os.kill(spec.keeper_pid, signal.SIGTERM)
     else:
         try:
             unmount(os.fsencode(target))
         except OSError as error:
-            if _is_alive(spec.keeper_pid):
+            if is_keeper(spec.keeper_pid):
                 raise Conflict(
                     f"it cannot be unmounted: {error.strerror}",
                     hint="close what is open there, or --force",
                     path=target,
                 ) from error
     deadline = time.monotonic() + _END_S
-    while _is_alive(spec.keeper_pid) and time.monotonic() < deadline:
+    while is_keeper(spec.keeper_pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     if is_forced:
         for place in (os.fsencode(target), os.fsencode(directory / "blob")):
@@ -133,7 +133,7 @@ def _detach(place: bytes) -> None:
         unmount(place, MNT_DETACH | UMOUNT_NOFOLLOW)
 
 
-def _is_alive(pid: int) -> bool:
+def is_keeper(pid: int) -> bool:
     """Whether that process is a keeper of ours, still."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:

@@ -80,6 +80,10 @@ class BlobCache:
             self._trusted[byte] |= bit
             self._present[byte] |= bit
 
+    def held_bytes(self) -> int:
+        """What the file takes on the disk."""
+        return os.fstat(self._data).st_blocks * 512
+
     def sync(self) -> None:
         """Make everything durable: the data first, then the record."""
         with disk_errors():

@@ -73,10 +73,11 @@ def serve(
     device: int,
     *,
     is_successor: bool,
-    on_ready: Callable[[], None],
+    on_ready: Callable[[Callable[[], dict[str, object]]], None],
     on_error: Callable[[BoxlinkError], None],
 ) -> None:
-    """A worker's life: answer the requests on ``device`` until the mount is gone."""
+    """A worker's life: answer the requests on ``device`` until the mount is gone. ``on_ready`` is given what tells how
+    it goes."""
     store, _ = connect.opened
     cache = BlobCache(Path(prepared.cache), prepared.address_end)
     with open(prepared.map, "rb") as file:
@@ -89,7 +90,7 @@ def serve(
         try:
             if is_successor:
                 server.take_over()
-            on_ready()
+            on_ready(lambda: _figures(blob, cache))
             server.serve()
         finally:
             ended.set()
@@ -97,6 +98,21 @@ def serve(
             cache.sync()
             cache.close()
             holder.join()
+
+
+def _figures(blob: Blob, cache: BlobCache) -> dict[str, object]:
+    """How a mount does: times in milliseconds, of the latest thousand faults."""
+    counts, taken = blob.counts, sorted(blob.counts.fault_s.copy())  # at once: others add to it
+    return {
+        "reads": counts.reads,
+        "faults": counts.faults,
+        "errors": counts.errors,
+        "fetched_chunks": counts.fetched_chunks,
+        "fetched_bytes": counts.fetched_bytes,
+        "cache_bytes": cache.held_bytes(),
+        "fault_p50_ms": round(taken[len(taken) // 2] * 1000, 3) if taken else 0.0,
+        "fault_p99_ms": round(taken[len(taken) * 99 // 100] * 1000, 3) if taken else 0.0,
+    }
 
 
 def map_reader(descriptor: int) -> MapReader:

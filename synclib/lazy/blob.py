@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ WINDOW_BYTES = 128 << 10
 DEADLINE_S = 60.0
 FETCHES_AT_ONCE = 64
 _TRIES = 2  # of a fetch whose bytes were wrong
+_FAULTS_KEPT = 1000
 _PAGES_KEPT = 256  # 16 MiB of pages, some 60 MB of numbers
 
 ReadRange = Callable[[int, int], Buffer]  # (start, stop) of a map object
@@ -75,6 +76,9 @@ class BlobCounts:
     fetched_chunks: int = 0
     fetched_bytes: int = 0
     errors: int = 0
+    fault_s: deque[float] = field(
+        default_factory=lambda: deque(maxlen=_FAULTS_KEPT)
+    )  # of the latest, how long each took
 
 
 @dataclass
@@ -109,11 +113,14 @@ class Blob:
         lacking = self._lacking(start, stop)
         if lacking:
             self.counts.faults += 1
+            started = self._clock.monotonic()
             try:
                 self._make_resident(lacking)
             except BoxlinkError:
                 self.counts.errors += 1
                 raise
+            finally:
+                self.counts.fault_s.append(self._clock.monotonic() - started)
         return self._cache.read(start, length)
 
     def _lacking(self, start: int, stop: int) -> list[Extent]:

@@ -250,6 +250,24 @@ def test_what_is_wrong_is_said(mounted: Mounted) -> None:
     assert mounted.machine.json("mount", "covers", mounted.target, code=13)["error"]["kind"] == "conflict"
 
 
+def test_status_tells_how_a_mount_does(mounted: Mounted) -> None:
+    assert mounted.machine.json("status")["mounts"] == []
+    mounted.mount()
+    mounted.assert_same()
+    (row,) = mounted.machine.json("status")["mounts"]
+    assert (row["dataset"], row["seq"], row["state"], row["errors"]) == ("covers", 1, "serving", 0)
+    assert row["directory"] == str(mounted.target)
+    assert row["faults"] > 0
+    assert row["fetched_bytes"] > LARGE_BYTES
+    assert row["cache_bytes"] > LARGE_BYTES
+    keeper, worker = row["keeper"], mounted.worker()
+    os.kill(keeper, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    (row,) = mounted.machine.json("status")["mounts"]
+    assert row["state"] == "dead"
+    assert b"umount --force" in mounted.machine.run("status")
+
+
 def test_an_older_seq_has_its_own_bytes_on_the_same_cache(mounted: Mounted) -> None:
     (mounted.source / "text").unlink()
     (mounted.source / "text").write_bytes(b"new")

@@ -1,0 +1,49 @@
+"""Say what boxlink serves on this machine."""
+
+from __future__ import annotations
+
+import click
+
+from tools.cli_context import Context, verb
+
+
+@click.command()
+@verb
+def command(context: Context) -> None:
+    """Say which datasets are mounted on this machine, and how they do. The mounts themselves are not touched."""
+    from tools.cli_engine import open_host, size_text
+    from tools.mount_control import ask
+    from tools.mount_spec import all_specs
+    from tools.mounting import is_keeper
+
+    rows: list[dict[str, object]] = []
+    lines: list[str] = []
+    for directory, spec in all_specs(open_host(context).state):
+        prepared = spec.prepared
+        is_alive = is_keeper(spec.keeper_pid)
+        figures = ask(directory) if is_alive else None
+        state = "serving" if figures is not None else "no answer" if is_alive else "dead"
+        name = prepared.root.partition("/")[2]
+        row: dict[str, object] = {
+            "dataset": name,
+            "seq": prepared.seq,
+            "digest": prepared.digest,
+            "directory": spec.target,
+            "mode": "erofs",
+            "state": state,
+            "keeper": spec.keeper_pid,
+            "store": spec.store,
+            **(figures or {}),
+        }
+        rows.append(row)
+        line = f"{name} seq {prepared.seq} on {spec.target}: {state}"
+        if figures is not None:
+            line += (
+                f"; {figures['reads']} reads, {figures['faults']} faults (p50 {figures['fault_p50_ms']} ms, "
+                f"p99 {figures['fault_p99_ms']} ms), {figures['errors']} errors, "
+                f"{size_text(int(figures['fetched_bytes']))} fetched, {size_text(int(figures['cache_bytes']))} here"
+            )
+        elif not is_alive:
+            line += f"; boxlink umount --force {spec.target} clears it away"
+        lines.append(line)
+    context.emit({"node": context.node, "mounts": rows}, "\n".join(lines) or "nothing is mounted here")
