@@ -18,7 +18,8 @@ from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, unmount
 from synclib.engine.host import Connect, Host
 from synclib.engine.mount import Prepared
 from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
-from tools.mount_spec import MountSpec, read_spec, spec_directory
+from synclib.lazy.metadata import prune
+from tools.mount_spec import MountSpec, all_specs, read_spec, spec_directory
 
 _START_S = 60.0
 _END_S = 20.0
@@ -83,7 +84,10 @@ def start_keeper(host: Host, connect: Connect, prepared: Prepared, target: str) 
             os.close(told)
         write_atomic(path, msgspec.json.encode(msgspec.structs.replace(spec, keeper_pid=keeper.pid)), 0o600)
         answer = answers.readline().decode().strip()
-    if answer != "ok":
+    if answer == "ok":
+        used = {known.prepared.image for _, known in all_specs(host.state)}
+        prune(Path(prepared.cache), used, host.clock.wall_ns() / 1e9)
+    else:
         number, _, _ = answer.partition(" ")
         if number in map(str, _REFUSED):
             raise Unsupported(f"the kernel does not mount it: {answer}", path=target)

@@ -31,6 +31,7 @@ from synclib.lazy.chain import Chain
 
 _ROW = struct.Struct("<QQIII32sB")
 _READ_BYTES = 1 << 20
+_UNUSED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,17 @@ def metadata_of(manifest: Manifest, chain: Chain, directory: Path) -> Metadata:
         fsync_directory(directory)
         write_atomic(directory / f"{name}.json", msgspec.json.encode(record))
     return Metadata(found.image, found.map, left_out)
+
+
+def prune(directory: Path, used: set[str], now_s: float) -> None:
+    """Remove the files of seqs that nobody uses: ``used`` are paths of images. What is younger than an hour may be about
+    to be used, and stays."""
+    wanted = {os.path.basename(path).removesuffix(".image") for path in used}
+    for path in directory.iterdir():
+        name, dot, kind = path.name.partition(".")
+        is_ours = dot and kind.partition(".")[0] in ("image", "map", "json")
+        if is_ours and name not in wanted and now_s - path.stat().st_mtime > _UNUSED_S:
+            path.unlink(missing_ok=True)
 
 
 def _build(manifest: Manifest, chain: Chain, image: IO[bytes], extents: IO[bytes]) -> int:

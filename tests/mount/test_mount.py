@@ -236,10 +236,10 @@ def test_umount_of_the_system_ends_the_daemon_too(mounted: Mounted) -> None:
     mounted.mount()
     subprocess.run(["umount", mounted.target], check=True)
     deadline = time.monotonic() + 30
-    while mounted.worker() and time.monotonic() < deadline:
+    while list((mounted.machine.place / "state/boxlink/mount").iterdir()):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     assert mounted.worker() == 0
-    assert not list((mounted.machine.place / "state/boxlink/mount").iterdir())
 
 
 def test_what_is_wrong_is_said(mounted: Mounted) -> None:
@@ -266,6 +266,27 @@ def test_status_tells_how_a_mount_does(mounted: Mounted) -> None:
     (row,) = mounted.machine.json("status")["mounts"]
     assert row["state"] == "dead"
     assert b"umount --force" in mounted.machine.run("status")
+
+
+def test_metadata_that_no_mount_uses_goes(mounted: Mounted) -> None:
+    mounted.mount()
+    mounted.unmount()
+    for path in mounted.content_path().parent.glob("*.*"):
+        os.utime(path, (0, 0))
+    (mounted.source / "more").write_bytes(b"more")
+    mounted.machine.run("publish", "covers", mounted.source)
+    mounted.mount()
+    assert len(list(mounted.content_path().parent.glob("*.image"))) == 1
+    # What is in use stays, however old: a worker that is replaced reads it again.
+    for path in mounted.content_path().parent.glob("*.*"):
+        os.utime(path, (0, 0))
+    other = mounted.machine.place / "other, and a comma"
+    other.mkdir()
+    mounted.machine.run("mount", "covers", other, "--seq", "1")
+    os.kill(mounted.worker(), signal.SIGKILL)
+    mounted.drop_page_cache()
+    mounted.assert_same()
+    mounted.machine.run("umount", other)
 
 
 def test_an_older_seq_has_its_own_bytes_on_the_same_cache(mounted: Mounted) -> None:
