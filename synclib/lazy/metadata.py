@@ -75,8 +75,8 @@ def metadata_of(manifest: Manifest, chain: Chain, directory: Path) -> Metadata:
 
 
 def prune(directory: Path, used: set[str], now_s: float) -> None:
-    """Remove the files of seqs that nobody uses: ``used`` are paths of images. What is younger than an hour may be about
-    to be used, and stays."""
+    """Remove the files of seqs that nobody uses: ``used`` are paths of images. What is younger than an hour may be
+    about to be used, and stays."""
     wanted = {os.path.basename(path).removesuffix(".image") for path in used}
     for path in directory.iterdir():
         name, dot, kind = path.name.partition(".")
