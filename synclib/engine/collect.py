@@ -13,6 +13,7 @@ the leases of those who are silent, and these are fenced by the same compare-and
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -21,11 +22,19 @@ import msgspec
 
 from synclib.clock import ulid_from_text
 from synclib.core.lease import LEASE_BYTES_MAX, Lease, decode_lease, encode_lease, owner_tag
-from synclib.core.manifest import CONDEMNED_MAX, Head, Manifest
-from synclib.core.names import intent_prefix, parse_ulid_key, pin_prefix
+from synclib.core.manifest import (
+    CONDEMNED_MAX,
+    Head,
+    Manifest,
+    former_manifests,
+    manifest_digest,
+    manifest_id,
+)
+from synclib.core.names import intent_prefix, manifest_key, parse_ulid_key, pin_prefix
 from synclib.core.retention import Retention
-from synclib.engine.head_swap import update_head
+from synclib.engine.head_swap import archive, update_head
 from synclib.engine.host import Host, Progress
+from synclib.engine.lease import Moved
 from synclib.engine.objects import StoredObject, list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach, kept
 from synclib.engine.tags import tags
@@ -34,6 +43,7 @@ from synclib.lazy.dataset import Dataset, HeadState
 
 _KINDS = ("manifests", "runs", "packs")
 _ROUNDS_MAX = 10_000
+_ARCHIVE_ATTEMPTS = 10
 
 
 @dataclass
@@ -94,7 +104,9 @@ class _Collection:
             if error.dataset != dataset.name:
                 raise
             return self._collect_headless(is_dry_run=is_dry_run)
-        found = self._garbage(head)
+        if not is_dry_run:
+            head = self._archive(head)
+        found = self._garbage(head, is_dry_run=is_dry_run)
         result.found = _by_kind(found)
         manifest = head.manifest
         result.seq, result.digest = manifest.seq, manifest.digest
@@ -120,6 +132,18 @@ class _Collection:
                 self._dataset.store.delete(item.key)
             result.swept = _by_kind(found)
         return result
+
+    def _archive(self, head: HeadState) -> HeadState:
+        """Make objects of what only the head holds: no other manifest can be condemned. Also of its own, so that a
+        dataset that has lost its head is never without any."""
+        for _ in range(_ARCHIVE_ATTEMPTS):
+            own = manifest_id(manifest_digest(head.head.manifest))
+            if not head.head.former and any(item.id == own for item in list_manifests(self._dataset)):
+                break
+            with contextlib.suppress(Moved):
+                archive(self._dataset, self._host, head)
+            head = self._dataset.read_head()
+        return head
 
     def _list(self) -> list[StoredObject]:
         return [*list_runs(self._dataset), *list_packs(self._dataset)]
@@ -183,20 +207,29 @@ class _Collection:
 
         update_head(self._dataset, self._host, clear)
 
-    def _garbage(self, head: HeadState) -> list[StoredObject]:
-        """Manifests, then runs, then packs that nothing live reaches."""
+    def _garbage(self, head: HeadState, *, is_dry_run: bool = False) -> list[StoredObject]:
+        """Manifests, then runs, then packs that nothing live reaches. Those in the head stay; a dry run takes them for
+        objects, as they would be."""
         leases = [held for held in self._leases() if not held.lease.ended_at_ns]
         self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
         if any(held.lease.holds_all for held in leases):
             return []
         owners = {held.tag for held in leases}
         history = self._standing(head)
+        former = former_manifests(head.head)
         stays = kept(history, head, self._retention, self._tagged(), _seqs(leases))
+        manifests = {item.id: item for item in list_manifests(self._dataset)}
+        if is_dry_run:
+            for (name, manifest), data in zip(former, head.head.former, strict=True):
+                key = manifest_key(self._dataset.root, manifest.seq, manifest_digest(data))
+                manifests.setdefault(name, StoredObject(0, name, key, len(data)))
+        else:
+            stays += former
         kept_seqs = {manifest.seq for _, manifest in stays}
         self._result.kept_seqs = sorted(kept_seqs)
         self._result.dropped_seqs = sorted({*self._result.dropped_seqs, *history} - kept_seqs)
         reached = self._reach.closure(stays)
-        unreached = [item for item in [*list_manifests(self._dataset), *self._listed] if item.id not in reached]
+        unreached = [item for item in [*manifests.values(), *self._listed] if item.id not in reached]
         found = [item for item in unreached if not item.kind or owner_tag(item.id) not in owners]
         self._result.held = len(unreached) - len(found)
         return found

@@ -21,7 +21,7 @@ def main() -> int:
             break
         faults = None if options.faults is None else parse_faults(options.faults)
         counts = {name: getattr(options, name) for name in COUNTS}
-        plan = Plan(seed, options.steps, faults, **counts, upkeep=options.upkeep)
+        plan = Plan(seed, options.steps, faults, **counts, upkeep=options.upkeep, intents=options.intents)
         outcome = simulate(plan)
         done += 1
         if options.trace:
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in COUNTS:
         parser.add_argument(f"--{name}", type=int, default=getattr(FLEET, name))
     parser.add_argument("--upkeep", default="", help="what keepers do: compact,drop,…; left out, the seed chooses")
+    parser.add_argument("--intents", default="", choices=["", "early", "late"], help="when publishers take theirs")
     parser.add_argument("--trace", action="store_true", help="print every event")
     return parser
 

@@ -25,7 +25,7 @@ Patch = pytest.MonkeyPatch
 def test_leases_are_not_looked_at(monkeypatch: Patch) -> None:
     """Collection by reachability alone."""
     monkeypatch.setattr(collect._Collection, "_leases", lambda _: iter(()))
-    found("I3:", keepers=2, nodes=0, upkeep="compact,drop", first=8)
+    found("I3:", keepers=2, nodes=0, upkeep="compact,drop", intents="early", first=8)
 
 
 def test_leases_are_not_looked_at_again_after_the_condemnation(monkeypatch: Patch) -> None:
@@ -64,7 +64,7 @@ def test_what_is_held_is_taken_off_the_list(monkeypatch: Patch) -> None:
 
 def test_a_commit_does_not_look_whether_its_intent_stands(monkeypatch: Patch) -> None:
     monkeypatch.setattr(Holder, "check", lambda _: None)
-    found("I3:", Fault.STALL, keepers=2, nodes=0, upkeep="collect")
+    found("I3:", Fault.STALL, keepers=2, nodes=0, upkeep="collect", intents="early")
 
 
 def test_an_ended_lease_holds_nothing_any_more(monkeypatch: Patch) -> None:
