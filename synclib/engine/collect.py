@@ -252,7 +252,8 @@ class _Collection:
         return {seq: found for seq, found in left.items() if found}
 
     def _held(self, head: HeadState) -> _Held:
-        """What leases, also those ended lately, and tags hold."""
+        """What leases hold, also those ended lately. Not what tags name: a tag that stands was seen before anything was
+        condemned, one that came since was refused or counts for nothing."""
         now_ns = self._host.clock.wall_ns()
         leases = [held for held in self._leases() if held.lease.protects(now_ns)]
         self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
@@ -261,7 +262,6 @@ class _Collection:
         # What has come since is not on the list: nothing that it names goes before it.
         stays = [item for found in history.values() for item in found if item[0] not in condemned]
         stays += [item for seq in _seqs(leases) for item in history.get(seq, ())]
-        stays += [history[seq][0] for seq in self._tagged() if seq in history]
         stays += [item for item in history[head.manifest.seq] if item[1] == head.manifest]
         return _Held(
             self._reach.closure(stays, may_lack=True),

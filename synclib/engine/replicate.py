@@ -146,7 +146,9 @@ class _Replication:
     ) -> list[tuple[bytes, Manifest]]:
         """All but those of which the copy's collector has condemned something: it may be asleep amid its sweep, and
         has not seen our claim."""
-        manifests = [item for found in history.values() for item in found]
+        # What was published while the history was listed comes with the next replication: beyond the copy's head it
+        # would be taken for what one left that never ended.
+        manifests = [item for seq, found in history.items() if seq <= head.manifest.seq for item in found]
         condemned = set(there.head.condemned)
         if not condemned:
             return manifests
