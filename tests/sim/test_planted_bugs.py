@@ -114,26 +114,6 @@ def test_a_head_of_another_epoch_is_replaced_without_an_intent(monkeypatch: Patc
     found("I3:", Fault.BURST, Fault.STALL, keepers=2, nodes=0, upkeep="collect", intents="late", first=16)
 
 
-def test_a_late_intent_does_not_look_at_the_epoch_of_the_start(monkeypatch: Patch) -> None:
-    """What was uploaded before it is being collected by then."""
-    real = publish._Publication._begin_intent
-
-    def begin(self: Any, read_bytes: int) -> None:
-        if self._head.etag is None:
-            real(self, read_bytes)
-
-    def take_late(self: commit.Commit, laid: Any) -> Any:
-        if not self._intent.is_held:
-            head = self._dataset.read_head()
-            self._intent.take(head, head.manifest.seq)
-        return keep_run(self, laid)
-
-    keep_run = commit.Commit._keep_run
-    monkeypatch.setattr(publish._Publication, "_begin_intent", begin)
-    monkeypatch.setattr(commit.Commit, "_keep_run", take_late)
-    found("I3:", Fault.BURST, Fault.STALL, keepers=2, nodes=0, upkeep="collect", intents="late")
-
-
 def test_the_base_is_noted_before_the_commit(monkeypatch: Patch) -> None:
     """A publish that then fails has lost its changes: the next one takes them for published."""
     real = publish._Publication._write
