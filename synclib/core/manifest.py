@@ -16,12 +16,18 @@ from synclib.errors import Corrupt
 MANIFEST_MAGIC = b"BXLM"
 HEAD_MAGIC = b"BXLH"
 MANIFEST_BYTES_MAX = 1 << 20
-HEAD_BYTES_MAX = 2 << 20
+HEAD_BYTES_MAX = 4 << 20
 RUNS_MAX = 4096
 # How many commits a head remembers, so that a publisher whose answer was lost recognises its own.
 RECENT_COMMITS = 64
 # How many objects a head condemns at most: 256 KB of it.
 CONDEMNED_MAX = 1 << 14
+# How many former manifests a head holds at most, and how many bytes of them. From so many, or so many bytes, on whoever
+# is about to add one makes objects of them first.
+FORMER_MAX = 64
+FORMER_BYTES_MAX = 1 << 20
+_FORMER_FULL = 8
+_FORMER_FULL_BYTES = 64 << 10
 
 
 class RunRef(msgspec.Struct, array_like=True, frozen=True):
@@ -90,6 +96,12 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
     commits: list[str]  # the newest last: ULIDs of those who wrote this head
     condemned: list[bytes]  # what a collector will sweep: ULIDs of packs and runs, ids of manifests
     condemned_at_seq: int = 0
+    former: list[bytes] = []  # encoded manifests that were the head's, and need not be objects yet: the oldest first
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to make objects of the former manifests."""
+        return len(self.former) >= _FORMER_FULL or sum(map(len, self.former)) >= _FORMER_FULL_BYTES
 
 
 _manifest_decoder = msgspec.msgpack.Decoder(Manifest)
@@ -171,4 +183,12 @@ def decode_head(data: bytes, root: str) -> tuple[Head, Manifest]:
         raise Corrupt("the head is impossible")
     if head.root != root:
         raise Corrupt(f"the head says that it belongs to {head.root!r}")
-    return head, decode_manifest(head.manifest)
+    manifest = decode_manifest(head.manifest)
+    if len(head.former) > FORMER_MAX or any(former.seq > manifest.seq for _, former in former_manifests(head)):
+        raise Corrupt("the head holds former manifests that are impossible")
+    return head, manifest
+
+
+def former_manifests(head: Head) -> list[tuple[bytes, Manifest]]:
+    """(id, manifest) of each former one that the head holds."""
+    return [(manifest_id(manifest_digest(data)), decode_manifest(data)) for data in head.former]

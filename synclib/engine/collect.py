@@ -13,6 +13,7 @@ the leases of those who are silent, and these are fenced by the same compare-and
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -21,11 +22,19 @@ import msgspec
 
 from synclib.clock import ulid_from_text
 from synclib.core.lease import LEASE_BYTES_MAX, Lease, decode_lease, encode_lease, owner_tag
-from synclib.core.manifest import CONDEMNED_MAX, Head, Manifest
-from synclib.core.names import intent_prefix, parse_ulid_key, pin_prefix
+from synclib.core.manifest import (
+    CONDEMNED_MAX,
+    Head,
+    Manifest,
+    former_manifests,
+    manifest_digest,
+    manifest_id,
+)
+from synclib.core.names import intent_prefix, manifest_key, parse_ulid_key, pin_prefix
 from synclib.core.retention import Retention
-from synclib.engine.head_swap import update_head
+from synclib.engine.head_swap import archive, update_head
 from synclib.engine.host import Host, Progress
+from synclib.engine.lease import Moved
 from synclib.engine.objects import StoredObject, list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach, kept
 from synclib.engine.tags import tags
@@ -34,6 +43,7 @@ from synclib.lazy.dataset import Dataset, HeadState
 
 _KINDS = ("manifests", "runs", "packs")
 _ROUNDS_MAX = 10_000
+_ARCHIVE_ATTEMPTS = 10
 
 
 @dataclass
@@ -95,7 +105,9 @@ class _Collection:
             if error.dataset != dataset.name:
                 raise
             return self._collect_headless(is_dry_run=is_dry_run)
-        found = self._garbage(head)
+        if not is_dry_run:
+            head = self._archive(head)
+        found = self._garbage(head, is_dry_run=is_dry_run)
         result.found = _by_kind(found)
         manifest = head.manifest
         result.seq, result.digest = manifest.seq, manifest.digest
@@ -121,6 +133,18 @@ class _Collection:
                 self._dataset.store.delete(item.key)
             result.swept = _by_kind(found)
         return result
+
+    def _archive(self, head: HeadState) -> HeadState:
+        """Make objects of what only the head holds: no other manifest can be condemned. Also of its own, so that a
+        dataset that has lost its head is never without any."""
+        for _ in range(_ARCHIVE_ATTEMPTS):
+            own = manifest_id(manifest_digest(head.head.manifest))
+            if not head.head.former and any(item.id == own for item in list_manifests(self._dataset)):
+                break
+            with contextlib.suppress(Moved):
+                archive(self._dataset, self._host, head)
+            head = self._dataset.read_head()
+        return head
 
     def _list(self) -> list[StoredObject]:
         found = [*list_runs(self._dataset), *list_packs(self._dataset)]
@@ -189,8 +213,9 @@ class _Collection:
 
         update_head(self._dataset, self._host, clear)
 
-    def _garbage(self, head: HeadState) -> list[StoredObject]:
-        """Manifests, then runs, then packs that nothing live reaches."""
+    def _garbage(self, head: HeadState, *, is_dry_run: bool = False) -> list[StoredObject]:
+        """Manifests, then runs, then packs that nothing live reaches. Those in the head stay; a dry run takes them for
+        objects, as they would be."""
         leases = [held for held in self._leases() if not held.lease.ended_at_ns]
         self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
         if any(held.lease.holds_all for held in leases):
@@ -202,11 +227,19 @@ class _Collection:
             left = {seq: [item for item in found if item[0] not in swept] for seq, found in history.items()}
             history = {seq: found for seq, found in left.items() if found}
             stays = kept(history, head, self._retention, tagged, _seqs(leases))
+        former = former_manifests(head.head)
+        manifests = {item.id: item for item in list_manifests(self._dataset)}
+        if is_dry_run:
+            for (name, manifest), data in zip(former, head.head.former, strict=True):
+                key = manifest_key(self._dataset.root, manifest.seq, manifest_digest(data))
+                manifests.setdefault(name, StoredObject(0, name, key, len(data)))
+        else:
+            stays += former
         kept_seqs = {manifest.seq for _, manifest in stays}
         self._result.kept_seqs = sorted(kept_seqs)
         self._result.dropped_seqs = sorted({*self._result.dropped_seqs, *history} - kept_seqs)
         reached = self._reach.closure(stays)
-        unreached = [item for item in [*list_manifests(self._dataset), *self._listed] if item.id not in reached]
+        unreached = [item for item in [*manifests.values(), *self._listed] if item.id not in reached]
         found = [item for item in unreached if not item.kind or owner_tag(item.id) not in owners]
         self._result.held = len(unreached) - len(found)
         return found
@@ -257,7 +290,8 @@ class _Collection:
         return self._reach.closure(manifests, may_lack=True) - {name for name, _ in manifests}
 
     def _held(self, head: HeadState) -> _Held:
-        """What leases, also those ended lately, and tags hold."""
+        """What leases hold, also those ended lately. Not what tags name: a tag that stands was seen before anything was
+        condemned, one that came since was refused or counts for nothing."""
         now_ns = self._host.clock.wall_ns()
         leases = [held for held in self._leases() if held.lease.protects(now_ns)]
         self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
@@ -266,7 +300,6 @@ class _Collection:
         # What has come since is not on the list: nothing that it names goes before it.
         stays = [item for found in history.values() for item in found if item[0] not in condemned]
         stays += [item for seq in _seqs(leases) for item in history.get(seq, ())]
-        stays += [history[seq][0] for seq in self._tagged() if seq in history]
         stays += [item for item in history[head.manifest.seq] if item[1] == head.manifest]
         return _Held(
             self._reach.closure(stays, may_lack=True),

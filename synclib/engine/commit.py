@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from synclib.core.pack import PackInfo
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
 from synclib.core.treehash import TreeHash
-from synclib.engine.head_swap import ATTEMPTS, archive, archive_later, swap_head, wait_after_conflict
+from synclib.engine.head_swap import ATTEMPTS, archive, put_manifest, swap_head, wait_after_conflict
 from synclib.engine.host import Host
 from synclib.engine.lease import Holder
-from synclib.errors import Ambiguous, Conflict
+from synclib.errors import Ambiguous, BoxlinkError, Conflict
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.lazy.run_cache import RunCache
@@ -151,11 +152,9 @@ class Commit:
         for attempt in range(ATTEMPTS):
             if not laid.is_new:
                 return Committed(head, laid, None)
+            head = self._with_room(head)
             ref, path = self._keep_run(laid)
             self._dataset.store.put(ref.key(self._dataset.root), path)
-            self._intent.check()
-            if not attempt:
-                archive(self._dataset, head)
             commit = ulid_text(ulid_bytes(self._host.clock, self._host.entropy))
             self._tried[commit] = (laid, ref)
             try:
@@ -166,8 +165,7 @@ class Commit:
                 is_lost = isinstance(error, Conflict) and head.etag != before.etag
                 own = self._find_own(head)
                 if own is None:
-                    # At once: our intent does not say that we need this one.
-                    archive(self._dataset, head)
+                    self._intent.check_head(head)
                     laid = self._lay_kept(ref, head, laid, base_chain)
                     if is_lost:
                         # Only then: a write whose answer was lost may still be under way.
@@ -175,11 +173,26 @@ class Commit:
                         self._dataset.store.delete(ref.key(self._dataset.root))
                     continue
                 done = own
-            archive_later(self._dataset, done.head)
+            if done.head.manifest.seq == 1:
+                self._put_first(done.head)
             return done
         raise Conflict(
             f"{self._dataset.name} changes faster than this can be committed", hint="publish again when others are done"
         )
+
+    def _with_room(self, head: HeadState) -> HeadState:
+        """The head as it is when its former manifests are objects. Where others have moved it meanwhile it is still the
+        one that they have replaced."""
+        if not head.head.is_full:
+            return head
+        done = archive(self._dataset, self._host, head)
+        return done if done is not None and done.head.manifest == head.head.manifest else head
+
+    def _put_first(self, head: HeadState) -> None:
+        """Make the first manifest an object: by one a dataset whose head is lost differs from one that never was. Our
+        intent holds all that it names. If it fails now, a collector does it."""
+        with contextlib.suppress(BoxlinkError):
+            put_manifest(self._dataset, head.head.manifest)
 
     def _find_own(self, head: HeadState) -> Committed | None:
         """The try of ours that a head holds, whichever it was and whoever came after it."""
@@ -207,7 +220,9 @@ class Commit:
     def _swap(self, head: HeadState, laid: Laid, ref: RunRef, commit: str) -> HeadState:
         """The new head. Conflict when another was there first, Ambiguous when the answer was lost."""
         manifest = manifest_of(head, laid, ref, self._host)
-        return swap_head(self._dataset, head, head_with(head, manifest, laid), commit)
+        new = head_with(head, manifest, laid)
+        self._intent.check_head(head)
+        return swap_head(self._dataset, head, new, commit)
 
     def _lay_kept(self, ref: RunRef, head: HeadState, laid: Laid, base_chain: Chain) -> Laid:
         """The delta laid on another head. The whole delta: what the head of the last try said already, and so is not in

@@ -46,23 +46,28 @@ def compact(
     is_full: bool = False,
     budget_bytes: int | None = None,
     is_dry_run: bool = False,
+    head: HeadState | None = None,
 ) -> CompactResult:
-    """Merge what is due, or with ``is_full`` the whole chain into one snap. ``budget_bytes`` bounds what is read."""
+    """Merge what is due, or with ``is_full`` the whole chain into one snap. ``budget_bytes`` bounds what is read.
+
+    ``head``: one that was just read or written; it is not read again where nothing is due.
+    """
 
     def choose(runs: list[RunRef], now_ns: int) -> Merge | None:
         return merge_all(runs) if is_full else plan_merge(runs, now_ns, budget_bytes)
 
     cache = RunCache(host.dataset_cache(dataset.store.url, dataset.root) / "run", dataset.store)
     with cache.in_use():
-        return _Compaction(dataset, host, cache, progress).run(choose, is_dry_run=is_dry_run)
+        return _Compaction(dataset, host, cache, progress).run(
+            choose, head or dataset.read_head(), is_dry_run=is_dry_run
+        )
 
 
 class _Compaction:
     def __init__(self, dataset: Dataset, host: Host, cache: RunCache, progress: Progress) -> None:
         self._dataset, self._host, self._cache, self._progress = dataset, host, cache, progress
 
-    def run(self, choose: Choose, *, is_dry_run: bool) -> CompactResult:
-        head = self._dataset.read_head()
+    def run(self, choose: Choose, head: HeadState, *, is_dry_run: bool) -> CompactResult:
         result = CompactResult(head.manifest)
         for _ in range(_ROUNDS):
             chosen = choose(head.manifest.runs, self._host.clock.wall_ns())

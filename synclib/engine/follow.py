@@ -305,8 +305,8 @@ class Follower:
         self._is_checked = False
         done = publish(self._dataset, self._connect, directory, self._host, PublishOptions(), self._stoppable())
         self._meter.add(done.meter)
-        if done.is_new:
-            maintain(self._dataset, self._host, self._stoppable(), seq=done.seq)
+        if done.is_new and done.head is not None:
+            maintain(self._dataset, self._host, self._stoppable(), done.head)
         self._log.info("published", dataset=self.name, seq=done.seq, digest=done.digest, skipped=len(done.skipped))
         self._head = None
         if not done.seq:

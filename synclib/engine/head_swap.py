@@ -1,17 +1,30 @@
-"""Replacing the head: the only linearisation point (I5)."""
+"""Replacing the head: the only linearisation point (I5). Making objects of the manifests that only it holds.
+
+Such an object has a name that is fixed and is written without a condition: one that comes late would bring back, in
+part, what was collected meanwhile. So it is written only under a lease of its seq (decision 0007).
+"""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import msgspec
 
 from synclib.clock import ulid_bytes, ulid_text
 from synclib.core import names
-from synclib.core.manifest import RECENT_COMMITS, Head, decode_head, encode_head, manifest_digest
+from synclib.core.manifest import (
+    FORMER_BYTES_MAX,
+    FORMER_MAX,
+    RECENT_COMMITS,
+    Head,
+    decode_head,
+    decode_manifest,
+    encode_head,
+    manifest_digest,
+)
 from synclib.engine.host import Host
-from synclib.errors import Ambiguous, BoxlinkError, Conflict
+from synclib.engine.lease import intent
+from synclib.errors import Ambiguous, Conflict
 from synclib.lazy.dataset import Dataset, HeadState
 
 ATTEMPTS = 30
@@ -20,6 +33,7 @@ ATTEMPTS = 30
 def swap_head(dataset: Dataset, old: HeadState, new: Head, commit: str) -> HeadState:
     """Put ``new`` in the place of ``old``, as ``commit``. Conflict when another was there first, Ambiguous when the
     answer was lost."""
+    new = _with_former(old, new)
     new = msgspec.structs.replace(new, commits=[*old.head.commits, commit][-RECENT_COMMITS:])
     key = names.head_key(dataset.root)
     data = encode_head(new)
@@ -29,20 +43,42 @@ def swap_head(dataset: Dataset, old: HeadState, new: Head, commit: str) -> HeadS
     return HeadState(new, manifest, etag)
 
 
-def archive(dataset: Dataset, head: HeadState) -> None:
-    """Make the manifest in a committed head an object of its own (decision 0002).
+def _with_former(old: HeadState, new: Head) -> Head:
+    """A head that keeps the manifest which it replaces: it need not be an object yet (decision 0007)."""
+    if old.etag is None or new.manifest == old.head.manifest:
+        return new
+    former = [*new.former, old.head.manifest]
+    if len(former) > FORMER_MAX or sum(map(len, former)) > FORMER_BYTES_MAX:
+        raise Conflict("the head has no room for one more manifest", hint="run it again when others are done")
+    return msgspec.structs.replace(new, former=former)
 
-    Its name is its digest, so to write it again is to write the same.
+
+def archive(dataset: Dataset, host: Host, head: HeadState) -> HeadState | None:
+    """Write the head's own manifest and the former ones in it as objects, and take these out of the head: it is
+    returned, None when others have done so.
+
+    Moved when a collector was at work since the head was read.
     """
-    if head.etag is not None:
-        data = head.head.manifest
-        dataset.store.put(names.manifest_key(dataset.root, head.manifest.seq, manifest_digest(data)), data)
+    frames = [*head.head.former, head.head.manifest]
+    holder = intent(dataset, host)
+    try:
+        holder.take(head, *{decode_manifest(frame).seq for frame in frames})
+        for frame in frames:
+            put_manifest(dataset, frame)
+
+        def forget(state: HeadState) -> Head | None:
+            left = [frame for frame in state.head.former if frame not in frames]
+            return None if left == state.head.former else msgspec.structs.replace(state.head, former=left)
+
+        return update_head(dataset, host, forget, holder.check)
+    finally:
+        holder.end()
 
 
-def archive_later(dataset: Dataset, head: HeadState) -> None:
-    """The same for a head that was just put: if it fails now, whoever replaces the head does it."""
-    with contextlib.suppress(BoxlinkError):
-        archive(dataset, head)
+def put_manifest(dataset: Dataset, frame: bytes) -> None:
+    """Write one as an object; to write it again is to write the same."""
+    key = names.manifest_key(dataset.root, decode_manifest(frame).seq, manifest_digest(frame))
+    dataset.store.put(key, frame)
 
 
 def wait_after_conflict(host: Host, attempt: int) -> None:
@@ -68,21 +104,18 @@ def update_head(
         new = change(state)
         if new is None:
             return None
+        if state.head.is_full and new.manifest != state.head.manifest:
+            archive(dataset, host, state)
+            continue
         check()
-        if new.manifest != state.head.manifest:
-            archive(dataset, state)
         commit = ulid_text(ulid_bytes(host.clock, host.entropy))
         # Whatever the answer: it may be lost, the write may be applied later, and what says that another was there
         # first may mean our own first try.
         tried.add(commit)
         try:
-            done = swap_head(dataset, state, new, commit)
+            return swap_head(dataset, state, new, commit)
         except (Conflict, Ambiguous):
             wait_after_conflict(host, attempt)
-            continue
-        if new.manifest != state.head.manifest:
-            archive_later(dataset, done)
-        return done
     raise Conflict(
         f"{dataset.name} changes faster than this can be committed", hint="run it again when others are done"
     )

@@ -28,6 +28,7 @@ class Holder:
         self._seqs: list[int] = []
         self._holds_all = False
         self._renewed_at = 0.0
+        self._epoch = 0  # of the head that a session without a lease builds on
 
     @property
     def is_held(self) -> bool:
@@ -36,6 +37,11 @@ class Holder:
     def mint(self) -> bytes:
         """A ULID for an object that this session uploads."""
         return owned_ulid(self.session, ulid_bytes(self._host.clock, self._host.entropy))
+
+    def begin(self, head: HeadState) -> None:
+        """Build on a head without a lease, for now. That is as good as one while no head of another epoch comes: what
+        a collector deletes it has condemned in the head before (decision 0007)."""
+        self._epoch = head.head.epoch
 
     def take(self, head: HeadState, *seqs: int, holds_all: bool = False) -> None:
         """Say that these seqs are needed, as the head stood when it was read.
@@ -84,6 +90,14 @@ class Holder:
         assert found is not None
         if decode_lease(found.data).ended_at_ns:
             raise self._fenced()
+
+    def check_head(self, head: HeadState) -> None:
+        """That a head which was just read may be replaced: Fenced as :meth:`check`; Moved where there is no lease and
+        a collector was at work since :meth:`begin`."""
+        if self.is_held:
+            self.check()
+        elif head.head.epoch != self._epoch:
+            raise Moved(f"{self._dataset.name} is being collected", hint="run it again")
 
     def _fenced(self) -> Fenced:
         return Fenced(

@@ -7,7 +7,7 @@ import contextlib
 from synclib.engine.compact import compact
 from synclib.engine.host import Host, Progress
 from synclib.errors import BoxlinkError
-from synclib.lazy.dataset import Dataset
+from synclib.lazy.dataset import Dataset, HeadState
 
 # What a compaction that nobody asked for may read: some seconds beside the publish that it follows.
 COMPACT_BUDGET_BYTES = 64 << 20
@@ -16,13 +16,14 @@ COLLECT_EVERY = 64
 _COLLECT_SEQS_MAX = 2000
 
 
-def maintain(dataset: Dataset, host: Host, progress: Progress, *, seq: int) -> None:
+def maintain(dataset: Dataset, host: Host, progress: Progress, head: HeadState) -> None:
     """Keep the chain short, and the store free of what nothing refers to. No seq is dropped: that is asked for by name.
 
-    The publish of ``seq`` has succeeded whatever becomes of this; the next one tries again.
+    The publish that made ``head`` has succeeded whatever becomes of this; the next one tries again.
     """
+    seq = head.manifest.seq
     with contextlib.suppress(BoxlinkError):
-        compact(dataset, host, progress, budget_bytes=COMPACT_BUDGET_BYTES)
+        compact(dataset, host, progress, budget_bytes=COMPACT_BUDGET_BYTES, head=head)
         if seq % COLLECT_EVERY == 0 and seq <= _COLLECT_SEQS_MAX:
             from synclib.core.retention import Retention
             from synclib.engine.collect import collect

@@ -1,7 +1,8 @@
 """Publish: a directory's difference from its base, laid on the head, committed by one compare-and-swap.
 
-The order of writes is what makes it safe to be killed anywhere: intent, packs, run, the old head's manifest, head,
-the new manifest. Before the head nothing refers to what was written; after it nothing is missing.
+The order of writes is what makes it safe to be killed anywhere: packs, run, head. Before the head nothing refers to
+what was written; after it nothing is missing. A publish that takes long says so by an intent, lest a collector come
+first and it has to begin anew (decision 0007).
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from synclib.lazy.run_cache import RunCache
 from synclib.store.meter import Meter
 
 _ATTEMPTS = 10
+# A publish that uploads or lasts no longer than this takes no intent: if a collector comes first, it begins anew.
+_INTENT_BYTES = 64 << 20
+_INTENT_S = 60.0
 # Runs up to this length together are brought here whole: they are some two million entries.
 _FILL_BYTES = 64 << 20
 
@@ -70,6 +74,7 @@ class PublishResult:
     is_whole: bool = False  # whether the directory holds every byte of the seq: no others' changes, nothing kept back
     read_bytes: int = 0  # of files that were, or in a dry run would be, read
     meter: Meter = field(default_factory=Meter)  # what worker processes asked of the store
+    head: HeadState | None = field(default=None, compare=False)  # as it was written, or found to be
 
 
 def publish(
@@ -85,9 +90,14 @@ def publish(
     ``connect`` lets worker processes open the store; None keeps all work here. Invalid for a directory that is
     missing, or whose publication would empty the dataset without leave.
     """
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         with contextlib.suppress(Moved):
-            return _Publication(dataset, connect, directory, host, options, progress).run()
+            publication = _Publication(dataset, connect, directory, host, options, progress, is_again=attempt > 0)
+            try:
+                return publication.run()
+            except Missing:
+                publication.check_overtaken()
+                raise
     raise Conflict(f"{dataset.name} is being collected", hint="publish again when that is done")
 
 
@@ -100,17 +110,25 @@ class _Publication:
         host: Host,
         options: PublishOptions,
         progress: Progress,
+        *,
+        is_again: bool,
     ) -> None:
+        self._is_again = is_again
         self._dataset, self._connect, self._directory = dataset, connect, directory
         self._host, self._options, self._progress = host, options, progress
         self._result = PublishResult()
         self._scanned_at_ns = host.clock.wall_ns()
         self._intent = intent(dataset, host)
+        self._began_at = host.clock.monotonic()
         self._session = ulid_text(self._intent.session)
         self._committed: list[RunRef] = []
         self._moved: list[bytes] = []  # paths that were read as they were after the scan
         self._base: Base | None = None
         self._is_delta_there = False  # whether the directory is not its base, which is not the head
+
+    def check_overtaken(self) -> None:
+        """Moved when a collector was at work since this began: what was being read may be gone by that."""
+        self._intent.check_head(self._dataset.read_head_or_empty())
 
     def run(self) -> PublishResult:
         dataset = self._dataset
@@ -123,6 +141,7 @@ class _Publication:
     def _run(self, base_file: BaseFile, cache: RunCache) -> PublishResult:
         dataset, options = self._dataset, self._options
         head = self._head = dataset.read_head_or_empty()
+        self._intent.begin(head)
         self._check_source(head)
         base = self._base = None if options.is_mirror else self._base_of(base_file, head)
         self._head_entries = 0 if base else head.manifest.entry_count
@@ -343,6 +362,7 @@ class _Publication:
         """Note what became of it."""
         manifest, result = state.manifest, self._result
         self._committed = manifest.runs
+        result.head = state
         result.seq, result.digest, result.is_new = manifest.seq, manifest.digest if manifest.seq else "", laid.is_new
         result.files, result.plain_bytes = manifest.file_count, manifest.plain_bytes
         result.added, result.changed, result.deleted = laid.added, laid.changed, laid.deleted
@@ -372,9 +392,12 @@ class _Publication:
             if entry is None or entry.kind != Kind.DIRECTORY:
                 yield Entry(directory, name, Kind.DIRECTORY, 0o755)
 
-    def _begin_intent(self) -> None:
-        """Say in the store that a publisher is at work, before its first object."""
-        if not self._intent.is_held:
+    def _begin_intent(self, read_bytes: int) -> None:
+        """Say in the store that a publisher is at work, if that is needed by now: ``read_bytes`` of files have been, or
+        are about to be read."""
+        is_long = read_bytes > _INTENT_BYTES or self._host.clock.monotonic() - self._began_at > _INTENT_S
+        # Where there is no head nothing is condemned in it: a collector there goes by intents alone.
+        if not self._intent.is_held and (is_long or self._is_again or self._head.etag is None):
             self._intent.take(self._head, self._head.manifest.seq)
 
     def _count_only(

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from concurrent.futures import Executor
 
-from synclib.core.manifest import Manifest, RunRef, encode_manifest, manifest_digest, manifest_id
+from synclib.core.manifest import Manifest, RunRef, encode_manifest, former_manifests, manifest_digest, manifest_id
 from synclib.core.names import parse_manifest_key
 from synclib.core.retention import Retention, kept_seqs
 from synclib.engine.objects import list_manifests
@@ -27,7 +27,7 @@ class Reach:
         self._packs: dict[bytes, list[bytes]] = {}  # of each run
 
     def history(self, head: HeadState) -> dict[int, list[tuple[bytes, Manifest]]]:
-        """By seq: (id, manifest) of each manifest, the head's among them, that with the shortest chain first."""
+        """By seq: (id, manifest) of each manifest, those in the head among them, that with the shortest chain first."""
         keys = [item.key for item in list_manifests(self._dataset)]
         self._read([key for key in keys if key not in self._manifests])
         # Another collector may have taken some away since they were listed.
@@ -36,6 +36,8 @@ class Reach:
         for key in keys:
             seq, digest = parse_manifest_key(self._dataset.root, key)
             found.setdefault(seq, {})[manifest_id(digest)] = self._manifests[key]
+        for name, manifest in former_manifests(head.head):
+            found.setdefault(manifest.seq, {})[name] = manifest
         newest = head.manifest
         found.setdefault(newest.seq, {})[manifest_id(manifest_digest(encode_manifest(newest)))] = newest
         return {seq: sorted(by_id.items(), key=lambda item: preference(item[1])) for seq, by_id in found.items()}

@@ -55,8 +55,9 @@ class Reading:
         self._leaders: dict[bytes, Found] = {}  # by hard-link group, the member that is read
         self._contents: dict[bytes, tuple[ChunkRef, ...] | str] = {}  # by group, its chunks, or why it has none
 
-    def results(self, changes: Iterable[Found | Entry], begin: Callable[[], None]) -> Iterator[PackResult]:
-        """What became of the changes, in their order; ``begin`` is called before anything is written to the store."""
+    def results(self, changes: Iterable[Found | Entry], begin: Callable[[int], None]) -> Iterator[PackResult]:
+        """What became of the changes, in their order; ``begin`` is called before anything is written to the store, and
+        with how many bytes of files that will then have been of, all together."""
         processors = worker_count()
         # A job waits for its last pack to be durable, or to be taken: others have the processors meanwhile.
         count = processors * 2 if self._dataset.store.url.startswith("s3:") else processors + 1
@@ -70,9 +71,9 @@ class Reading:
             self._link(result)
             yield result
 
-    def _jobs(self, changes: Iterable[Found | Entry], begin: Callable[[], None]) -> Iterator[PackJob]:
+    def _jobs(self, changes: Iterable[Found | Entry], begin: Callable[[int], None]) -> Iterator[PackJob]:
         items: list[Found | Entry] = []
-        size = files = 0
+        size = files = total = 0
         for change in changes:
             item = self._follower(change)
             items.append(item)
@@ -80,11 +81,12 @@ class Reading:
                 size += item.size
                 files += 1
             if size >= PACK_BYTES_TARGET or files >= _JOB_FILES or len(items) >= _JOB_ITEMS:
-                begin()
+                total += size
+                begin(total)
                 yield self._job(items, files)
                 items, size, files = [], 0, 0
         if items:
-            begin()
+            begin(total + size)
             yield self._job(items, files)
 
     def _job(self, items: list[Found | Entry], files: int) -> PackJob:

@@ -21,7 +21,7 @@ from synclib.core.names import manifest_key, pack_key, tag_key
 from synclib.core.pack import PackInfo, decode_chunk, parse_header, parse_tail
 from synclib.core.run import HEADER_BYTES, check_header
 from synclib.core.tag import encode_tag
-from synclib.engine.head_swap import archive_later, swap_head, update_head
+from synclib.engine.head_swap import swap_head, update_head
 from synclib.engine.host import Host, Progress
 from synclib.engine.lease import Holder, Moved, intent, pin
 from synclib.engine.objects import list_manifests, list_packs, list_runs
@@ -112,7 +112,7 @@ class _Replication:
             self._copy_runs(runs, result, is_dry_run=is_dry_run)
         self._copy_manifests([manifest for _, manifest in manifests], result, is_dry_run=is_dry_run)
         if not is_dry_run:
-            result.tags = self._copy_tags()
+            result.tags = self._copy_tags({manifest.seq for _, manifest in manifests})
             result.is_new = self._put_head(there, head, self._reach.closure(manifests))
         return result
 
@@ -146,7 +146,9 @@ class _Replication:
     ) -> list[tuple[bytes, Manifest]]:
         """All but those of which the copy's collector has condemned something: it may be asleep amid its sweep, and
         has not seen our claim."""
-        manifests = [item for found in history.values() for item in found]
+        # What was published while the history was listed comes with the next replication: beyond the copy's head it
+        # would be taken for what one left that never ended.
+        manifests = [item for seq, found in history.items() if seq <= head.manifest.seq for item in found]
         condemned = set(there.head.condemned)
         if not condemned:
             return manifests
@@ -238,10 +240,10 @@ class _Replication:
                     self._target.store.put(key, data)
                 result.count("manifests", len(data))
 
-    def _copy_tags(self) -> int:
-        """Set the source's tags; those that only the copy has stay."""
+    def _copy_tags(self, seqs: set[int]) -> int:
+        """Set the source's tags of these seqs, so not of what is being collected there; the copy's own ones stay."""
         there = tags(self._target)
-        changed = {name: tag for name, tag in tags(self._source).items() if there.get(name) != tag}
+        changed = {name: tag for name, tag in tags(self._source).items() if tag.seq in seqs and there.get(name) != tag}
         for name, tag in changed.items():
             self._target.store.put(tag_key(self._target.root, name), encode_tag(tag))
         return len(changed)
@@ -267,12 +269,10 @@ class _Replication:
         commit = ulid_text(ulid_bytes(self._host.clock, self._host.entropy))
         self._claim.check()
         try:
-            done = swap_head(self._target, there, new, commit)
+            swap_head(self._target, there, new, commit)
         except Ambiguous:
-            done = self._target.read_head()
-            if commit not in done.head.commits:
+            if commit not in self._target.read_head().head.commits:
                 raise
-        archive_later(self._target, done)
         return True
 
 

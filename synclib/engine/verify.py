@@ -12,7 +12,7 @@ from pathlib import Path
 from synclib.clock import ulid_text
 from synclib.core import names
 from synclib.core.entry import ChunkRef, Entry, Kind
-from synclib.core.manifest import Manifest, RunRef
+from synclib.core.manifest import Manifest, RunRef, former_manifests
 from synclib.core.pack import PackInfo, parse_tail
 from synclib.core.parents import with_parents
 from synclib.core.run import HEADER_BYTES, check_header
@@ -108,11 +108,19 @@ class _Verification:
         """The runs that only other kept seqs have."""
         own = {run.ref.ulid for run in self._chain.runs}
         others: dict[bytes, RunRef] = {}
-        for _, key in self._dataset.manifests() if self._options.is_all else ():
-            with self._collecting(key):
-                manifest = self._dataset.read_manifest_object(key)
-                others.update((ref.ulid, ref) for ref in manifest.runs if ref.ulid not in own)
+        for manifest in self._manifests() if self._options.is_all else ():
+            others.update((ref.ulid, ref) for ref in manifest.runs if ref.ulid not in own)
         return Chain.of(StoreRuns(self._dataset.store), self._dataset.root, others.values()).runs
+
+    def _manifests(self) -> Iterator[Manifest]:
+        """All that stand: those in the head, then those that are objects."""
+        head = self._dataset.read_head()
+        yield head.manifest
+        for _, manifest in former_manifests(head.head):
+            yield manifest
+        for _, key in self._dataset.manifests():
+            with self._collecting(key):
+                yield self._dataset.read_manifest_object(key)
 
     def _check_runs(self) -> None:
         for run in [*self._chain.runs, *self._other_runs()]:

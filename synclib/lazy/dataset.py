@@ -14,6 +14,7 @@ from synclib.core.manifest import (
     decode_head,
     decode_manifest,
     encode_manifest,
+    former_manifests,
     manifest_digest,
     manifest_id,
 )
@@ -119,6 +120,10 @@ class Dataset:
                 hint=f"boxlink log {self.name} lists them",
                 dataset=self.name,
             )
+        # Nothing that such a one names is ever condemned.
+        former = [manifest for _, manifest in former_manifests(state.head) if manifest.seq == seq]
+        if former:
+            return min(former, key=preference)
         # A compaction leaves a further manifest of the same seq: the shortest chain is the best.
         found = [self.read_manifest_object(info.key) for info in self.store.list(names.manifest_prefix(self.root, seq))]
         if found:
@@ -152,10 +157,11 @@ class Dataset:
 
     def manifest_at_time(self, at_ns: int) -> Manifest:
         """The newest manifest that was published at or before a wall time."""
-        newest = self.read_head().manifest
+        state = self.read_head()
+        newest = state.manifest
         if newest.published_at_ns <= at_ns:
             return newest
-        kept = sorted({seq for seq, _ in self.manifests()} - {newest.seq})
+        kept = self.seqs(state)[:-1]
         first, last = 0, len(kept) - 1
         found: Manifest | None = None
         while first <= last:
@@ -173,8 +179,13 @@ class Dataset:
             )
         return found
 
+    def seqs(self, head: HeadState) -> list[int]:
+        """All seqs that stand, the head's last."""
+        in_head = {head.manifest.seq, *(manifest.seq for _, manifest in former_manifests(head.head))}
+        return sorted(in_head | {seq for seq, _ in self.manifests() if seq < head.manifest.seq})
+
     def manifests(self) -> list[tuple[int, str]]:
-        """(seq, key) of all manifest objects, oldest first. The newest seq may stand in the head only."""
+        """(seq, key) of all manifest objects, oldest first. The newest seqs may stand in the head only."""
         prefix = names.manifest_prefix(self.root)
         return [(names.parse_manifest_key(self.root, info.key)[0], info.key) for info in self.store.list(prefix)]
 

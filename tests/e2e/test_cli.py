@@ -78,12 +78,13 @@ def test_a_signal_at_any_moment_of_the_work(machine: Machine, verb: str, signal_
         machine.run("publish", "covers", source)
     words = {"publish": ("publish", "covers", source), "restore": ("restore", "covers", out)}[verb]
     begun = {
-        "publish": lambda: any((machine.place / "store/data/covers").glob("intent/*")),
+        "publish": lambda: set((machine.place / "store/data/covers").glob("pack/*")) != packs,
         "restore": lambda: (out / ".boxlink/lock").exists() and (out / ".boxlink/lock").read_bytes() != before,
     }[verb]
     interrupted = 0
     for _ in range(4):
         before = (out / ".boxlink/lock").read_bytes() if (out / ".boxlink/lock").exists() else b""
+        packs = set((machine.place / "store/data/covers").glob("pack/*"))
         with started(machine, *words, "--json") as process:
             wait_until(lambda: begun() or process.poll() is not None)
             try:
@@ -109,7 +110,7 @@ def test_a_signal_at_any_moment_of_the_work(machine: Machine, verb: str, signal_
         machine.run("restore", "covers", out)
     assert read_tree(out) == read_tree(source)
     assert machine.json("verify", "covers", "--data")["damage"] == []
-    assert list((machine.place / "store/data/covers/intent").iterdir()) == []
+    assert list((machine.place / "store/data/covers").glob("intent/*")) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

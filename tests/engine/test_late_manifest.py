@@ -90,7 +90,7 @@ def test_damage_is_not_cleared_away(tmp_path: Path, is_shared: bool) -> None:
     kit.store.delete(lost)
     before = {info.key for info in kit.store.list("")}
     assert gc(kit, kit.dataset).kept_seqs == [1, 2, 3]
-    assert {info.key for info in kit.store.list("")} == before
+    assert before <= {info.key for info in kit.store.list("")}
     kit.store.put(lost, data)
     for seq in (1, 2, 3):
         assert not kit.verify(seq).damage

@@ -14,7 +14,7 @@ from synclib.core.names import head_key, pack_key
 from synclib.core.retention import Retention
 from synclib.engine.collect import collect
 from synclib.engine.compact import compact
-from synclib.engine.head_swap import update_head
+from synclib.engine.head_swap import archive, update_head
 from synclib.engine.host import no_progress
 from synclib.engine.objects import list_runs
 from synclib.engine.replicate import ReplicateResult, replicate
@@ -34,6 +34,7 @@ def kit(tmp_path: Path) -> Kit:
         kit.write({b"changing": b"%d" % seq * 100, **{b"f%d" % number: b"%d" % number for number in range(seq)}})
         kit.publish()
     set_tag(kit.dataset, kit.host, "golden", 2)
+    archive(kit.dataset, kit.host, kit.dataset.read_head())
     return kit
 
 
@@ -161,6 +162,10 @@ def test_killed_at_any_write_it_goes_on_and_the_copy_is_usable(kit: Kit, target:
             assert not verify(target.dataset, found, None, VerifyOptions(is_data=True), no_progress).damage
     else:
         pytest.fail("it never came to its end")
+    for side in (kit, target):
+        archive(side.dataset, side.host, side.dataset.read_head())
+        for info in side.store.list("data/covers/intent/"):
+            side.store.delete(info.key)
     assert objects(target).keys() == objects(kit).keys()
 
 

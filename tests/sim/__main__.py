@@ -23,7 +23,8 @@ def main() -> int:
         counts = {name: getattr(options, name) for name in COUNTS}
         scale = next((scale for scale, name in SCALES.items() if name == options.scale), None)
         aim = None if options.aim is None else Aim(*options.aim.split(","))
-        plan = Plan(seed, options.steps, faults, **counts, upkeep=options.upkeep, scale=scale, aim=aim)
+        chosen = {"upkeep": options.upkeep, "intents": options.intents, "scale": scale, "aim": aim}
+        plan = Plan(seed, options.steps, faults, **counts, **chosen)
         outcome = simulate(plan)
         done += 1
         if options.trace:
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "--scale", choices=sorted(SCALES.values()), help="of blocks and packs; left out, the seed chooses"
     )
     parser.add_argument("--aim", metavar="ACTOR,VERB,KEY", help="faults only where these are")
+    parser.add_argument("--intents", default="", choices=["", "early", "late"], help="when publishers take theirs")
     parser.add_argument("--trace", action="store_true", help="print every event")
     return parser
 

@@ -96,6 +96,7 @@ class History:
     seqs: list[Seq] = field(default_factory=list)
     heads: list[tuple[bytes, str]] = field(default_factory=list)  # each head there was, with its etag
     commits: list[str] = field(default_factory=list)
+    former: list[bytes] = field(default_factory=list)  # manifests that the head holds beside its own
     known: defaultdict[bytes, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     objects: dict[str, bytes] = field(default_factory=dict)  # every immutable object that there ever was
     versions: dict[bytes, Version] = field(default_factory=dict)  # by the digest of the manifest
@@ -154,10 +155,7 @@ class History:
         if former is not None and head.commits != [*self.commits, head.commits[-1]][-RECENT_COMMITS:]:
             raise Violation(f"I5: a head of seq {manifest.seq} replaces one of seq {self.last} that it does not follow")
         self.commits = head.commits
-        if former is not None and former.manifest != head.manifest:
-            key = names.manifest_key(ROOT, former.number, manifest_digest(former.manifest))
-            if key not in self.keeping.present:
-                raise Violation(f"I3: seq {former.number} is no longer the head, and has no manifest")
+        self._check_former(head)
         if former is not None and manifest.seq == former.number:
             self.seqs.pop()
             tree = former.tree
@@ -166,6 +164,16 @@ class History:
         self._check_head(deed, head, manifest, tree)
         self.seqs.append(Seq(manifest.seq, tree, manifest.digest, head.manifest))
         self.know(tree)
+
+    def _check_former(self, head: Head) -> None:
+        """What a head no longer holds is an object."""
+        held = [*self.former, self.seqs[-1].manifest] if self.seqs else []
+        for data in held:
+            seq = decode_manifest(data).seq
+            key = names.manifest_key(ROOT, seq, manifest_digest(data))
+            if data not in (*head.former, head.manifest) and key not in self.keeping.present:
+                raise Violation(f"I3: seq {seq} is no longer in the head, and has no manifest")
+        self.former = head.former
 
     def _commit(self, attempt: Attempt | None, manifest: Manifest) -> Tree:
         """What the next seq must be (I5)."""

@@ -13,6 +13,7 @@ from synclib.core.node import Do
 from synclib.disk.base import BaseFile
 from synclib.disk.tree import Tree as DiskTree
 from synclib.engine import commit, fetch_job, follow, head_swap, publish, restore, standing
+from synclib.engine.lease import Holder
 from synclib.errors import BoxlinkError, Conflict
 from synclib.lazy import changes
 from synclib.lazy.run_reader import block_id
@@ -89,14 +90,29 @@ def test_a_try_that_may_still_arrive_is_forgotten(monkeypatch: Patch) -> None:
 
 
 def test_a_failure_after_the_commit_is_told_as_a_failure(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(commit, "archive_later", head_swap.archive)
+    """That of the first manifest's object."""
+    monkeypatch.setattr(
+        commit.Commit,
+        "_put_first",
+        lambda self, head: head_swap.put_manifest(self._dataset, head.head.manifest),
+    )
     found("says that it failed", Fault.REFUSED, first=2)
 
 
-def test_the_old_head_gets_no_manifest(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(commit, "archive", lambda *_: None)
-    monkeypatch.setattr(commit, "archive_later", lambda *_: None)
+def test_the_old_head_leaves_no_manifest(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(head_swap, "_with_former", lambda _, new: new)
     found("has no manifest")
+
+
+def test_former_manifests_leave_the_head_before_they_are_objects(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(head_swap, "put_manifest", lambda *_: None)
+    found("has no manifest")
+
+
+def test_a_head_of_another_epoch_is_replaced_without_an_intent(monkeypatch: Patch) -> None:
+    """What was uploaded is being collected by then."""
+    monkeypatch.setattr(Holder, "check_head", lambda *_: None)
+    found("I3:", Fault.BURST, Fault.STALL, keepers=2, nodes=0, upkeep="collect", intents="late", first=16)
 
 
 def test_the_base_is_noted_before_the_commit(monkeypatch: Patch) -> None:
@@ -228,7 +244,7 @@ def test_equal_blocks_are_taken_for_unchanged(monkeypatch: Patch) -> None:
         return {block_id(info) for run in chain.runs for info in run.tail.blocks}
 
     monkeypatch.setattr(changes, "_shared", lambda old, new: blocks(old) & blocks(new))
-    found("I1:", first=67)
+    found("I1:", first=147)
 
 
 def test_the_first_try_is_laid_again_in_place_of_the_difference(monkeypatch: Patch) -> None:

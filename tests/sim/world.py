@@ -17,7 +17,7 @@ from unittest import mock
 from synclib.core import leveling, repacking
 from synclib.core.manifest import CONDEMNED_MAX
 from synclib.core.runfile import RunBuilder
-from synclib.engine import collect, pack_job
+from synclib.engine import collect, pack_job, publish
 from synclib.engine.lease import Holder, Moved
 from synclib.errors import Missing
 from synclib.lazy.dataset import STORE_KEY, HeadState
@@ -57,6 +57,7 @@ class Plan:
     upkeep: str = ""  # what keepers do, with commas between; left out, the seed chooses for each of them
     scale: Scale | None = None  # left out, the seed chooses
     aim: Aim | None = None  # where alone faults are; left out, everywhere
+    intents: str = ""  # "early": publishers take theirs at once, "late": as they do; left out, the seed chooses
 
     @property
     def command(self) -> str:
@@ -70,6 +71,8 @@ class Plan:
             command += f" --scale {SCALES.get(self.scale, self.scale)}"
         if self.aim is not None:
             command += f" --aim {','.join(self.aim)}"
+        if self.intents:
+            command += f" --intents {self.intents}"
         return command + "".join(f" --{name} {getattr(self, name)}" for name in COUNTS)
 
 
@@ -139,6 +142,7 @@ class World:
         self.kills = 0
         self._late: list[_Late] = []
         self._operations_left = plan.steps
+        self.is_early = (plan.intents or ("late" if plan.seed % 3 else "early")) == "early"
         self.condemned_max = random.choice([2, 16, CONDEMNED_MAX])
         kinds = [
             (Publisher, plan.publishers, [self.history]),
@@ -311,11 +315,13 @@ class World:
                 (leveling, "RATIO_RUNS_MIN", 4),
                 (repacking, "SMALL_PACKS_MIN", 2),
                 (collect, "CONDEMNED_MAX", self.condemned_max),
+                (publish, "_INTENT_BYTES", -1 if self.is_early else 1 << 26),
             ):
                 stack.enter_context(mock.patch.object(module, name, value))
             stack.enter_context(scaled(self.scale))
             stack.enter_context(mock.patch.object(RunBuilder, "copy", self._copying(RunBuilder.copy)))
             stack.enter_context(mock.patch.object(Holder, "take", self._taking(Holder.take)))
+            stack.enter_context(mock.patch.object(Holder, "check_head", self._moving(Holder.check_head)))
             stack.enter_context(mock.patch.object(Holder, "end", self._ending(Holder.end)))
             yield
 
@@ -326,18 +332,28 @@ class World:
 
         return copy
 
+    def _moving(self, real: Callable[..., None]) -> Callable[..., None]:
+        """One who has to begin again does so with the head as it is then."""
+
+        def call(holder: Holder, head: HeadState, *seqs: int, **options: bool) -> None:
+            try:
+                real(holder, head, *seqs, **options)
+            except Moved:
+                actor = self._by_thread.get(threading.get_ident())
+                if actor is not None and actor.attempt is not None:
+                    actor.attempt.start_seq = None
+                raise
+
+        return call
+
     def _taking(self, real: Callable[..., None]) -> Callable[..., None]:
         """The model is told of a lease from when its taking has returned."""
 
+        begin_again = self._moving(real)
+
         def take(holder: Holder, head: HeadState, *seqs: int, holds_all: bool = False) -> None:
             actor = self._by_thread.get(threading.get_ident())
-            try:
-                real(holder, head, *seqs, holds_all=holds_all)
-            except Moved:
-                if actor is not None and actor.attempt is not None:
-                    # It begins again, with the head as it is then.
-                    actor.attempt.start_seq = None
-                raise
+            begin_again(holder, head, *seqs, holds_all=holds_all)
             if actor is not None:
                 history = self._history_of(holder)
                 with self.judged():

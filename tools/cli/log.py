@@ -24,8 +24,8 @@ def command(context: Context, dataset: str, last: int) -> None:
     from tools.cli_engine import manifest_fields, open_dataset, size_text, time_text
 
     opened = open_dataset(context, dataset)
-    manifest = opened.read_head().manifest
-    seqs = sorted({seq for seq, _ in opened.manifests()} | {manifest.seq})
+    head = opened.read_head()
+    manifest, seqs = head.manifest, opened.seqs(head)
     names: dict[int, list[str]] = {}
     for name, tag in tags(opened).items():
         names.setdefault(tag.seq, []).append(name)

@@ -58,10 +58,10 @@ def command(
     opened = open_dataset(context, dataset)
     with progress_bar(context) as progress:
         done = publish(opened, connect_of(context), os.path.abspath(directory), open_host(context), options, progress)
-        if done.is_new:
+        if done.is_new and done.head is not None:
             from synclib.engine.maintain import maintain
 
-            maintain(opened, open_host(context), progress, seq=done.seq)
+            maintain(opened, open_host(context), progress, done.head)
     assert context.meter is not None
     context.meter.add(done.meter)
     result: dict[str, object] = {
