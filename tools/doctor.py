@@ -17,6 +17,7 @@ from synclib.errors import BoxlinkError, Invalid, Missing, Unsupported
 from synclib.lazy.dataset import STORE_KEY
 from synclib.store.base import Store
 from synclib.store.probe import probe_conditional_writes
+from tools.lazy_probe import why_not_lazy
 
 _DESCRIPTORS_MIN = 256
 _FREE_BYTES_MIN = 64 << 20
@@ -44,7 +45,17 @@ def check_machine(host: Host) -> list[Finding]:
         ),
         _check_directory("state", host.state),
         _check_directory("cache", host.cache),
+        _check_lazy(host.state),
     ]
+
+
+def _check_lazy(directory: Path) -> Finding:
+    """How datasets can stand here; to restore them is always possible."""
+    try:
+        reason = why_not_lazy(directory)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    return Finding("lazy", True, f"no, datasets are restored: {reason}" if reason else "datasets can be mounted")
 
 
 def _check_directory(what: str, path: Path) -> Finding:

@@ -250,6 +250,12 @@ def test_what_is_wrong_is_said(mounted: Mounted) -> None:
     assert mounted.machine.json("mount", "covers", mounted.target, code=13)["error"]["kind"] == "conflict"
 
 
+def test_doctor_says_that_it_can_mount_and_leaves_nothing(mounted: Mounted) -> None:
+    found = {row["what"]: row["found"] for row in mounted.machine.json("doctor")["findings"]}
+    assert found["lazy"] == "datasets can be mounted"
+    assert not list((mounted.machine.place / "state/boxlink").glob("probe-*"))
+
+
 def test_status_tells_how_a_mount_does(mounted: Mounted) -> None:
     assert mounted.machine.json("status")["mounts"] == []
     mounted.mount()
