@@ -164,10 +164,15 @@ class _Collection:
             by_id = self._find(condemned)
         # Only now, when whoever takes a lease sees what is condemned.
         held = self._held(state)
+        # And only then: who has given his lease back has taken what he needs off the list before.
+        still = set(self._dataset.read_head().head.condemned)
         doomed = [
             item
             for item in by_id.values()
-            if not held.holds_all and item.id not in held.reached and owner_tag_of(item) not in held.tags
+            if item.id in still
+            and not held.holds_all
+            and item.id not in held.reached
+            and owner_tag_of(item) not in held.tags
         ]
         for number, item in enumerate(sorted(doomed, key=lambda item: item.kind), 1):
             self._dataset.store.delete(item.key)

@@ -300,6 +300,43 @@ def test_a_collector_that_slept_deletes_nothing_that_came_since(
     assert not kit.verify().damage
 
 
+def test_what_was_taken_off_the_list_before_a_lease_was_given_back_stays(meeting: tuple[Kit, Interposed]) -> None:
+    """A holder (a replication) commits with what was condemned, and ends its claim, after a collector has read the
+    list and before it looks at the leases."""
+    kit, store = meeting
+    claim = intent(kit.dataset, kit.host)
+    claim.take(kit.dataset.read_head(), 1, 2)
+    assert gc(kit, LAST).swept == {}
+    claim.end()
+    before = {info.key for info in store.list("")}
+
+    def commit() -> None:
+        update_head(
+            kit.dataset, kit.host, lambda state: msgspec.structs.replace(state.head, condemned=[]), lambda: None
+        )
+
+    store.put(pack_key("data/covers", "01J0000000000000000000000A"), b"x")
+    # Condemned are seq 1 by a lost sweep, and that pack now; the leases are looked at next.
+    update_head(
+        kit.dataset,
+        kit.host,
+        lambda state: msgspec.structs.replace(state.head, condemned=[*first_ids(kit)]),
+        lambda: None,
+    )
+
+    def at_the_leases() -> None:
+        store.when, store.what = (lambda verb, key: verb == "list" and "/intent/" in key), commit
+
+    store.when, store.what = (lambda verb, key: verb == "was put" and key == HEAD), at_the_leases
+    gc(kit, LAST)
+    assert before <= {info.key for info in store.list("")}
+
+
+def first_ids(kit: Kit) -> list[bytes]:
+    """What only seq 1 has: its manifest."""
+    return [bytes.fromhex(key.rpartition("-")[2])[:16] for seq, key in kit.dataset.manifests() if seq == 1]
+
+
 def test_what_another_collector_has_condemned_stays_so_until_it_is_gone(meeting: tuple[Kit, Interposed]) -> None:
     """Also what was uploaded after this one has listed."""
     kit, store = meeting

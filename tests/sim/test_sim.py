@@ -66,7 +66,7 @@ def test_a_replicator_sleeps_before_it_writes_a_manifest() -> None:
         0, 60, frozenset({Fault.STALL}), nodes=0, readers=0, keepers=1, copies=1, upkeep="drop,replicate", aim=aim
     )
     late = 0
-    for seed in (6, 12, 16, 51):
+    for seed in (3, 4, 5, 6):
         outcome = simulate(replace(plan, seed=seed))
         assert outcome.violation is None, report(plan, outcome)
         late += outcome.late_manifests
