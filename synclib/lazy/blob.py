@@ -76,9 +76,8 @@ class BlobCounts:
     fetched_chunks: int = 0
     fetched_bytes: int = 0
     errors: int = 0
-    fault_s: deque[float] = field(
-        default_factory=lambda: deque(maxlen=_FAULTS_KEPT)
-    )  # of the latest, how long each took
+    # Of the latest faults, how long each took.
+    fault_s: deque[float] = field(default_factory=lambda: deque(maxlen=_FAULTS_KEPT))
 
 
 @dataclass

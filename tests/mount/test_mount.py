@@ -207,6 +207,43 @@ def test_workers_that_are_killed_are_replaced_and_no_reader_notices(mounted: Mou
     mounted.assert_same()
 
 
+_HELD = """
+import sys, time
+from pathlib import Path
+if "tools.mount_worker" in sys.orig_argv:
+    from synclib.lazy.blob import Blob
+    place, read = Path({place!r}), Blob.read
+    def held(self, start, length):
+        (place / "taken").touch()
+        while not (place / "go").exists():
+            time.sleep(0.005)
+        return read(self, start, length)
+    Blob.read = held
+"""
+
+
+def test_what_a_killed_worker_had_taken_is_asked_of_the_next(mounted: Mounted, tmp_path: Path) -> None:
+    """Every read is held from when it was taken; the worker dies over it."""
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text(_HELD.format(place=str(hooks)))
+    mounted.machine.environment["PYTHONPATH"] = f"{hooks}:{os.environ.get('PYTHONPATH', '')}"
+    mounted.mount()
+    reader = subprocess.Popen(["cat", mounted.target / "large"], stdout=subprocess.PIPE)
+    try:
+        while not (hooks / "taken").exists():
+            time.sleep(0.005)
+        os.kill(mounted.worker(), signal.SIGKILL)
+        (hooks / "go").touch()
+        out, _ = reader.communicate(timeout=30)
+    finally:
+        reader.kill()
+        if reader.poll() is None:
+            mounted.unmount("--force")
+            reader.wait()
+    assert out == (mounted.source / "large").read_bytes()
+
+
 def test_a_keeper_that_is_killed_leaves_errors_not_hangs_and_can_be_mended(mounted: Mounted) -> None:
     done = mounted.mount()
     (mounted.target / "00/000.jpg").read_bytes()
