@@ -21,20 +21,18 @@ from blake3 import blake3
 
 from synclib.core import zstd
 from synclib.core.entry import ADDRESS_MAX, ADDRESS_UNIT, CHUNK_BYTES_MAX, HASH_BYTES, OFFSET_MAX, ULID_BYTES, ChunkRef
-from synclib.core.frame import DECODE_ERRORS, VERSION, check_version
+from synclib.core.frame import DECODE_ERRORS, VERSION
+from synclib.core.tail import open_tail, seal_tail
 from synclib.errors import Corrupt
 
 MAGIC = b"BXLE"
 PAGE_PLAIN_MAX = 64 << 10
-TAIL_PLAIN_MAX = 256 << 20
-TAIL_STORED_MAX = TAIL_PLAIN_MAX + (TAIL_PLAIN_MAX >> 7)
 PAGE_DIGEST_BYTES = 16
 POSITION_MAX = ADDRESS_MAX * ADDRESS_UNIT
 _PAGE_STORED_MAX = PAGE_PLAIN_MAX + (PAGE_PLAIN_MAX >> 7)
 _HEADER = struct.Struct("<4sHHQ")
-_FOOTER = struct.Struct("<QII32sHH4x4s4x")
 _PAGE_HEADER = struct.Struct("<II")
-HEADER_BYTES, FOOTER_BYTES = _HEADER.size, _FOOTER.size
+HEADER_BYTES = _HEADER.size
 # position, offset; stored, plain; pack; codec; hash
 _EXTENT_BYTES = 8 + 8 + 4 + 4 + 2 + 1 + HASH_BYTES
 
@@ -209,42 +207,17 @@ def _check_columns(info: PageInfo, columns: Sequence[Sequence[int]], pack_count:
 
 def encode_tail(tail: MapTail, tail_offset: int) -> bytes:
     """The end of a map object: tail and footer."""
-    plain = msgspec.msgpack.encode(tail)
-    stored = zstd.compress(plain)
-    return stored + _FOOTER.pack(tail_offset, len(stored), len(plain), blake3(stored).digest(), VERSION, 0, MAGIC)
+    return seal_tail(MAGIC, msgspec.msgpack.encode(tail), tail_offset)
 
 
 def decode_tail(data: bytes | memoryview, object_bytes: int, digest: bytes | None = None) -> MapTail:
     """The index from the last bytes of a map, which must be exactly tail and footer; ``digest``: BLAKE3-256 of them."""
-    if digest is not None and blake3(data).digest() != digest:
-        raise Corrupt("a map's tail does not have the digest that names it")
-    if len(data) < FOOTER_BYTES:
-        raise Corrupt("a map is too short for its footer")
-    offset, stored_bytes, plain_bytes, stored_digest, version, _, magic = _FOOTER.unpack_from(
-        data, len(data) - FOOTER_BYTES
-    )
-    check_version(MAGIC, magic, version, 0)
-    if stored_bytes + FOOTER_BYTES != len(data) or offset + len(data) != object_bytes or plain_bytes > TAIL_PLAIN_MAX:
-        raise Corrupt("a map's tail is not where its footer says")
-    stored = data[:stored_bytes]
-    if blake3(stored).digest() != stored_digest:
-        raise Corrupt("a map's tail does not have its digest")
+    plain, offset = open_tail(MAGIC, "map", data, object_bytes, digest)
     try:
-        tail = _tail_decoder.decode(zstd.decompress(stored, plain_bytes))
+        tail = _tail_decoder.decode(plain)
     except DECODE_ERRORS as error:
         raise Corrupt(f"a map's tail does not decode: {error}") from error
     return _check_tail(tail, offset)
-
-
-def tail_bytes(footer: bytes | memoryview) -> int:
-    """How many of an object's last bytes are tail and footer; ``footer``: its last 64."""
-    if len(footer) != FOOTER_BYTES:
-        raise Corrupt("a map is too short for its footer")
-    _, stored_bytes, _, _, version, _, magic = _FOOTER.unpack(footer)
-    check_version(MAGIC, magic, version, 0)
-    if stored_bytes > TAIL_STORED_MAX:
-        raise Corrupt("a map's tail is impossibly long")
-    return int(stored_bytes) + FOOTER_BYTES
 
 
 def _check_tail(tail: MapTail, tail_offset: int) -> MapTail:

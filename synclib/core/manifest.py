@@ -9,7 +9,7 @@ from synclib.clock import ulid_text
 from synclib.core.entry import ADDRESS_FIRST, ADDRESS_MAX, HASH_BYTES, ULID_BYTES
 from synclib.core.frame import DECODE_ERRORS, pack_frame, unpack_frame
 from synclib.core.names import LEVELS, run_key
-from synclib.core.run import TAIL_STORED_MAX
+from synclib.core.tail import TAIL_STORED_MAX
 from synclib.core.treehash import STATE_BYTES, TreeHash
 from synclib.errors import Corrupt
 

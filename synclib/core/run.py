@@ -16,9 +16,7 @@ import struct
 from collections.abc import Iterable
 
 import msgspec
-from blake3 import blake3
 
-from synclib.core import zstd
 from synclib.core.block import BLOCK_PLAIN_MAX, BlockInfo
 from synclib.core.entry import HASH_BYTES, ULID_BYTES
 from synclib.core.frame import DECODE_ERRORS, VERSION, check_version
@@ -26,21 +24,17 @@ from synclib.core.names import LEVELS
 from synclib.core.pack import FOOTER_BYTES as PACK_FOOTER_BYTES
 from synclib.core.pack import HEADER_BYTES as PACK_HEADER_BYTES
 from synclib.core.pack import SLOT_BYTES, PackInfo
+from synclib.core.tail import open_tail, seal_tail
 from synclib.errors import Corrupt
 
 MAGIC = b"BXLR"
-TAIL_PLAIN_MAX = 256 << 20
-# zstd makes what it cannot compress longer by less than 1/128.
-TAIL_STORED_MAX = TAIL_PLAIN_MAX + (TAIL_PLAIN_MAX >> 7)
 _BLOCK_STORED_MAX = BLOCK_PLAIN_MAX + (BLOCK_PLAIN_MAX >> 7)
 # A filter pays where it is smaller than the block (and its hashes) that it spares: some 60 KB.
 BLOOM_ENTRIES_MAX = 50_000
 BLOOM_BYTES_MAX = BLOOM_ENTRIES_MAX * 2
 
 _HEADER = struct.Struct("<4sHHQB7xQQ")
-_FOOTER = struct.Struct("<QII32sHH4x4s4x")
 HEADER_BYTES = _HEADER.size
-FOOTER_BYTES = _FOOTER.size
 
 
 class Tail(msgspec.Struct, array_like=True, frozen=True):
@@ -87,9 +81,7 @@ def encode_header(level: str, seq_first: int, seq_last: int) -> bytes:
 
 def encode_tail(tail: Tail, tail_offset: int) -> bytes:
     """The end of a run object: tail and footer."""
-    plain = msgspec.msgpack.encode(tail)
-    stored = zstd.compress(plain)
-    return stored + _FOOTER.pack(tail_offset, len(stored), len(plain), blake3(stored).digest(), VERSION, 0, MAGIC)
+    return seal_tail(MAGIC, msgspec.msgpack.encode(tail), tail_offset)
 
 
 def decode_tail(data: bytes | memoryview, object_bytes: int, digest: bytes | None = None) -> Tail:
@@ -97,21 +89,9 @@ def decode_tail(data: bytes | memoryview, object_bytes: int, digest: bytes | Non
 
     ``digest`` is what a manifest says: BLAKE3-256 of ``data``. Everything in it is bounded and checked.
     """
-    if digest is not None and blake3(data).digest() != digest:
-        raise Corrupt("a run's tail does not have the digest that the manifest names")
-    if len(data) < FOOTER_BYTES:
-        raise Corrupt("a run is too short for its footer")
-    offset, stored_bytes, plain_bytes, stored_digest, version, _, magic = _FOOTER.unpack_from(
-        data, len(data) - FOOTER_BYTES
-    )
-    check_version(MAGIC, magic, version, 0)
-    if stored_bytes + FOOTER_BYTES != len(data) or offset + len(data) != object_bytes or plain_bytes > TAIL_PLAIN_MAX:
-        raise Corrupt("a run's tail is not where its footer says")
-    stored = data[:stored_bytes]
-    if blake3(stored).digest() != stored_digest:
-        raise Corrupt("a run's tail does not have its digest")
+    plain, offset = open_tail(MAGIC, "run", data, object_bytes, digest)
     try:
-        tail = _tail_decoder.decode(zstd.decompress(stored, plain_bytes))
+        tail = _tail_decoder.decode(plain)
     except DECODE_ERRORS as error:
         raise Corrupt(f"a run's tail does not decode: {error}") from error
     return _check_tail(tail, offset)

@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 
 from synclib.core.entry import ADDRESS_UNIT
-from synclib.core.extent_map import FOOTER_BYTES, decode_tail, tail_bytes
+from synclib.core.extent_map import MAGIC, decode_tail
 from synclib.core.manifest import Manifest
+from synclib.core.tail import FOOTER_BYTES, tail_bytes
 from synclib.disk.blob_cache import BlobCache
 from synclib.engine.host import Connect, Host
 from synclib.engine.lease import pin
@@ -118,7 +119,7 @@ def _figures(blob: Blob, cache: BlobCache) -> dict[str, object]:
 def map_reader(descriptor: int) -> MapReader:
     """A map in a file."""
     size = os.fstat(descriptor).st_size
-    length = tail_bytes(os.pread(descriptor, FOOTER_BYTES, max(size - FOOTER_BYTES, 0)))
+    length = tail_bytes(MAGIC, "map", os.pread(descriptor, FOOTER_BYTES, max(size - FOOTER_BYTES, 0)))
     tail = decode_tail(os.pread(descriptor, length, size - length), size)
     return MapReader(tail, lambda start, stop: os.pread(descriptor, stop - start, start))
 

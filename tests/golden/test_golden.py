@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from synclib.core.extent_map import FOOTER_BYTES, decode_page, decode_tail, tail_bytes
+from synclib.core.extent_map import MAGIC, decode_page, decode_tail
 from synclib.core.manifest import decode_head, decode_manifest
 from synclib.core.pack import parse_header, parse_tail
+from synclib.core.tail import FOOTER_BYTES, tail_bytes
 from tests.samples import all_samples, sample_manifest, sample_map, sample_pack
 
 HERE = Path(__file__).parent
@@ -27,7 +28,7 @@ def test_golden_objects_still_read() -> None:
     head, manifest = decode_head((HERE / "v0.head").read_bytes(), "data/covers")
     assert (head.epoch, manifest.seq) == (1, 2)
     found = (HERE / "v0.map").read_bytes()
-    tail = decode_tail(found[-tail_bytes(found[-FOOTER_BYTES:]) :], len(found))
+    tail = decode_tail(found[-tail_bytes(MAGIC, "map", found[-FOOTER_BYTES:]) :], len(found))
     (info,) = tail.pages
     page = decode_page(info, found[info.offset : info.offset + info.stored_bytes])
     assert [page.extent(index) for index in range(len(page))] == sample_map()[1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from synclib.core import zstd
 from synclib.core.entry import ChunkRef
 from synclib.core.extent_map import (
-    FOOTER_BYTES,
+    MAGIC,
     PAGE_DIGEST_BYTES,
     PAGE_PLAIN_MAX,
     Extent,
@@ -22,8 +22,8 @@ from synclib.core.extent_map import (
     decode_tail,
     encode_map,
     encode_tail,
-    tail_bytes,
 )
+from synclib.core.tail import FOOTER_BYTES, tail_bytes
 from tests.property.test_fuzz import bounded, mutations
 from tests.samples import sample_map
 from tests.strategies import chunks
@@ -40,7 +40,7 @@ def extents(draw: st.DrawFn) -> list[Extent]:
 
 
 def read(data: bytes) -> tuple[MapTail, dict[int, bytes]]:
-    tail = decode_tail(data[-tail_bytes(data[-FOOTER_BYTES:]) :], len(data))
+    tail = decode_tail(data[-tail_bytes(MAGIC, "map", data[-FOOTER_BYTES:]) :], len(data))
     return tail, {page.offset: data[page.offset : page.offset + page.stored_bytes] for page in tail.pages}
 
 
@@ -92,7 +92,7 @@ def test_a_page_with_a_right_digest(mutate: Callable[[bytes], bytes]) -> None:
 def test_a_tail_with_right_digests(mutate: Callable[[bytes], bytes]) -> None:
     data = sample_map()[0]
     tail, _ = read(data)
-    offset = len(data) - tail_bytes(data[-FOOTER_BYTES:])
+    offset = len(data) - tail_bytes(MAGIC, "map", data[-FOOTER_BYTES:])
     good = encode_tail(tail, offset)
     plain = mutate(zstd.decompress(good[:-FOOTER_BYTES], int.from_bytes(good[-52:-48], "little")))
     stored = zstd.compress(plain)

@@ -20,8 +20,9 @@ from synclib.core.block import BLOCK_DIGEST_BYTES, BlockInfo, decode_block, enco
 from synclib.core.frame import pack_frame, unpack_frame
 from synclib.core.lease import Lease, decode_lease, encode_lease
 from synclib.core.manifest import HEAD_MAGIC, MANIFEST_MAGIC, decode_head, decode_manifest
-from synclib.core.run import FOOTER_BYTES, Tail, decode_tail, encode_tail
+from synclib.core.run import Tail, decode_tail, encode_tail
 from synclib.core.tag import Tag, decode_tag, encode_tag
+from synclib.core.tail import FOOTER_BYTES
 from synclib.errors import Corrupt, Unsupported
 from tests.samples import sample_head, sample_manifest, sample_pack, sample_run
 from tests.strategies import sorted_entries
