@@ -32,7 +32,7 @@ from synclib.disk.mounts import (
 DEADLINE_S = 30.0
 _BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _STOP_S = 5.0
-_LOOK_MS = 1000
+_LOOK_FIRST_MS, _LOOK_MS = 10, 1000
 _READ_BYTES_MAX = 1 << 20
 
 
@@ -115,15 +115,15 @@ class Keeper:
             watch = select.poll()
             watch.register(mounts.fileno(), select.POLLERR | select.POLLPRI)
             watch.register(self._wake_read, select.POLLIN)
+            look_ms = _LOOK_FIRST_MS
             while not self._is_told_to_end and is_wanted():
                 if self._worker is not None and self._worker.poll() is not None:
                     self.restarts += 1
                     self._start_worker(is_successor=True)
                     continue
-                watch.poll(_LOOK_MS)
-                # Read to its end it says again when something is mounted or unmounted.
-                mounts.seek(0)
-                mounts.read()
+                # That a file was closed nobody tells: it is looked for soon, then less and less often.
+                watch.poll(look_ms)
+                look_ms = min(2 * look_ms, _LOOK_MS)
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
 
