@@ -8,10 +8,11 @@ from blake3 import blake3
 from synclib.core.entry import Codec, Entry, Kind
 from synclib.core.erofs import ImageBuilder
 from synclib.core.extent_map import Extent, encode_map
-from synclib.core.manifest import Head, Manifest, RunRef, encode_head, encode_manifest, manifest_digest
+from synclib.core.manifest import Attachment, Head, Manifest, RunRef, encode_head, encode_manifest, manifest_digest
 from synclib.core.pack import PackBuilder, PackInfo
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
+from synclib.core.stored_image import PIECE_BYTES, encode_image
 from synclib.core.treehash import TreeHash
 
 ULID = bytes.fromhex("0199b0a0c0de00112233445566778899")
@@ -56,7 +57,10 @@ def sample_manifest() -> tuple[bytes, Manifest]:
         if entry.kind != Kind.TOMBSTONE:
             tree.add(entry)
     snap = msgspec.structs.replace(ref, level="snap", seq_first=1, seq_last=1)
-    manifest = Manifest(2, tree.state_bytes(), tree.count, 3, 576, [snap, ref], [], TIME_NS, "node-1", address_end=3)
+    attachments = [Attachment("image", bytes(range(16)), 1000, 100, bytes(32), ref.ulid)]
+    manifest = Manifest(
+        2, tree.state_bytes(), tree.count, 3, 576, [snap, ref], attachments, TIME_NS, "node-1", address_end=3
+    )
     return encode_manifest(manifest), manifest
 
 
@@ -71,6 +75,13 @@ def sample_map() -> tuple[bytes, list[Extent]]:
     chunks = sample_pack()[2][-1].chunks
     extents = [Extent(4096 * (index + 1), chunk) for index, chunk in enumerate(chunks)]
     return b"".join(encode_map(extents)), extents
+
+
+def sample_stored_image() -> bytes:
+    """The image as an object."""
+    image = sample_image()
+    pieces = [image[at : at + PIECE_BYTES] for at in range(0, len(image), PIECE_BYTES)]
+    return b"".join(encode_image(pieces, 5, 1, [(8192, 12288)]))
 
 
 def sample_image() -> bytes:
@@ -92,6 +103,7 @@ def all_samples() -> dict[str, bytes]:
         "head": sample_head()[0],
         "map": sample_map()[0],
         "image": sample_image(),
+        "stored-image": sample_stored_image(),
     }
 
 

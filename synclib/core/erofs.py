@@ -25,21 +25,24 @@ BLOCK_BYTES = 4096
 # Where the device lies in the image's numbers of blocks: 1 TiB of metadata below, 15 TiB of files above.
 DEVICE_BLOCK = 1 << 28
 DEVICE_BLOCKS_MAX = (1 << 32) - DEVICE_BLOCK
+IMAGE_BYTES_MAX = DEVICE_BLOCK * BLOCK_BYTES
 INODE_BYTES = 64
-_NAME_AT = 12  # of a dirent, without its name
-_ROOT_NID = BLOCK_BYTES // 32
+# Regions longer than this are noted: whoever looks for a name in one reads several places of it.
+WIDE_BYTES = 64 << 10
+DIRENT_BYTES = 12  # of a dirent, without its name
+ROOT_NID = BLOCK_BYTES // 32
 _MAGIC, _DEVICE_TABLE = 0xE0F5E1E2, 0x8
 _SUPERBLOCK = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23x")
 _SUPERBLOCK_AT, _DEVICE_AT = 1024, 1152
 _DEVICE_SLOT_BYTES = 128
 _DEVICE = struct.Struct("<64sII56x")
 # erofs_inode_extended: format, xattr_icount, mode, (reserved), size, union, ino, uid, gid, mtime, mtime_nsec, nlink.
-_INODE = struct.Struct("<HHHHQIIIIqII16x")
-_DIRENT = struct.Struct("<QHBB")
-_EXTENDED_PLAIN, _EXTENDED_INLINE = 1, 1 | 2 << 1
-_TYPES = {Kind.FILE: 1, Kind.DIRECTORY: 2, Kind.SYMLINK: 7}  # as in dirents: DT_* of the file system
-_FORMATS = {Kind.FILE: 0o100000, Kind.DIRECTORY: 0o040000, Kind.SYMLINK: 0o120000}
-_DIRECTORY_TYPE = 2
+INODE = struct.Struct("<HHHHQIIIIqII16x")
+DIRENT = struct.Struct("<QHBB")
+EXTENDED_PLAIN, EXTENDED_INLINE = 1, 1 | 2 << 1
+TYPES = {Kind.FILE: 1, Kind.DIRECTORY: 2, Kind.SYMLINK: 7}  # as in dirents: DT_* of the file system
+FORMATS = {Kind.FILE: 0o100000, Kind.DIRECTORY: 0o040000, Kind.SYMLINK: 0o120000}
+DIRECTORY_TYPE = 2
 _NLINK_MAX = (1 << 32) - 1
 _ROOT_MODE = 0o755
 
@@ -88,9 +91,10 @@ class ImageBuilder:
             )
         self._address_end, self._identity = address_end, identity
         self.left = Left()
+        self.wide: list[tuple[int, int]] = []  # (first byte, end) of each region longer than WIDE_BYTES
         self.block_count = 2
         self.inode_count = 0
-        self._pending: dict[bytes, _Pending] = {b"": _Pending(_ROOT_NID, _ROOT_NID, _ROOT_MODE, (0, 0))}
+        self._pending: dict[bytes, _Pending] = {b"": _Pending(ROOT_NID, ROOT_NID, _ROOT_MODE, (0, 0))}
         self._groups: dict[bytes, _Group] = {}
 
     def build(self, entries: Iterable[Entry]) -> Iterator[Write]:
@@ -105,7 +109,7 @@ class ImageBuilder:
         for group in self._groups.values():
             if group.count > 1:
                 yield group.nid * 32, _with_nlink(group.inode, group.count)
-        yield 0, self._first_block()
+        yield 0, first_block(self.block_count, self.inode_count, self._address_end, self._identity)
 
     @property
     def image_bytes(self) -> int:
@@ -122,114 +126,98 @@ class ImageBuilder:
         """A directory's region, and its inode."""
         own = self._pending.pop(directory)
         start = self.block_count
-        names_bytes, layout = _names_layout([b".", b"..", *(entry.name for entry in found)])
-        place = _Place(start * BLOCK_BYTES + names_bytes)
+        names_bytes, layout = names_layout([b".", b"..", *(entry.name for entry in found)])
+        place = Place(start * BLOCK_BYTES + names_bytes)
         nids: dict[bytes, tuple[int, int]] = {
-            b".": (own.nid, _DIRECTORY_TYPE),
-            b"..": (own.parent_nid, _DIRECTORY_TYPE),
+            b".": (own.nid, DIRECTORY_TYPE),
+            b"..": (own.parent_nid, DIRECTORY_TYPE),
         }
         inodes = bytearray()
         for entry in found:
             nids[entry.name] = self._child(entry, own, place, inodes)
-        region = _dirents(layout, nids)
+        region = dirents(layout, nids)
         region += bytes(place.first - start * BLOCK_BYTES - len(region))
         region += inodes
         self.block_count = start + -(-len(region) // BLOCK_BYTES)
+        if self.block_count > DEVICE_BLOCK:
+            raise Unsupported("the dataset has too many names for one image", hint="divide it into several datasets")
+        if len(region) > WIDE_BYTES:
+            self.wide.append((start * BLOCK_BYTES, self.block_count * BLOCK_BYTES))
         yield start * BLOCK_BYTES, bytes(region)
         mtime_ns = max((entry.mtime_ns for entry in found), default=0)
         links = 2 + sum(entry.kind == Kind.DIRECTORY for entry in found)
         self.inode_count += 1
         yield (
             own.nid * 32,
-            _inode(_EXTENDED_PLAIN, 0o040000 | own.mode, names_bytes, start, own.nid, own.owner, mtime_ns, links),
+            encode_inode(EXTENDED_PLAIN, 0o040000 | own.mode, names_bytes, start, own.nid, own.owner, mtime_ns, links),
         )
 
-    def _child(self, entry: Entry, parent: _Pending, place: _Place, inodes: bytearray) -> tuple[int, int]:
+    def _child(self, entry: Entry, parent: _Pending, place: Place, inodes: bytearray) -> tuple[int, int]:
         """(nid, type) of what is in a directory; its inode, if it has one of its own here, is added."""
         owner = self._owner(entry)
         kind = Kind(entry.kind)
         group = link_key(entry) if kind == Kind.FILE else b""
         if group and group in self._groups:
             self._groups[group].count += 1
-            return self._groups[group].nid, _TYPES[kind]
+            return self._groups[group].nid, TYPES[kind]
         if kind == Kind.DIRECTORY:
             nid = place.take(INODE_BYTES, inodes)
             self._pending[entry.path] = _Pending(nid, parent.nid, entry.mode, owner)
             inodes += bytes(INODE_BYTES)
-            return nid, _DIRECTORY_TYPE
+            return nid, DIRECTORY_TYPE
         self.inode_count += 1
-        mode = _FORMATS[kind] | entry.mode
+        mode = FORMATS[kind] | entry.mode
         if kind == Kind.SYMLINK:
-            return self._link(entry, mode, owner, place, inodes), _TYPES[kind]
+            return add_link(entry, mode, owner, place, inodes), TYPES[kind]
         nid = place.take(INODE_BYTES, inodes)
-        first = DEVICE_BLOCK + entry.address if entry.size else 0
-        if entry.size and not entry.address:
-            raise Corrupt(f"{entry.path!r} has no address")
-        inode = _inode(_EXTENDED_PLAIN, mode, entry.size, first, nid, owner, entry.mtime_ns, 1)
+        inode = encode_file(entry, nid, owner)
         if group:
             self._groups[group] = _Group(nid, inode)
         inodes += inode
-        return nid, _TYPES[kind]
-
-    def _link(self, entry: Entry, mode: int, owner: tuple[int, int], place: _Place, inodes: bytearray) -> int:
-        """A symlink: its target stands right after its inode, or in a block of its own where both do not fit in one."""
-        size = len(entry.target)
-        if INODE_BYTES + size > BLOCK_BYTES:
-            nid = place.take(INODE_BYTES, inodes)
-            at = len(inodes)
-            inodes += bytes(INODE_BYTES)
-            block = place.take(BLOCK_BYTES, inodes, BLOCK_BYTES) * 32 // BLOCK_BYTES
-            inodes += entry.target.ljust(BLOCK_BYTES, b"\0")
-            inodes[at : at + INODE_BYTES] = _inode(_EXTENDED_PLAIN, mode, size, block, nid, owner, entry.mtime_ns, 1)
-            return nid
-        nid = place.take(INODE_BYTES + size, inodes)
-        inodes += _inode(_EXTENDED_INLINE, mode, size, 0, nid, owner, entry.mtime_ns, 1) + entry.target
-        return nid
+        return nid, TYPES[kind]
 
     def _owner(self, entry: Entry) -> tuple[int, int]:
         """uid and gid; attributes are noted as left out."""
-        owner = (0, 0)
-        for name, value in entry.extra:
-            if name == OWNER:
-                owner = struct.unpack("<II", value)
-            elif name.startswith(XATTR):
-                self.left.note(entry.path)
-        return owner
-
-    def _first_block(self) -> bytes:
-        block = bytearray(BLOCK_BYTES)
-        _SUPERBLOCK.pack_into(
-            block,
-            _SUPERBLOCK_AT,
-            _MAGIC,
-            0,  # no checksum: the image's digest is the manifest's or ours
-            0,
-            12,  # log2 of the block's length
-            0,
-            _ROOT_NID,
-            self.inode_count,
-            0,
-            0,
-            self.block_count,
-            0,  # inode numbers count from block 0
-            0,
-            self._identity,
-            b"boxlink",
-            _DEVICE_TABLE,
-            0,
-            1,  # further devices
-            _DEVICE_AT // _DEVICE_SLOT_BYTES,
-            0,
-            0,
-            0,
-            0,
-            0,
-        )
-        _DEVICE.pack_into(block, _DEVICE_AT, b"blob", self._address_end, DEVICE_BLOCK)
-        return bytes(block)
+        if has_attributes(entry):
+            self.left.note(entry.path)
+        return owner_of(entry)
 
 
-class _Place:
+def first_block(block_count: int, inode_count: int, address_end: int, identity: bytes) -> bytes:
+    """The superblock and the device's slot. ``identity``: 16 bytes."""
+    block = bytearray(BLOCK_BYTES)
+    _SUPERBLOCK.pack_into(
+        block,
+        _SUPERBLOCK_AT,
+        _MAGIC,
+        0,  # no checksum: the image's digest is the manifest's or ours
+        0,
+        12,  # log2 of the block's length
+        0,
+        ROOT_NID,
+        inode_count,
+        0,
+        0,
+        block_count,
+        0,  # inode numbers count from block 0
+        0,
+        identity,
+        b"boxlink",
+        _DEVICE_TABLE,
+        0,
+        1,  # further devices
+        _DEVICE_AT // _DEVICE_SLOT_BYTES,
+        0,
+        0,
+        0,
+        0,
+        0,
+    )
+    _DEVICE.pack_into(block, _DEVICE_AT, b"blob", address_end, DEVICE_BLOCK)
+    return bytes(block)
+
+
+class Place:
     """Where the next inode goes: in slots of 32 bytes, none of which may begin in one block and end in another."""
 
     def __init__(self, names_end: int) -> None:
@@ -247,31 +235,69 @@ class _Place:
         return at // 32
 
 
+def owner_of(entry: Entry) -> tuple[int, int]:
+    """uid and gid."""
+    for name, value in entry.extra:
+        if name == OWNER:
+            return struct.unpack("<II", value)
+    return (0, 0)
+
+
+def has_attributes(entry: Entry) -> bool:
+    """Whether an entry has extended attributes, which an image does not hold."""
+    return any(name.startswith(XATTR) for name, _ in entry.extra)
+
+
+def encode_file(entry: Entry, nid: int, owner: tuple[int, int]) -> bytes:
+    """The inode of a file with one name."""
+    if entry.size and not entry.address:
+        raise Corrupt(f"{entry.path!r} has no address")
+    first = DEVICE_BLOCK + entry.address if entry.size else 0
+    mode = FORMATS[Kind.FILE] | entry.mode
+    return encode_inode(EXTENDED_PLAIN, mode, entry.size, first, nid, owner, entry.mtime_ns, 1)
+
+
+def add_link(entry: Entry, mode: int, owner: tuple[int, int], place: Place, inodes: bytearray) -> int:
+    """A symlink: its target stands right after its inode, or in a block of its own where both do not fit in one."""
+    size = len(entry.target)
+    if INODE_BYTES + size > BLOCK_BYTES:
+        nid = place.take(INODE_BYTES, inodes)
+        at = len(inodes)
+        inodes += bytes(INODE_BYTES)
+        block = place.take(BLOCK_BYTES, inodes, BLOCK_BYTES) * 32 // BLOCK_BYTES
+        inodes += entry.target.ljust(BLOCK_BYTES, b"\0")
+        inodes[at : at + INODE_BYTES] = encode_inode(EXTENDED_PLAIN, mode, size, block, nid, owner, entry.mtime_ns, 1)
+        return nid
+    nid = place.take(INODE_BYTES + size, inodes)
+    inodes += encode_inode(EXTENDED_INLINE, mode, size, 0, nid, owner, entry.mtime_ns, 1) + entry.target
+    return nid
+
+
 def _directory(entry: Entry) -> bytes:
     return entry.directory
 
 
-def _inode(
+def encode_inode(
     layout: int, mode: int, size: int, block: int, nid: int, owner: tuple[int, int], mtime_ns: int, nlink: int
 ) -> bytes:
     seconds, nanoseconds = divmod(mtime_ns, 10**9)
     number = nid & 0xFFFFFFFF  # what stat shows on 32-bit programs; the kernel's own number is the nid
-    return _INODE.pack(layout, 0, mode, 0, size, block, number, *owner, seconds, nanoseconds, min(nlink, _NLINK_MAX))
+    return INODE.pack(layout, 0, mode, 0, size, block, number, *owner, seconds, nanoseconds, min(nlink, _NLINK_MAX))
 
 
 def _with_nlink(inode: bytes, nlink: int) -> bytes:
-    fields = list(_INODE.unpack(inode))
+    fields = list(INODE.unpack(inode))
     fields[-1] = min(nlink, _NLINK_MAX)
-    return _INODE.pack(*fields)
+    return INODE.pack(*fields)
 
 
-def _names_layout(names: list[bytes]) -> tuple[int, list[list[bytes]]]:
+def names_layout(names: list[bytes]) -> tuple[int, list[list[bytes]]]:
     """(length of the list, its names block by block), sorted: dirents first in each block, then the names."""
     blocks: list[list[bytes]] = []
     current: list[bytes] = []
     used = 0
     for name in sorted(names):
-        need = _NAME_AT + len(name)
+        need = DIRENT_BYTES + len(name)
         if used + need > BLOCK_BYTES:
             blocks.append(current)
             current, used = [], 0
@@ -281,14 +307,14 @@ def _names_layout(names: list[bytes]) -> tuple[int, list[list[bytes]]]:
     return (len(blocks) - 1) * BLOCK_BYTES + used, blocks
 
 
-def _dirents(blocks: list[list[bytes]], nids: dict[bytes, tuple[int, int]]) -> bytearray:
+def dirents(blocks: list[list[bytes]], nids: dict[bytes, tuple[int, int]]) -> bytearray:
     listing = bytearray()
     for names in blocks:
         listing += bytes(-len(listing) % BLOCK_BYTES)
-        at = _NAME_AT * len(names)
+        at = DIRENT_BYTES * len(names)
         for name in names:
             nid, kind = nids[name]
-            listing += _DIRENT.pack(nid, at, kind, 0)
+            listing += DIRENT.pack(nid, at, kind, 0)
             at += len(name)
         listing += b"".join(names)
     return listing

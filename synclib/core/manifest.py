@@ -8,7 +8,7 @@ from blake3 import blake3
 from synclib.clock import ulid_text
 from synclib.core.entry import ADDRESS_FIRST, ADDRESS_MAX, HASH_BYTES, ULID_BYTES
 from synclib.core.frame import DECODE_ERRORS, pack_frame, unpack_frame
-from synclib.core.names import LEVELS, run_key
+from synclib.core.names import LEVELS, attachment_key, run_key
 from synclib.core.tail import TAIL_STORED_MAX
 from synclib.core.treehash import STATE_BYTES, TreeHash
 from synclib.errors import Corrupt
@@ -18,6 +18,7 @@ HEAD_MAGIC = b"BXLH"
 MANIFEST_BYTES_MAX = 1 << 20
 HEAD_BYTES_MAX = 4 << 20
 RUNS_MAX = 4096
+ATTACHMENTS_MAX = 64
 # How many commits a head remembers, so that a publisher whose answer was lost recognises its own.
 RECENT_COMMITS = 64
 # How many objects a head condemns at most: 256 KB of it.
@@ -54,12 +55,18 @@ class RunRef(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Attachment(msgspec.Struct, array_like=True, frozen=True):
-    """A further immutable object that belongs to a seq: image, map, trace, wall index, signature."""
+    """A further immutable object, made from a run of the chain: it stands for the seqs up to the run's last one. It is
+    named for as long as that run is."""
 
-    kind: str
-    key: str
+    kind: str  # of names.ATTACHMENTS; what a reader does not know it passes over
+    ulid: bytes
     object_bytes: int
-    digest: bytes  # BLAKE3-256
+    tail_bytes: int  # the last bytes of the object that open it
+    tail_digest: bytes  # BLAKE3-256 of those bytes
+    run: bytes  # ULID of the run
+
+    def key(self, root: str) -> str:
+        return attachment_key(root, self.kind, ulid_text(self.ulid))
 
 
 class Manifest(msgspec.Struct, array_like=True, frozen=True):
@@ -130,7 +137,23 @@ def decode_manifest(data: bytes, digest: str | None = None) -> Manifest:
         manifest = _manifest_decoder.decode(unpack_frame(MANIFEST_MAGIC, data))
     except DECODE_ERRORS as error:
         raise Corrupt(f"a manifest does not decode: {error}") from error
+    _check_attachments(manifest)
     return _check_manifest(manifest)
+
+
+def _check_attachments(manifest: Manifest) -> None:
+    runs = {run.ulid for run in manifest.runs}
+    for item in manifest.attachments:
+        if (
+            len(item.ulid) != ULID_BYTES
+            or len(item.tail_digest) != HASH_BYTES
+            or not 0 < item.tail_bytes <= min(item.object_bytes, TAIL_STORED_MAX)
+            or not _is_number(item.object_bytes)
+            or item.run not in runs
+        ):
+            raise Corrupt("an attachment of a manifest is impossible")
+    if len(manifest.attachments) > ATTACHMENTS_MAX:
+        raise Corrupt("a manifest has too many attachments")
 
 
 def _check_manifest(manifest: Manifest) -> Manifest:

@@ -16,6 +16,7 @@ MARKERS = (ACTIVE, DOWN, UP, ERROR)
 STATE_DIRECTORY = ".boxlink"
 LOG_DIRECTORY = "log"
 LEVELS = ("diff1", "diff2", "diff3", "snap")
+ATTACHMENTS = ("image", "map")  # kinds
 
 PATH_BYTES_MAX = 4096
 NAME_BYTES_MAX = 255
@@ -117,6 +118,17 @@ def pack_prefix(root: str) -> str:
 
 def pack_key(root: str, ulid: str) -> str:
     return f"{root}/pack/{ulid}"
+
+
+def attachment_prefix(root: str, kind: str) -> str:
+    """The listing prefix of a dataset's attachments of one kind."""
+    if kind not in ATTACHMENTS:
+        raise Corrupt(f"no attachment is a {kind!r}")
+    return f"{root}/{kind}/"
+
+
+def attachment_key(root: str, kind: str, ulid: str) -> str:
+    return attachment_prefix(root, kind) + ulid
 
 
 def intent_prefix(root: str) -> str:

@@ -12,6 +12,8 @@ import pytest
 from synclib.core.extent_map import MAGIC, decode_page, decode_tail
 from synclib.core.manifest import decode_head, decode_manifest
 from synclib.core.pack import parse_header, parse_tail
+from synclib.core.stored_image import MAGIC as IMAGE_MAGIC
+from synclib.core.stored_image import decode_image_tail, decode_piece
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
 from tests.samples import all_samples, sample_manifest, sample_map, sample_pack
 
@@ -32,6 +34,11 @@ def test_golden_objects_still_read() -> None:
     (info,) = tail.pages
     page = decode_page(info, found[info.offset : info.offset + info.stored_bytes])
     assert [page.extent(index) for index in range(len(page))] == sample_map()[1]
+    stored = (HERE / "v0.stored-image").read_bytes()
+    image = decode_image_tail(stored[-tail_bytes(IMAGE_MAGIC, "image", stored[-FOOTER_BYTES:]) :], len(stored))
+    pieces = [stored[piece.offset : piece.offset + piece.stored_bytes] for piece in image.pieces]
+    plain = b"".join(decode_piece(image, index, piece) for index, piece in enumerate(pieces))
+    assert plain == (HERE / "v0.image").read_bytes()
     data = (HERE / "v0.pack").read_bytes()
     _, info, entries = sample_pack()
     assert next(iter(parse_tail(parse_header(data), data, len(data), info.slots_digest))) == entries[4].chunks[0]
