@@ -35,13 +35,13 @@ from synclib.core.retention import Retention
 from synclib.engine.head_swap import archive, update_head
 from synclib.engine.host import Host, Progress
 from synclib.engine.lease import Moved
-from synclib.engine.objects import StoredObject, list_manifests, list_packs, list_runs
+from synclib.engine.objects import StoredObject, list_attachments, list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach, kept
 from synclib.engine.tags import tags
 from synclib.errors import BoxlinkError, Conflict, Missing
 from synclib.lazy.dataset import Dataset, HeadState
 
-_KINDS = ("manifests", "runs", "packs")
+_KINDS = ("manifests", "runs", "packs", "attachments")
 _ROUNDS_MAX = 10_000
 _ARCHIVE_ATTEMPTS = 10
 
@@ -147,7 +147,7 @@ class _Collection:
         return head
 
     def _list(self) -> list[StoredObject]:
-        found = [*list_runs(self._dataset), *list_packs(self._dataset)]
+        found = [*list_runs(self._dataset), *list_packs(self._dataset), *list_attachments(self._dataset)]
         self._seen.update(item.id for item in found)
         return found
 

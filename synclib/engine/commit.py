@@ -255,7 +255,7 @@ def manifest_of(head: HeadState, laid: Laid, ref: RunRef, host: Host) -> Manifes
         laid.file_count,
         laid.plain_bytes,
         [*head.manifest.runs, ref],
-        [],
+        head.manifest.attachments,  # of runs that it has still
         max(host.clock.wall_ns(), head.manifest.published_at_ns + 1),
         host.node,
         blake3(head.head.manifest).digest() if head.etag else b"",

@@ -128,5 +128,10 @@ def with_merged(state: HeadState, inputs: list[RunRef], merged: RunRef) -> Head 
     first = next((index for index, run in enumerate(runs) if run.ulid == inputs[0].ulid), None)
     if first is None or runs[first : first + len(inputs)] != inputs:
         return None
-    manifest = msgspec.structs.replace(state.manifest, runs=[*runs[:first], merged, *runs[first + len(inputs) :]])
+    gone = {run.ulid for run in inputs}
+    manifest = msgspec.structs.replace(
+        state.manifest,
+        runs=[*runs[:first], merged, *runs[first + len(inputs) :]],
+        attachments=[item for item in state.manifest.attachments if item.run not in gone],
+    )
     return msgspec.structs.replace(state.head, manifest=encode_manifest(manifest))

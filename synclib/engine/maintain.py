@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from synclib.engine.attach import attach, snap_without
 from synclib.engine.compact import compact
 from synclib.engine.host import Host, Progress
 from synclib.errors import BoxlinkError
@@ -13,6 +14,9 @@ from synclib.lazy.dataset import Dataset, HeadState
 COMPACT_BUDGET_BYTES = 64 << 20
 # Every so many seqs what killed publishers left is collected, as long as that takes few requests.
 COLLECT_EVERY = 64
+# Image and map of a snap cost some 8 us an entry, and spare every node as much: a small dataset's are made when
+# somebody asks for a compaction.
+ATTACH_ENTRIES_MIN = 100_000
 _COLLECT_SEQS_MAX = 2000
 
 
@@ -23,7 +27,9 @@ def maintain(dataset: Dataset, host: Host, progress: Progress, head: HeadState) 
     """
     seq = head.manifest.seq
     with contextlib.suppress(BoxlinkError):
-        compact(dataset, host, progress, budget_bytes=COMPACT_BUDGET_BYTES, head=head)
+        done = compact(dataset, host, progress, budget_bytes=COMPACT_BUDGET_BYTES, head=head)
+        if not done.merges and snap_without(head.manifest, ATTACH_ENTRIES_MIN):
+            attach(dataset, host, progress, entries_min=ATTACH_ENTRIES_MIN, head=head)
         if seq % COLLECT_EVERY == 0 and seq <= _COLLECT_SEQS_MAX:
             from synclib.core.retention import Retention
             from synclib.engine.collect import collect

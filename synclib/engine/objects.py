@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from synclib.clock import ulid_from_text
 from synclib.core.manifest import manifest_id
 from synclib.core.names import (
+    ATTACHMENTS,
+    attachment_prefix,
     manifest_prefix,
     pack_prefix,
     parse_manifest_key,
@@ -22,8 +24,8 @@ from synclib.lazy.dataset import Dataset
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """``kind``: 0 manifest, 1 run, 2 pack: the order in which a collector deletes, so that nothing is left that names
-    what is gone."""
+    """``kind``: 0 manifest, 1 run, 2 pack, 3 attachment: the order in which a collector deletes, so that nothing is
+    left that names what is gone."""
 
     kind: int
     id: bytes
@@ -60,3 +62,12 @@ def list_packs(dataset: Dataset) -> Iterator[StoredObject]:
         with _explained():
             ulid = parse_ulid_key(prefix, info.key)
         yield StoredObject(2, ulid_from_text(ulid), info.key, info.size)
+
+
+def list_attachments(dataset: Dataset) -> Iterator[StoredObject]:
+    for kind in ATTACHMENTS:
+        prefix = attachment_prefix(dataset.root, kind)
+        for info in dataset.store.list(prefix):
+            with _explained():
+                ulid = parse_ulid_key(prefix, info.key)
+            yield StoredObject(3, ulid_from_text(ulid), info.key, info.size)

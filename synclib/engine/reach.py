@@ -1,4 +1,4 @@
-"""What the seqs of a dataset reach: manifests, runs, packs, by their 16-byte ids."""
+"""What the seqs of a dataset reach: manifests, runs, packs, attachments, by their 16-byte ids."""
 
 from __future__ import annotations
 
@@ -53,12 +53,13 @@ class Reach:
             return None
 
     def closure(self, manifests: Iterable[tuple[bytes, Manifest]], *, may_lack: bool = False) -> set[bytes]:
-        """The ids of manifests and of all runs and packs that they reach. A run that is gone raises Missing, unless it
-        may be."""
+        """The ids of manifests and of all runs, packs and attachments that they reach. A run that is gone raises
+        Missing, unless it may be."""
         reached: set[bytes] = set()
         runs: dict[bytes, RunRef] = {}
         for name, manifest in manifests:
             reached.add(name)
+            reached.update(item.ulid for item in manifest.attachments)
             runs.update((run.ulid, run) for run in manifest.runs)
         lacking = [run for ulid, run in runs.items() if ulid not in self._packs]
         for first in range(0, len(lacking), _TAILS_AT_ONCE):

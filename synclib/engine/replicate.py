@@ -7,36 +7,40 @@ goes on. The head comes last, by compare-and-swap. Every byte is verified on its
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from synclib.clock import ulid_bytes, ulid_text
-from synclib.core.manifest import EMPTY, Head, Manifest, RunRef, encode_manifest, manifest_digest
-from synclib.core.names import manifest_key, pack_key, tag_key
+from synclib.core.manifest import EMPTY, Attachment, Head, Manifest, RunRef, encode_manifest, manifest_digest
+from synclib.core.names import ATTACHMENTS, manifest_key, pack_key, tag_key
 from synclib.core.pack import PackInfo, decode_chunk, parse_header, parse_tail
 from synclib.core.run import HEADER_BYTES, check_header
 from synclib.core.tag import encode_tag
 from synclib.engine.head_swap import swap_head, update_head
 from synclib.engine.host import Host, Progress
 from synclib.engine.lease import Holder, Moved, intent, pin
-from synclib.engine.objects import list_manifests, list_packs, list_runs
+from synclib.engine.objects import list_attachments, list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach
 from synclib.engine.tags import tags
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Unsupported
+from synclib.lazy.attachment import check_attachment
 from synclib.lazy.dataset import Dataset, HeadLost, HeadState
 from synclib.lazy.run_cache import RunCache
 from synclib.lazy.run_reader import Request, RunReader
 from synclib.store.base import Buffer
 
 _ATTEMPTS = 10
-_KINDS = ("manifests", "runs", "packs")
+_KINDS = ("manifests", "runs", "packs", "attachments")
 # Packs that are held in memory at once: some 32 MiB each.
 _PACKS_AT_ONCE = 4
+_READ_BYTES = 8 << 20
 
 
 @dataclass
@@ -110,6 +114,7 @@ class _Replication:
             runs = self._runs_to_copy(manifests)
             self._copy_packs(result, is_dry_run=is_dry_run)
             self._copy_runs(runs, result, is_dry_run=is_dry_run)
+            self._copy_attachments(manifests, result, is_dry_run=is_dry_run)
         self._copy_manifests([manifest for _, manifest in manifests], result, is_dry_run=is_dry_run)
         if not is_dry_run:
             result.tags = self._copy_tags({manifest.seq for _, manifest in manifests})
@@ -227,6 +232,32 @@ class _Replication:
             self._cache.fill(self._source.root, [ref])
             _check_run(self._cache.path(key), self._source.root, ref)
         return self._cache.path(key)
+
+    def _copy_attachments(
+        self, manifests: Iterable[tuple[bytes, Manifest]], result: ReplicateResult, *, is_dry_run: bool
+    ) -> None:
+        present = {item.id for item in list_attachments(self._target)}
+        wanted = {item.ulid: item for _, manifest in manifests for item in manifest.attachments}
+        for ulid, item in wanted.items():
+            if ulid not in present and item.kind in ATTACHMENTS:
+                if not is_dry_run:
+                    with tempfile.NamedTemporaryFile() as file:
+                        self._fetch_attachment(item, file)
+                        self._target.store.put(item.key(self._target.root), Path(file.name))
+                result.count("attachments", item.object_bytes)
+
+    def _fetch_attachment(self, item: Attachment, file: IO[bytes]) -> None:
+        """A verified copy here."""
+        key = item.key(self._source.root)
+        try:
+            for start in range(0, item.object_bytes, _READ_BYTES):
+                stop = min(start + _READ_BYTES, item.object_bytes)
+                file.write(self._source.store.get_ranges(key, [(start, stop)])[0])
+            file.flush()
+            check_attachment(item, lambda start, stop: os.pread(file.fileno(), stop - start, start))
+        except BoxlinkError as error:
+            error.key = error.key or key
+            raise
 
     def _copy_manifests(self, manifests: list[Manifest], result: ReplicateResult, *, is_dry_run: bool) -> None:
         present = {item.key for item in list_manifests(self._target)}

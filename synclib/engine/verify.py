@@ -22,6 +22,7 @@ from synclib.engine.host import Connect, Progress
 from synclib.engine.verify_job import VerifyJob, check_pack, run_verify_job
 from synclib.engine.workers import run_jobs, worker_count
 from synclib.errors import BoxlinkError, Corrupt, Missing
+from synclib.lazy.attachment import check_attachment
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_reader import RunReader, StoreRuns
@@ -52,6 +53,7 @@ class VerifyResult:
     plain_bytes: int = 0
     runs: int = 0
     packs: int = 0
+    attachments: int = 0
     passed_over: int = 0  # packs that an earlier run, which was broken off, found whole
     read_bytes: int = 0
     damage: list[tuple[str, str]] = field(default_factory=list)
@@ -88,6 +90,7 @@ class _Verification:
         with self._collecting(""):
             self._check_runs()
         if not self._result.damage:
+            self._check_attachments()
             self._check_packs()
             with self._collecting(""):
                 self._check_entries()
@@ -135,6 +138,19 @@ class _Verification:
                 raise
             self._result.runs += 1
             self._result.read_bytes += run.ref.object_bytes
+
+    def _check_attachments(self) -> None:
+        """Image and map, each piece and page."""
+        store = self._dataset.store
+        wanted = {item.ulid: item for item in self._manifest.attachments if item.kind in names.ATTACHMENTS}
+        for manifest in self._manifests() if self._options.is_all else ():
+            wanted.update((item.ulid, item) for item in manifest.attachments if item.kind in names.ATTACHMENTS)
+        for item in wanted.values():
+            key = item.key(self._dataset.root)
+            with self._collecting(key):
+                check_attachment(item, lambda start, stop, key=key: store.get_ranges(key, [(start, stop)])[0])  # type: ignore[misc]
+                self._result.read_bytes += item.object_bytes
+                self._result.attachments += 1
 
     def _check_packs(self) -> None:
         options, result = self._options, self._result

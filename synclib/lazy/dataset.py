@@ -190,10 +190,11 @@ class Dataset:
         return [(names.parse_manifest_key(self.root, info.key)[0], info.key) for info in self.store.list(prefix)]
 
 
-def preference(manifest: Manifest) -> tuple[int, bytes]:
-    """Orders the manifests of one seq, the best first: the shortest chain, of those the one with the newest run."""
+def preference(manifest: Manifest) -> tuple[int, bytes, int]:
+    """Orders the manifests of one seq, the best first: the shortest chain, of those the one with the newest run, with
+    most attachments."""
     newest = max(run.ulid for run in manifest.runs)
-    return len(manifest.runs), bytes(255 - byte for byte in newest)
+    return len(manifest.runs), bytes(255 - byte for byte in newest), -len(manifest.attachments)
 
 
 def check_prefix(text: str) -> bytes:

@@ -6,12 +6,9 @@ They are files of a cache: named by the seq's digest, written whole, and checked
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
-import struct
 import tempfile
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,16 +17,15 @@ import msgspec
 import xxhash
 from blake3 import blake3
 
-from synclib.core.entry import ADDRESS_UNIT, ChunkRef, Entry
 from synclib.core.erofs import ImageBuilder
-from synclib.core.extent_map import Extent, encode_map
+from synclib.core.extent_map import encode_map
 from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest
 from synclib.disk.atomic import TEMPORARY, fsync_directory, write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.lazy.chain import Chain
+from synclib.lazy.extent_rows import ExtentRows
 
-_ROW = struct.Struct("<QQIII32sB")
 _READ_BYTES = 1 << 20
 _UNUSED_S = 3600.0
 
@@ -88,55 +84,13 @@ def prune(directory: Path, used: set[str], now_s: float) -> None:
 def _build(manifest: Manifest, chain: Chain, image: IO[bytes], extents: IO[bytes]) -> int:
     """Write both; how many entries have attributes that were left out."""
     builder = ImageBuilder(manifest.address_end, blake3(manifest.digest.encode()).digest(16))
-    with _Rows() as rows:
+    with ExtentRows() as rows:
         for at, data in builder.build(rows.noting(chain.entries())):
             image.seek(at)
             image.write(data)
         image.truncate(builder.image_bytes)
         extents.writelines(encode_map(rows.sorted()))
     return builder.left.xattrs
-
-
-class _Rows:
-    """The extents of all files, on disk, so that they can be given out by position: memory holds eight bytes each."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this
-        self._positions = array("Q")
-        self._packs: dict[bytes, int] = {}
-
-    def __enter__(self) -> _Rows:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def noting(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """The entries as they come; their extents are kept."""
-        for entry in entries:
-            position = entry.address * ADDRESS_UNIT
-            for chunk in entry.chunks:
-                number = self._packs.setdefault(chunk.pack, len(self._packs))
-                self._positions.append(position)
-                place = (position, chunk.offset, chunk.stored_bytes, chunk.plain_bytes, number)
-                self._file.write(_ROW.pack(*place, chunk.hash, chunk.codec))
-                position += chunk.plain_bytes
-            yield entry
-
-    def sorted(self) -> Iterator[Extent]:
-        """By position, each once: hard links share theirs."""
-        if not self._positions:
-            return
-        self._file.flush()
-        packs = list(self._packs)
-        order = sorted(range(len(self._positions)), key=self._positions.__getitem__)
-        last = -1
-        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as rows:
-            for index in order:
-                position, offset, stored, plain, number, digest, codec = _ROW.unpack_from(rows, index * _ROW.size)
-                if position != last:
-                    yield Extent(position, ChunkRef(digest, packs[number], offset, stored, plain, codec))
-                last = position
 
 
 @contextlib.contextmanager

@@ -66,6 +66,7 @@ def command(
             "bytes": done.plain_bytes,
             "runs": done.runs,
             "packs": done.packs,
+            "attachments": done.attachments,
             "passed_over": done.passed_over,
             "bytes_read": done.read_bytes,
             "damage": [{"key": key, "message": message} for key, message in done.damage],
