@@ -28,9 +28,9 @@ def main() -> int:
             [*command, "next" if is_successor else "first"], stdin=subprocess.DEVNULL, pass_fds=(device, told)
         )
 
-    keeper = Keeper(
-        os.fsencode(blob_directory), os.fsencode(spec["prepared"]["image"]), os.fsencode(spec["target"]), spawn
-    )
+    # An image that is not here as a file is served beside the blob.
+    image = spec["prepared"]["image"] or os.path.join(blob_directory, "image")
+    keeper = Keeper(os.fsencode(blob_directory), os.fsencode(image), os.fsencode(spec["target"]), spawn)
     try:
         keeper.run(lambda: _say(ready, "ok"))
     except OSError as error:

@@ -85,7 +85,7 @@ def start_keeper(host: Host, connect: Connect, prepared: Prepared, target: str) 
         write_atomic(path, msgspec.json.encode(msgspec.structs.replace(spec, keeper_pid=keeper.pid)), 0o600)
         answer = answers.readline().decode().strip()
     if answer == "ok":
-        used = {known.prepared.image for _, known in all_specs(host.state)}
+        used = {stem for _, known in all_specs(host.state) for stem in known.prepared.metadata.stems()}
         prune(Path(prepared.cache), used, host.clock.wall_ns() / 1e9)
     else:
         number, _, _ = answer.partition(" ")

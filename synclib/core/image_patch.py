@@ -156,6 +156,12 @@ class ImagePatch:
                 names[block[at:end].rstrip(b"\0")] = (nid, kind)
         return names
 
+    def look(self, path: bytes) -> None:
+        """Read what a change in a directory will read, in an image that is as it was."""
+        nid = self._find(path)
+        if nid is not None:
+            self._listing(self._inode(nid))
+
     def _find(self, path: bytes) -> int | None:
         """The nid of a directory; None where there is none, or something else."""
         if path not in self._nids:

@@ -238,7 +238,11 @@ class Follower:
 
     def _put_lazily(self, prepared: Prepared) -> None:
         assert self._lazy is not None
-        left_out = f"{prepared.left_out} entries have attributes that cannot be seen here" if prepared.left_out else ""
+        left_out = (
+            f"{prepared.metadata.left_out} entries have attributes that cannot be seen here"
+            if prepared.metadata.left_out
+            else ""
+        )
         at = now_text(self._host.clock)
         down = Down(dataset=self.name, seq=prepared.seq, digest=prepared.digest, mode="lazy", reason=left_out, at=at)
         self._lazy.put(prepared, encode_down(down))

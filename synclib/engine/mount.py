@@ -5,29 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 from synclib.core.entry import ADDRESS_UNIT
-from synclib.core.extent_map import MAGIC, decode_tail
 from synclib.core.manifest import Manifest
-from synclib.core.tail import FOOTER_BYTES, tail_bytes
 from synclib.disk.blob_cache import BlobCache
 from synclib.engine.host import Connect, Host
 from synclib.engine.lease import pin
 from synclib.errors import BoxlinkError
-from synclib.lazy.blob import DEADLINE_S, Blob, MapReader
-from synclib.lazy.chain import Chain
+from synclib.lazy.base_image import BaseImage
+from synclib.lazy.blob import DEADLINE_S, Blob, Extents, MapReader
 from synclib.lazy.dataset import Dataset
-from synclib.lazy.fuse_server import FuseServer
-from synclib.lazy.metadata import Metadata, metadata_of
+from synclib.lazy.fuse_server import FuseServer, ServedFile
+from synclib.lazy.maps import Layered, ObjectMap, file_map
+from synclib.lazy.metadata import Metadata, Sources, metadata_of
 from synclib.lazy.run_cache import RunCache
+from synclib.lazy.served_image import ServedImage
+from synclib.store.base import Store
 
 # The kernel gives up what our own deadline did not: a worker that stands still.
 _KERNEL_TIMEOUT_S = int(DEADLINE_S) * 2
 _PIN_CHECK_S = 600.0
+_ASKED_AT_ONCE = 16
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -37,10 +40,9 @@ class Prepared(msgspec.Struct, frozen=True):
     seq: int
     digest: str
     address_end: int
-    image: str
-    map: str
+    image: str  # path of the whole image; empty where it is served beside the blob
+    metadata: Metadata
     cache: str  # directory of the dataset's blob
-    left_out: int
 
     @property
     def blob_bytes(self) -> int:
@@ -51,19 +53,17 @@ def prepare(dataset: Dataset, host: Host, manifest: Manifest) -> Prepared:
     """Bring the metadata of a seq here; no file's content is read."""
     directory = host.dataset_cache(dataset.store.url, dataset.root)
     runs = RunCache(directory / "run", dataset.store)
-    with runs.in_use():
-        runs.fill(dataset.root, manifest.runs)
-        chain = Chain.of(runs, dataset.root, manifest.runs)
-        found: Metadata = metadata_of(manifest, chain, directory / "lazy")
+    with runs.in_use(), ThreadPoolExecutor(_ASKED_AT_ONCE) as executor:
+        sources = Sources(dataset.store, dataset.root, runs, directory / "lazy", executor)
+        found = metadata_of(manifest, sources)
     return Prepared(
         dataset.root,
         manifest.seq,
         manifest.digest,
         manifest.address_end,
-        os.fspath(found.image),
-        os.fspath(found.map),
+        found.image,
+        found,
         os.fspath(directory / "lazy"),
-        found.left_out,
     )
 
 
@@ -81,10 +81,12 @@ def serve(
     it goes."""
     store, _ = connect.opened
     cache = BlobCache(Path(prepared.cache), prepared.address_end)
-    with open(prepared.map, "rb") as file:
-        extents = map_reader(file.fileno())
+    with opened(prepared, store) as (extents, image):
         blob = Blob(store, prepared.root, extents, cache, host.clock)
-        server = FuseServer(device, blob, prepared.blob_bytes, _KERNEL_TIMEOUT_S, on_error)
+        files = [ServedFile(b"blob", prepared.blob_bytes, blob.read)]
+        if image is not None:
+            files.append(ServedFile(b"image", image.image_bytes, image.read))
+        server = FuseServer(device, files, _KERNEL_TIMEOUT_S, on_error)
         ended = threading.Event()
         holder = threading.Thread(target=_hold, args=(Dataset(store, prepared.root), host, prepared.seq, ended))
         holder.start()
@@ -116,12 +118,27 @@ def _figures(blob: Blob, cache: BlobCache) -> dict[str, object]:
     }
 
 
-def map_reader(descriptor: int) -> MapReader:
-    """A map in a file."""
-    size = os.fstat(descriptor).st_size
-    length = tail_bytes(MAGIC, "map", os.pread(descriptor, FOOTER_BYTES, max(size - FOOTER_BYTES, 0)))
-    tail = decode_tail(os.pread(descriptor, length, size - length), size)
-    return MapReader(tail, lambda start, stop: os.pread(descriptor, stop - start, start))
+@contextlib.contextmanager
+def opened(prepared: Prepared, store: Store) -> Iterator[tuple[Extents, ServedImage | None]]:
+    """What says where the bytes of a seq are, and its image where that is not here whole. The store is asked only for
+    what was never here."""
+    found = prepared.metadata
+    with contextlib.ExitStack() as stack:
+        layers: list[MapReader] = []
+        if found.map:
+            layers.append(file_map(stack.enter_context(open(found.map, "rb"))))
+        image: ServedImage | None = None
+        if found.snap is not None:
+            executor = stack.enter_context(ThreadPoolExecutor(_ASKED_AT_ONCE))
+            sources = Sources(store, prepared.root, RunCache(Path(), store), Path(prepared.cache), executor)
+            mirrors = [sources.mirror(item) for item in (found.snap.map, found.snap.image)]
+            for mirror in mirrors:
+                stack.callback(mirror.close)
+            layers.append(ObjectMap(found.snap.map, mirrors[0]))
+            if not found.image:
+                image = ServedImage(BaseImage(found.snap.image, mirrors[1], executor), Path(found.patch))
+                stack.callback(image.close)
+        yield Layered(layers), image
 
 
 def _hold(dataset: Dataset, host: Host, seq: int, ended: threading.Event) -> None:

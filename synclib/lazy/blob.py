@@ -5,9 +5,10 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from synclib.clock import Clock, ulid_text
 from synclib.core import names
@@ -31,6 +32,16 @@ _PAGES_KEPT = 256  # 16 MiB of pages, some 60 MB of numbers
 ReadRange = Callable[[int, int], Buffer]  # (start, stop) of a map object
 
 
+class Extents(Protocol):
+    """What lies where. Safe between threads."""
+
+    def overlapping(self, start: int, stop: int) -> list[Extent]:
+        """The extents that have a byte in [start, stop), by position."""
+
+    def walk(self) -> Iterator[list[Extent]]:
+        """All extents, some at a time."""
+
+
 class MapReader:
     """A map of which the tail is in memory, and the pages used last. Safe between threads."""
 
@@ -49,6 +60,12 @@ class MapReader:
                 found += self._page(index).overlapping(start, stop)
             index += 1
         return found
+
+    def walk(self) -> Iterator[list[Extent]]:
+        """All extents by position, a page at a time; the pages that readers use stay in memory."""
+        for info in self._infos:
+            page = self._decoded(info)
+            yield [page.extent(index) for index in range(len(page))]
 
     def _page(self, index: int) -> Page:
         with self._lock:
@@ -94,7 +111,7 @@ class Blob:
     What is fetched is fetched by threads of its own: a reader may give up, a fetch ends when the store's deadlines say.
     """
 
-    def __init__(self, store: Store, root: str, extents: MapReader, cache: BlobCache, clock: Clock) -> None:
+    def __init__(self, store: Store, root: str, extents: Extents, cache: BlobCache, clock: Clock) -> None:
         self._store, self._root, self._map, self._cache, self._clock = store, root, extents, cache, clock
         self._flights: dict[int, _Flight] = {}
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Serves one blob as one file of a FUSE mount: threads that take requests from /dev/fuse and answer them.
+"""Serves a blob, and perhaps an image, as files of a FUSE mount: threads take requests from /dev/fuse and answer them.
 
 Many readers wait at once, each for its own bytes, so there is a thread for each; the work of a thread is one read(2), a
 lookup and one writev(2) where the bytes are here.
@@ -12,13 +12,12 @@ import stat
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from synclib.core import fuse
 from synclib.errors import BoxlinkError, Full
-from synclib.lazy.blob import Blob
 
-BLOB_NAME = b"blob"
-_BLOB_ID = 2
+_FIRST_ID = 2
 _FILE_MODE, _TOP_MODE = stat.S_IFREG | 0o400, stat.S_IFDIR | 0o500
 THREADS = 64
 # What the kernel says when the mount is gone or was aborted.
@@ -26,18 +25,28 @@ _ENDED = (errno.ENODEV, errno.ECONNABORTED, errno.EBADF)
 _AGAIN = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
 
 
+@dataclass(frozen=True)
+class ServedFile:
+    """``size`` in bytes; ``read(position, length)`` is asked for nothing beyond it."""
+
+    name: bytes
+    size: int
+    read: Callable[[int, int], bytes]
+
+
 class FuseServer:
     """Answers the requests on ``device``, an open /dev/fuse, until the mount is gone.
 
-    ``size``: of the blob. ``timeout_s``: after which the kernel itself gives up a request. ``on_error``: told what went
-    wrong with a read, which the reader sees as EIO.
+    ``files``: what is in the mount. ``timeout_s``: after which the kernel itself gives up a request. ``on_error``: told
+    what went wrong with a read, which the reader sees as EIO.
     """
 
     def __init__(
-        self, device: int, blob: Blob, size: int, timeout_s: int, on_error: Callable[[BoxlinkError], None]
+        self, device: int, files: list[ServedFile], timeout_s: int, on_error: Callable[[BoxlinkError], None]
     ) -> None:
-        self._device, self._blob, self._size, self._timeout_s = device, blob, size, timeout_s
-        self._on_error = on_error
+        self._device, self._timeout_s, self._on_error = device, timeout_s, on_error
+        self._files = dict(enumerate(files, _FIRST_ID))
+        self._ids = {file.name: node for node, file in self._files.items()}
 
     def take_over(self) -> None:
         """Ask for what a server before this one took and did not answer."""
@@ -78,14 +87,17 @@ class FuseServer:
 
     def _answer(self, request: fuse.Request, buffer: bytearray, length: int) -> None:
         if request.opcode == fuse.READ:
-            self._read(request, *fuse.read_range(buffer))
+            self._read(request, self._files.get(request.node_id), *fuse.read_range(buffer))
         else:
             os.write(self._device, self._small_answer(request, buffer, length))
 
-    def _read(self, request: fuse.Request, offset: int, length: int) -> None:
-        length = max(min(length, self._size - offset), 0)
+    def _read(self, request: fuse.Request, file: ServedFile | None, offset: int, length: int) -> None:
+        if file is None:
+            os.write(self._device, fuse.error(request.unique, errno.EISDIR))
+            return
+        length = max(min(length, file.size - offset), 0)
         try:
-            data = self._blob.read(offset, length) if length else b""
+            data = file.read(offset, length) if length else b""
         except BoxlinkError as error:
             self._on_error(error)
             number = errno.ENOSPC if isinstance(error, Full) else errno.EIO
@@ -98,22 +110,24 @@ class FuseServer:
 
     def _small_answer(self, request: fuse.Request, buffer: bytearray, length: int) -> bytes:
         unique, node = request.unique, request.node_id
+        file = self._files.get(node)
         match request.opcode:
             case fuse.INIT:
                 return fuse.init_answer(buffer, unique, self._timeout_s)
-            case fuse.LOOKUP if node == fuse.ROOT_ID and fuse.name_of(buffer, length) == BLOB_NAME:
-                return fuse.entry_answer(unique, _BLOB_ID, self._size, _FILE_MODE)
             case fuse.LOOKUP:
-                return fuse.error(unique, errno.ENOENT)
+                found = self._ids.get(fuse.name_of(buffer, length)) if node == fuse.ROOT_ID else None
+                if found is None:
+                    return fuse.error(unique, errno.ENOENT)
+                return fuse.entry_answer(unique, found, self._files[found].size, _FILE_MODE)
             case fuse.GETATTR if node == fuse.ROOT_ID:
                 return fuse.attr_answer(unique, node, 0, _TOP_MODE)
-            case fuse.GETATTR:
-                return fuse.attr_answer(unique, node, self._size, _FILE_MODE)
-            case fuse.OPEN if node == _BLOB_ID:
+            case fuse.GETATTR if file is not None:
+                return fuse.attr_answer(unique, node, file.size, _FILE_MODE)
+            case fuse.OPEN if file is not None:
                 return fuse.open_answer(unique)
             case fuse.RELEASE | fuse.DESTROY | fuse.ACCESS:
                 return fuse.answer(unique)
             case fuse.STATFS:
-                return fuse.statfs_answer(unique, self._size)
+                return fuse.statfs_answer(unique, sum(held.size for held in self._files.values()))
             case _:
                 return fuse.error(unique, errno.ENOSYS)

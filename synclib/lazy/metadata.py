@@ -1,6 +1,8 @@
-"""The image and the map of a seq, made here from its chain: what a lazy mount needs before the first read.
+"""The image and the map of a seq, made ready here: what a lazy mount needs before the first read.
 
-They are files of a cache: named by the seq's digest, written whole, and checked before they are used again.
+Where the manifest names those of the chain's snap, they are fetched, and the diffs since are laid over them: a small
+image whole, of a large one what is needed. Else both are made from the chain. What is here are files of a cache: named
+by the seq's digest, written whole, and checked before they are used again.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -17,73 +20,132 @@ import msgspec
 import xxhash
 from blake3 import blake3
 
-from synclib.core.erofs import ImageBuilder
+from synclib.clock import ulid_text
+from synclib.core.erofs import BLOCK_BYTES, ImageBuilder
 from synclib.core.extent_map import encode_map
 from synclib.core.frame import DECODE_ERRORS
-from synclib.core.manifest import Manifest
-from synclib.disk.atomic import TEMPORARY, fsync_directory, write_atomic
+from synclib.core.image_patch import ImagePatch, NotPatchableError
+from synclib.core.manifest import Attachment, Manifest, RunRef
+from synclib.disk.atomic import TEMPORARY, write_atomic
 from synclib.disk.faults import disk_errors
+from synclib.errors import Corrupt, Missing, Unsupported
+from synclib.lazy.base_image import BaseImage
 from synclib.lazy.chain import Chain
 from synclib.lazy.extent_rows import ExtentRows
+from synclib.lazy.maps import read_map_tail
+from synclib.lazy.mirror import Mirror
+from synclib.lazy.run_cache import RunCache
+from synclib.lazy.served_image import write_patch
+from synclib.store.base import Store
 
+# Up to this an image is brought here whole, so that no lookup ever waits for the store.
+WHOLE_IMAGE_BYTES = 64 << 20
 _READ_BYTES = 1 << 20
 _UNUSED_S = 3600.0
 
 
-@dataclass(frozen=True)
-class Metadata:
-    """Where the two files of a seq are; ``left_out``: how many entries have attributes that the image cannot hold."""
+class SnapMetadata(msgspec.Struct, frozen=True):
+    """The attachments of a chain's snap."""
 
-    image: Path
-    map: Path
+    image: Attachment
+    map: Attachment
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """Where a seq's metadata are. Paths are empty for what there is not.
+
+    ``image``: the whole image. Without it ``patch`` lies over that of ``snap``. ``map``: of all extents, or, with
+    ``snap``, of those that the diffs since name. ``left_out``: how many entries have attributes that the image cannot
+    hold. ``made``: where they are from, and why.
+    """
+
+    image: str
+    patch: str
+    map: str
+    snap: SnapMetadata | None
     left_out: int
+    made: str
+
+    def stems(self) -> set[str]:
+        """What the names of the files begin with that are needed."""
+        own = {os.path.basename(path).partition(".")[0] for path in (self.image, self.patch, self.map) if path}
+        return own | ({ulid_text(item.ulid) for item in (self.snap.image, self.snap.map)} if self.snap else set())
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """What the two files must be: their lengths and XXH3-128, as hex."""
+    """What the files must be: length and XXH3-128, as hex, by path."""
 
-    image_bytes: int
-    image_xxh3: str
-    map_bytes: int
-    map_xxh3: str
-    left_out: int
+    metadata: Metadata
+    files: dict[str, tuple[int, str]]
 
 
-def metadata_of(manifest: Manifest, chain: Chain, directory: Path) -> Metadata:
-    """The metadata of a seq, from ``directory`` where it is whole there, else made from the chain."""
-    name = f"{manifest.digest[:32]}-{manifest.address_end}"
-    found = Metadata(directory / f"{name}.image", directory / f"{name}.map", 0)
-    record = _read_record(directory / f"{name}.json")
-    if record is not None and _is_whole(found, record):
-        return Metadata(found.image, found.map, record.left_out)
+@dataclass(frozen=True)
+class Sources:
+    """Where metadata come from and go to. ``executor``: threads for what is asked for side by side."""
+
+    store: Store
+    root: str
+    runs: RunCache
+    directory: Path
+    executor: Executor
+
+    def mirror(self, item: Attachment) -> Mirror:
+        """What is here of an attachment."""
+        path = self.directory / f"{ulid_text(item.ulid)}.{item.kind}-object"
+        return Mirror(path, self.store, item.key(self.root), item.object_bytes)
+
+
+def metadata_of(manifest: Manifest, sources: Sources) -> Metadata:
+    """The metadata of a seq, from what is here where that is whole."""
+    stem = sources.directory / f"{manifest.digest[:32]}-{manifest.address_end}"
+    record = _read_record(Path(f"{stem}.json"))
+    if record is not None and all(_is_whole(path, wanted) for path, wanted in record.files.items()):
+        return record.metadata
     with disk_errors():
-        directory.mkdir(parents=True, exist_ok=True)
-        with _temporary(found.image) as image, _temporary(found.map) as extents:
-            left_out = _build(manifest, chain, image, extents)
-            record = _Record(*_measured(image), *_measured(extents), left_out)
-            for file, path in ((image, found.image), (extents, found.map)):
-                file.flush()
-                os.fsync(file.fileno())
-                os.rename(file.name, path)
-        fsync_directory(directory)
-        write_atomic(directory / f"{name}.json", msgspec.json.encode(record))
-    return Metadata(found.image, found.map, left_out)
+        sources.directory.mkdir(parents=True, exist_ok=True)
+        found = _made(manifest, sources, stem)
+        files = {path: _measured(Path(path)) for path in (found.image, found.patch, found.map) if path}
+        # No fsync: files that a power cut took are not what the record says, and are made again.
+        write_atomic(Path(f"{stem}.json"), msgspec.json.encode(_Record(found, files)))
+    return found
+
+
+def snap_metadata(manifest: Manifest) -> SnapMetadata | None:
+    """The attachments of the chain's snap; None where it has none."""
+    own = {item.kind: item for item in manifest.attachments if item.run == manifest.runs[0].ulid}
+    return SnapMetadata(own["image"], own["map"]) if own.keys() >= {"image", "map"} else None
 
 
 def prune(directory: Path, used: set[str], now_s: float) -> None:
-    """Remove the files of seqs that nobody uses: ``used`` are paths of images. What is younger than an hour may be
-    about to be used, and stays."""
-    wanted = {os.path.basename(path).removesuffix(".image") for path in used}
+    """Remove the files of what nobody uses: ``used`` are stems. What is younger than an hour may be about to be used,
+    and stays."""
     for path in directory.iterdir():
-        name, dot, kind = path.name.partition(".")
-        is_ours = dot and kind.partition(".")[0] in ("image", "map", "json")
-        if is_ours and name not in wanted and now_s - path.stat().st_mtime > _UNUSED_S:
+        stem, _, kind = path.name.partition(".")
+        is_ours = kind.partition(".")[0] in ("image", "patch", "map", "json", "image-object", "map-object")
+        if is_ours and stem not in used and now_s - path.stat().st_mtime > _UNUSED_S:
             path.unlink(missing_ok=True)
 
 
+def _made(manifest: Manifest, sources: Sources, stem: Path) -> Metadata:
+    snap = snap_metadata(manifest)
+    why = "the dataset has none"
+    if snap is not None:
+        try:
+            return _laid(manifest, snap, sources, stem)
+        except NotPatchableError:
+            why = "hard links have changed since those of the snap were made"
+        except (Corrupt, Missing, Unsupported) as error:
+            why = f"those of the snap cannot be used: {error.key or ''} {error.message}"
+    _fill(sources, manifest.runs)
+    chain = Chain.of(sources.runs, sources.root, manifest.runs)
+    with _writing(stem, "image") as image, _writing(stem, "map") as extents:
+        left_out = _build(manifest, chain, image, extents)
+    return Metadata(f"{stem}.image", "", f"{stem}.map", None, left_out, f"made here: {why}")
+
+
 def _build(manifest: Manifest, chain: Chain, image: IO[bytes], extents: IO[bytes]) -> int:
-    """Write both; how many entries have attributes that were left out."""
-    builder = ImageBuilder(manifest.address_end, blake3(manifest.digest.encode()).digest(16))
+    """Write both from the chain; how many entries have attributes that were left out."""
+    builder = ImageBuilder(manifest.address_end, _identity(manifest))
     with ExtentRows() as rows:
         for at, data in builder.build(rows.noting(chain.entries())):
             image.seek(at)
@@ -93,13 +155,85 @@ def _build(manifest: Manifest, chain: Chain, image: IO[bytes], extents: IO[bytes
     return builder.left.xattrs
 
 
+def _laid(manifest: Manifest, snap: SnapMetadata, sources: Sources, stem: Path) -> Metadata:
+    """The snap's metadata with the diffs laid over them. All that is fetched is asked for at once: one round trip while
+    the image is small."""
+    diffs = manifest.runs[1:]
+    mirrors = [sources.mirror(item) for item in (snap.image, snap.map)]
+    try:
+        index = sources.executor.submit(read_map_tail, snap.map, mirrors[1])
+        runs = [sources.executor.submit(sources.runs.fill, sources.root, [run]) for run in diffs]
+        base = BaseImage(snap.image, mirrors[0], sources.executor)
+        index.result()
+        for run in runs:
+            run.result()
+        patch = ImagePatch(base.read, base.tail.image_bytes)
+        map_path = ""
+        if diffs:
+            map_path = f"{stem}.map"
+            with _writing(stem, "map") as extents:
+                _apply(Chain.of(sources.runs, sources.root, diffs), patch, base, extents, sources.executor)
+        inode_count = base.tail.inode_count + manifest.entry_count - manifest.runs[0].entry_count
+        patch.seal(inode_count, manifest.address_end, _identity(manifest))
+        is_whole = patch.image_bytes <= WHOLE_IMAGE_BYTES
+        kind = "image" if is_whole else "patch"
+        with _writing(stem, kind) as file:
+            if is_whole:
+                write_whole(base, patch, file)
+            else:
+                write_patch(patch, file)
+    finally:
+        for mirror in mirrors:
+            mirror.close()
+    left_out = base.tail.left_out + patch.left_out
+    paths = {"image": "", "patch": "", kind: f"{stem}.{kind}"}
+    return Metadata(paths["image"], paths["patch"], map_path, snap, left_out, "fetched")
+
+
+def _apply(chain: Chain, patch: ImagePatch, base: BaseImage, extents: IO[bytes], executor: Executor) -> None:
+    """Lay diffs over the image; their extents become a map."""
+    if base.tail.image_bytes > WHOLE_IMAGE_BYTES:
+        _look_ahead(chain, base, executor)
+    with ExtentRows() as rows:
+        live = (entry for entry, _ in chain.merged())
+        patch.apply(rows.noting(live))
+        extents.writelines(encode_map(rows.sorted()))
+
+
+def _look_ahead(chain: Chain, base: BaseImage, executor: Executor) -> None:
+    """Look for all directories that the diffs change, side by side: each level of each is a round trip."""
+    directories = dict.fromkeys(entry.directory for entry, _ in chain.merged())
+    for _ in executor.map(lambda path: ImagePatch(base.read, base.tail.image_bytes).look(path), directories):
+        pass
+
+
+def write_whole(base: BaseImage, patch: ImagePatch, file: IO[bytes]) -> None:
+    """The image as it is when it is changed."""
+    file.writelines(base.whole())
+    for number, block in patch.blocks.items():
+        file.seek(number * BLOCK_BYTES)
+        file.write(block)
+    file.truncate(patch.image_bytes)
+
+
+def _identity(manifest: Manifest) -> bytes:
+    return blake3(manifest.digest.encode()).digest(16)
+
+
+def _fill(sources: Sources, runs: list[RunRef]) -> None:
+    for waited in [sources.executor.submit(sources.runs.fill, sources.root, [run]) for run in runs]:
+        waited.result()
+
+
 @contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside ``path``; if it is not renamed it goes."""
+def _writing(stem: Path, suffix: str) -> Iterator[IO[bytes]]:
+    """A file beside the one that it becomes when all went well."""
+    path = Path(f"{stem}.{suffix}")
     file = tempfile.NamedTemporaryFile("w+b", prefix=f"{path.name}.", suffix=TEMPORARY, dir=path.parent, delete=False)  # noqa: SIM115
     try:
         with file:
             yield file
+        os.rename(file.name, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(file.name)
@@ -112,25 +246,18 @@ def _read_record(path: Path) -> _Record | None:
         return None
 
 
-def _is_whole(found: Metadata, record: _Record) -> bool:
-    for path, wanted in (
-        (found.image, (record.image_bytes, record.image_xxh3)),
-        (found.map, (record.map_bytes, record.map_xxh3)),
-    ):
-        try:
-            with open(path, "rb") as file:
-                if _measured(file) != wanted:
-                    return False
-        except FileNotFoundError:
-            return False
-    return True
+def _is_whole(path: str, wanted: tuple[int, str]) -> bool:
+    try:
+        return _measured(Path(path)) == wanted
+    except FileNotFoundError:
+        return False
 
 
-def _measured(file: IO[bytes]) -> tuple[int, str]:
+def _measured(path: Path) -> tuple[int, str]:
     """Length and XXH3-128 of a file."""
-    file.seek(0)
     digest, length = xxhash.xxh3_128(), 0
-    while piece := file.read(_READ_BYTES):
-        digest.update(piece)
-        length += len(piece)
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+            length += len(piece)
     return length, digest.hexdigest()

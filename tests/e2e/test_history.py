@@ -103,7 +103,7 @@ def test_replicate_and_follow_the_copy(tmp_path: Path) -> None:
     assert machine.json("replicate", copy, "--dry-run")["datasets"][0]["copied"]["packs"] == 3
     done = machine.json("replicate", copy, "covers")
     assert done.keys() >= COMMON
-    assert done["copied"] == {"manifests": 3, "runs": 3, "packs": 3}
+    assert done["copied"] == {"manifests": 3, "runs": 3, "packs": 3, "attachments": 0}
     assert machine.json("restore", "covers", tmp_path / "here", "--store", copy, "--seq", 2)["seq"] == 2
     assert (tmp_path / "here/a").read_bytes() == b"1"
     (tmp_path / "other").mkdir()

@@ -13,10 +13,11 @@ import pytest
 from synclib.clock import SystemClock
 from synclib.core.entry import address_units
 from synclib.disk.blob_cache import BlobCache
-from synclib.engine.mount import Prepared, map_reader, prepare
+from synclib.engine.mount import Prepared, prepare
 from synclib.errors import Corrupt, Missing, Unavailable
 from synclib.lazy import blob as blob_module
 from synclib.lazy.blob import Blob
+from synclib.lazy.maps import file_map
 from synclib.store.base import Buffer
 from synclib.store.memory import MemoryStore
 from tests.kit import Kit
@@ -57,12 +58,12 @@ class Space:
         self.kit.write(dict(self.files))
         self.kit.publish()
         self.prepared: Prepared = prepare(self.kit.dataset, self.kit.host, self.kit.dataset.read_head().manifest)
-        self.file = open(self.prepared.map, "rb")  # noqa: SIM115 - closed by close()
+        self.file = open(self.prepared.metadata.map, "rb")  # noqa: SIM115 - closed by close()
         self.blobs: list[Blob] = []
 
     def blob(self) -> Blob:
         cache = BlobCache(Path(self.prepared.cache), self.prepared.address_end)
-        extents = map_reader(self.file.fileno())
+        extents = file_map(self.file)
         self.blobs.append(Blob(self.store, self.prepared.root, extents, cache, SystemClock()))
         return self.blobs[-1]
 

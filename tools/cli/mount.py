@@ -45,10 +45,13 @@ def command(context: Context, dataset: str, directory: Path, seq: str | None, fo
         "directory": target,
         "mode": "erofs",
         "keeper": keeper.pid,
-        "left_out": {"xattrs": prepared.left_out},
+        "left_out": {"xattrs": prepared.metadata.left_out},
+        "metadata": prepared.metadata.made,
     }
     context.emit(result, f"{dataset} at seq {manifest.seq} is mounted on {target}")
-    if prepared.left_out:
-        context.note(f"boxlink: the extended attributes of {prepared.left_out} entries cannot be seen in the mount")
+    if prepared.metadata.left_out:
+        context.note(
+            f"boxlink: the extended attributes of {prepared.metadata.left_out} entries cannot be seen in the mount"
+        )
     if foreground:
         wait_for(keeper)
