@@ -15,6 +15,7 @@ ROOT_ID = 1
 SILENT = frozenset({FORGET, BATCH_FORGET, INTERRUPT})
 
 _ASYNC_READ, _PARALLEL_DIROPS, _MAX_PAGES, _INIT_EXT = 1, 1 << 18, 1 << 22, 1 << 30
+_READDIRPLUS, _READDIRPLUS_AUTO, _CACHE_SYMLINKS = 1 << 13, 1 << 14, 1 << 23
 _HAS_RESEND, _REQUEST_TIMEOUT = 1 << (39 - 32), 1 << (42 - 32)  # in flags2
 _OPEN_KEEP_CACHE = 2
 _NOTIFY_RESEND = 7
@@ -29,6 +30,7 @@ _ATTR = struct.Struct("<6Q10I")
 _ENTRY = struct.Struct("<4Q2I")
 _GETATTR = struct.Struct("<QII")
 _STATFS = struct.Struct("<5Q3I28x")
+_DIRENT = struct.Struct("<QQII")
 
 HEADER_BYTES = _IN.size
 OUT_BYTES = _OUT.size
@@ -91,7 +93,9 @@ def init_answer(buffer: bytes | bytearray | memoryview, unique: int, timeout_s: 
     major, minor, readahead, flags, flags2 = _INIT_IN.unpack_from(buffer, HEADER_BYTES)
     if major != PROTOCOL_MAJOR or minor < PROTOCOL_MINOR_MIN:
         return error(unique, errno.EPROTO)
-    wanted = flags & (_ASYNC_READ | _PARALLEL_DIROPS | _MAX_PAGES | _INIT_EXT)
+    wanted = flags & (
+        _ASYNC_READ | _PARALLEL_DIROPS | _MAX_PAGES | _INIT_EXT | _READDIRPLUS | _READDIRPLUS_AUTO | _CACHE_SYMLINKS
+    )
     wanted2 = (flags2 & (_HAS_RESEND | _REQUEST_TIMEOUT)) if flags & _INIT_EXT else 0
     body = _INIT_OUT.pack(
         PROTOCOL_MAJOR,
@@ -116,20 +120,48 @@ def resend_notice() -> bytes:
     return _OUT.pack(OUT_BYTES, _NOTIFY_RESEND, 0)
 
 
-def attributes(node_id: int, size: int, mode: int) -> bytes:
-    """fuse_attr of a file or directory that is root's and has one name."""
-    return _ATTR.pack(node_id, size, -(-size // 512), 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """Of a node; ``mode`` with the kind of file."""
+
+    size: int
+    mode: int
+    mtime_ns: int = 0
+    uid: int = 0
+    gid: int = 0
+    nlink: int = 1
+
+    def encode(self, node_id: int) -> bytes:
+        """fuse_attr."""
+        seconds, nanoseconds = divmod(self.mtime_ns, 10**9)
+        seconds &= (1 << 64) - 1  # the kernel takes it for a signed number
+        times = (seconds,) * 3, (nanoseconds,) * 3
+        blocks = -(-self.size // 512)
+        return _ATTR.pack(
+            node_id, self.size, blocks, *times[0], *times[1], self.mode, self.nlink, self.uid, self.gid, 0, 4096, 0
+        )
 
 
-def entry_answer(unique: int, node_id: int, size: int, mode: int) -> bytes:
+def entry_out(node_id: int, attributes: Attributes) -> bytes:
+    """fuse_entry_out: a name that is there, for ever."""
+    return _ENTRY.pack(node_id, 0, _ATTR_VALID_S, _ATTR_VALID_S, 0, 0) + attributes.encode(node_id)
+
+
+def entry_answer(unique: int, node_id: int, attributes: Attributes) -> bytes:
     """The answer to LOOKUP."""
-    head = _ENTRY.pack(node_id, 0, _ATTR_VALID_S, _ATTR_VALID_S, 0, 0)
-    return answer(unique, head + attributes(node_id, size, mode))
+    return answer(unique, entry_out(node_id, attributes))
 
 
-def attr_answer(unique: int, node_id: int, size: int, mode: int) -> bytes:
+def attr_answer(unique: int, node_id: int, attributes: Attributes) -> bytes:
     """The answer to GETATTR."""
-    return answer(unique, _GETATTR.pack(_ATTR_VALID_S, 0, 0) + attributes(node_id, size, mode))
+    return answer(unique, _GETATTR.pack(_ATTR_VALID_S, 0, 0) + attributes.encode(node_id))
+
+
+def dirent(node_id: int, next_offset: int, kind: int, name: bytes, entry: bytes = b"") -> bytes:
+    """One name of a READDIR, or with ``entry`` (:func:`entry_out`) of a READDIRPLUS. ``kind``: DT_*."""
+    return entry + (_DIRENT.pack(node_id, next_offset, len(name), kind) + name).ljust(
+        -(-(_DIRENT.size + len(name)) // 8) * 8, b"\0"
+    )
 
 
 def open_answer(unique: int) -> bytes:

@@ -20,7 +20,7 @@ from synclib.errors import BoxlinkError
 from synclib.lazy.base_image import BaseImage
 from synclib.lazy.blob import DEADLINE_S, Blob, Extents, MapReader
 from synclib.lazy.dataset import Dataset
-from synclib.lazy.fuse_server import FuseServer, ServedFile
+from synclib.lazy.fuse_server import FuseServer, ServedFile, ServedFiles
 from synclib.lazy.maps import Layered, ObjectMap, file_map
 from synclib.lazy.metadata import Metadata, Sources, metadata_of
 from synclib.lazy.run_cache import RunCache
@@ -86,7 +86,7 @@ def serve(
         files = [ServedFile(b"blob", prepared.blob_bytes, blob.read)]
         if image is not None:
             files.append(ServedFile(b"image", image.image_bytes, image.read))
-        server = FuseServer(device, files, _KERNEL_TIMEOUT_S, on_error)
+        server = FuseServer(device, ServedFiles(files), _KERNEL_TIMEOUT_S, on_error)
         ended = threading.Event()
         holder = threading.Thread(target=_hold, args=(Dataset(store, prepared.root), host, prepared.seq, ended))
         holder.start()

@@ -122,11 +122,15 @@ class Blob:
         """What is under way is waited for."""
         self._fetchers.shutdown(cancel_futures=True)
 
-    def read(self, start: int, length: int) -> bytes:
-        """The bytes at [start, start + length); where no file of the map is, zeros. Any BoxlinkError of the store."""
+    def read(self, start: int, length: int, known: Sequence[Extent] | None = None) -> bytes:
+        """The bytes at [start, start + length); where no file of the map is, zeros. Any BoxlinkError of the store.
+
+        ``known``: the extents there, where the caller has them; the map is not asked.
+        """
         stop = start + length
         self.counts.reads += 1
-        lacking = self._lacking(start, stop)
+        extents = self._map.overlapping(start, stop) if known is None else known
+        lacking = [extent for extent in extents if not self._cache.has(extent)]
         if lacking:
             self.counts.faults += 1
             started = self._clock.monotonic()
@@ -138,9 +142,6 @@ class Blob:
             finally:
                 self.counts.fault_s.append(self._clock.monotonic() - started)
         return self._cache.read(start, length)
-
-    def _lacking(self, start: int, stop: int) -> list[Extent]:
-        return [extent for extent in self._map.overlapping(start, stop) if not self._cache.has(extent)]
 
     def _neighbours(self, wanted: list[Extent]) -> list[Extent]:
         """What lies around these in the same packs and is not here either."""

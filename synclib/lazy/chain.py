@@ -15,6 +15,9 @@ from synclib.lazy.run_reader import RangeSource, RunReader
 _BLOCKS_AHEAD = 64
 
 
+Place = tuple[int, int, int]  # of an entry: index of its run, of its block there, its own in the block
+
+
 class Chain:
     """Runs, oldest first, as one table. Any list of runs of one dataset will do: a base may skip others' runs."""
 
@@ -42,6 +45,26 @@ class Chain:
             if (entry := run.lookup(key)) is not None:
                 return None if entry.kind == Kind.TOMBSTONE else entry
         return None
+
+    def locate(self, key: bytes) -> tuple[Place, Entry] | None:
+        """The entry of a path, and where it stands; None when there is none."""
+        self.open()
+        candidates = [(age, run.candidate(key)) for age, run in enumerate(self.runs)]
+        self._read_ahead([(self.runs[age], index) for age, index in candidates if index is not None])
+        for age, index in reversed(candidates):
+            if index is None:
+                continue
+            block = self.runs[age].block(index)
+            at = bisect.bisect_left(block.keys, key)
+            if at < len(block) and block.keys[at] == key:
+                entry = block.entry(at)
+                return None if entry.kind == Kind.TOMBSTONE else ((age, index, at), entry)
+        return None
+
+    def at(self, place: Place) -> Entry:
+        """The entry that stands at a place."""
+        age, index, at = place
+        return self.runs[age].block(index).entry(at)
 
     def _read_ahead(self, wanted: list[tuple[RunReader, int]]) -> None:
         """Read blocks side by side, where asking is dear: one round trip for all that may be needed."""

@@ -1,4 +1,4 @@
-"""Serves a blob, and perhaps an image, as files of a FUSE mount: threads take requests from /dev/fuse and answer them.
+"""Serves a FUSE mount: threads take requests from /dev/fuse and answer them.
 
 Many readers wait at once, each for its own bytes, so there is a thread for each; the work of a thread is one read(2), a
 lookup and one writev(2) where the bytes are here.
@@ -11,8 +11,9 @@ import os
 import stat
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from synclib.core import fuse
 from synclib.errors import BoxlinkError, Full
@@ -25,28 +26,25 @@ _ENDED = (errno.ENODEV, errno.ECONNABORTED, errno.EBADF)
 _AGAIN = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
 
 
-@dataclass(frozen=True)
-class ServedFile:
-    """``size`` in bytes; ``read(position, length)`` is asked for nothing beyond it."""
+Answer = Sequence[bytes | memoryview]  # what is written at once
 
-    name: bytes
-    size: int
-    read: Callable[[int, int], bytes]
+
+class Handler(Protocol):
+    """What is in a mount. Safe between threads."""
+
+    def answer(self, request: fuse.Request, buffer: bytearray, length: int) -> Answer:
+        """The whole answer; any BoxlinkError says that it cannot be had."""
 
 
 class FuseServer:
     """Answers the requests on ``device``, an open /dev/fuse, until the mount is gone.
 
-    ``files``: what is in the mount. ``timeout_s``: after which the kernel itself gives up a request. ``on_error``: told
-    what went wrong with a read, which the reader sees as EIO.
+    ``timeout_s``: after which the kernel itself gives up a request. ``on_error``: told what went wrong, which the
+    reader sees as EIO.
     """
 
-    def __init__(
-        self, device: int, files: list[ServedFile], timeout_s: int, on_error: Callable[[BoxlinkError], None]
-    ) -> None:
-        self._device, self._timeout_s, self._on_error = device, timeout_s, on_error
-        self._files = dict(enumerate(files, _FIRST_ID))
-        self._ids = {file.name: node for node, file in self._files.items()}
+    def __init__(self, device: int, handler: Handler, timeout_s: int, on_error: Callable[[BoxlinkError], None]) -> None:
+        self._device, self._handler, self._timeout_s, self._on_error = device, handler, timeout_s, on_error
 
     def take_over(self) -> None:
         """Ask for what a server before this one took and did not answer."""
@@ -86,47 +84,67 @@ class FuseServer:
                 return
 
     def _answer(self, request: fuse.Request, buffer: bytearray, length: int) -> None:
-        if request.opcode == fuse.READ:
-            self._read(request, self._files.get(request.node_id), *fuse.read_range(buffer))
-        else:
-            os.write(self._device, self._small_answer(request, buffer, length))
-
-    def _read(self, request: fuse.Request, file: ServedFile | None, offset: int, length: int) -> None:
-        if file is None:
-            os.write(self._device, fuse.error(request.unique, errno.EISDIR))
-            return
-        length = max(min(length, file.size - offset), 0)
-        try:
-            data = file.read(offset, length) if length else b""
-        except BoxlinkError as error:
-            self._on_error(error)
-            number = errno.ENOSPC if isinstance(error, Full) else errno.EIO
-            os.write(self._device, fuse.error(request.unique, number))
-        except Exception:  # a bug of ours: whoever reads is answered all the same, and the next one too
-            traceback.print_exc()
-            os.write(self._device, fuse.error(request.unique, errno.EIO))
-        else:
-            os.writev(self._device, [fuse.data_header(request.unique, len(data)), data])
-
-    def _small_answer(self, request: fuse.Request, buffer: bytearray, length: int) -> bytes:
-        unique, node = request.unique, request.node_id
-        file = self._files.get(node)
         match request.opcode:
             case fuse.INIT:
-                return fuse.init_answer(buffer, unique, self._timeout_s)
+                os.write(self._device, fuse.init_answer(buffer, request.unique, self._timeout_s))
+                return
+            case fuse.RELEASE | fuse.RELEASEDIR | fuse.DESTROY | fuse.ACCESS:
+                os.write(self._device, fuse.answer(request.unique))
+                return
+        try:
+            answer = self._handler.answer(request, buffer, length)
+        except BoxlinkError as error:
+            self._on_error(error)
+            answer = [fuse.error(request.unique, errno.ENOSPC if isinstance(error, Full) else errno.EIO)]
+        except Exception:  # a bug of ours: whoever reads is answered all the same, and the next one too
+            traceback.print_exc()
+            answer = [fuse.error(request.unique, errno.EIO)]
+        os.writev(self._device, answer)
+
+
+@dataclass(frozen=True)
+class ServedFile:
+    """``size`` in bytes; ``read(position, length)`` is asked for nothing beyond it."""
+
+    name: bytes
+    size: int
+    read: Callable[[int, int], bytes]
+
+    @property
+    def attributes(self) -> fuse.Attributes:
+        return fuse.Attributes(self.size, _FILE_MODE)
+
+
+class ServedFiles:
+    """A mount of a few files: the blob, and perhaps an image."""
+
+    def __init__(self, files: list[ServedFile]) -> None:
+        self._files = dict(enumerate(files, _FIRST_ID))
+        self._ids = {file.name: node for node, file in self._files.items()}
+
+    def answer(self, request: fuse.Request, buffer: bytearray, length: int) -> Answer:
+        file = self._files.get(request.node_id)
+        if request.opcode == fuse.READ and file is not None:
+            offset, wanted = fuse.read_range(buffer)
+            wanted = max(min(wanted, file.size - offset), 0)
+            data = file.read(offset, wanted) if wanted else b""
+            return [fuse.data_header(request.unique, len(data)), data]
+        return [self._small(request, file, buffer, length)]
+
+    def _small(self, request: fuse.Request, file: ServedFile | None, buffer: bytearray, length: int) -> bytes:
+        unique, node = request.unique, request.node_id
+        match request.opcode:
             case fuse.LOOKUP:
                 found = self._ids.get(fuse.name_of(buffer, length)) if node == fuse.ROOT_ID else None
                 if found is None:
                     return fuse.error(unique, errno.ENOENT)
-                return fuse.entry_answer(unique, found, self._files[found].size, _FILE_MODE)
+                return fuse.entry_answer(unique, found, self._files[found].attributes)
             case fuse.GETATTR if node == fuse.ROOT_ID:
-                return fuse.attr_answer(unique, node, 0, _TOP_MODE)
+                return fuse.attr_answer(unique, node, fuse.Attributes(0, _TOP_MODE))
             case fuse.GETATTR if file is not None:
-                return fuse.attr_answer(unique, node, file.size, _FILE_MODE)
+                return fuse.attr_answer(unique, node, file.attributes)
             case fuse.OPEN if file is not None:
                 return fuse.open_answer(unique)
-            case fuse.RELEASE | fuse.DESTROY | fuse.ACCESS:
-                return fuse.answer(unique)
             case fuse.STATFS:
                 return fuse.statfs_answer(unique, sum(held.size for held in self._files.values()))
             case _:

@@ -20,7 +20,7 @@ from synclib.engine.host import no_progress
 from synclib.engine.mount import opened, prepare
 from synclib.errors import BoxlinkError
 from synclib.lazy.blob import Blob
-from synclib.lazy.fuse_server import FuseServer, ServedFile
+from synclib.lazy.fuse_server import FuseServer, ServedFile, ServedFiles
 from tests.e2e.boxlink_process import Machine
 from tests.kit import Kit
 
@@ -45,7 +45,7 @@ def serving(kit: Kit, place: Path) -> Iterator[Path]:
             ServedFile(b"blob", prepared.blob_bytes, blob.read),
             ServedFile(b"image", image.image_bytes, image.read),
         ]
-        server = threading.Thread(target=FuseServer(device, served, 60, errors.append).serve, daemon=True)
+        server = threading.Thread(target=FuseServer(device, ServedFiles(served), 60, errors.append).serve, daemon=True)
         server.start()
         try:
             mount_erofs(os.fsencode(files_at / "image"), os.fsencode(files_at / "blob"), os.fsencode(target))
