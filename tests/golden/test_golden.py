@@ -13,7 +13,8 @@ from synclib.core.extent_map import MAGIC, decode_page, decode_tail
 from synclib.core.manifest import decode_head, decode_manifest
 from synclib.core.pack import parse_header, parse_tail
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
-from tests.samples import all_samples, sample_manifest, sample_map, sample_pack
+from synclib.core.trace import decode_trace
+from tests.samples import all_samples, sample_manifest, sample_map, sample_pack, sample_trace
 
 HERE = Path(__file__).parent
 
@@ -32,6 +33,7 @@ def test_golden_objects_still_read() -> None:
     (info,) = tail.pages
     page = decode_page(info, found[info.offset : info.offset + info.stored_bytes])
     assert [page.extent(index) for index in range(len(page))] == sample_map()[1]
+    assert decode_trace((HERE / "v0.trace").read_bytes()) == sample_trace()[1]
     data = (HERE / "v0.pack").read_bytes()
     _, info, entries = sample_pack()
     assert next(iter(parse_tail(parse_header(data), data, len(data), info.slots_digest))) == entries[4].chunks[0]
