@@ -17,7 +17,7 @@ from synclib.engine.host import Connect, Host
 from synclib.engine.mount import serve
 from synclib.errors import BoxlinkError
 from tools.mount_control import answer_for_ever
-from tools.mount_spec import MountSpec
+from tools.mount_spec import READY, MountSpec
 
 _SAY_EVERY_S = 10.0
 
@@ -34,6 +34,8 @@ def main() -> int:
         Connect(spec.store, tuple(spec.s3.items())),
         host,
         device,
+        spec.background,
+        Path(sys.argv[1]).parent / READY,
         is_successor=sys.argv[4] == "next",
         on_ready=lambda figures: _begin(ready, Path(sys.argv[1]).parent, figures),
         on_error=report,

@@ -37,6 +37,7 @@ _SAMPLES_MIN, _SAMPLES_MAX = 8, 64
 _SAMPLES_AGE_S = 10.0
 _BACK_OFF_FIRST_S, _BACK_OFF_MAX_S = 0.5, 30.0
 _DISK_PAUSE_S = 10.0
+_CREDIT_S = 0.2  # of a rate: what came late may be made up for
 
 
 class Work(enum.IntEnum):
@@ -185,9 +186,9 @@ class Pace:
         self.flights += 1
         self.bytes_in_flight += size
         if self._rate:
-            self._free_at = max(self._free_at, now) + size / self._rate
+            self._free_at = max(self._free_at, now - _CREDIT_S) + size / self._rate
 
-    def landed(self, now: float, work: Work, size: int) -> None:
+    def landed(self, now: float, size: int) -> None:
         """A unit is here, whole or not."""
         self.flights -= 1
         self.bytes_in_flight -= size
@@ -220,6 +221,8 @@ class Pace:
         if not self.flights and self._busy_until < now - took_s:
             self._alone.append(took_s)
             return
+        if self._waits.get("demand", 0.0) > now:
+            return  # it waited for what was under way before the pause
         self._beside.append((now, took_s))
         while self._beside and self._beside[0][0] < now - _SAMPLES_AGE_S:
             self._beside.popleft()

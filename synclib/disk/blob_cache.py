@@ -18,6 +18,7 @@ from blake3 import blake3
 from synclib.core.entry import ADDRESS_UNIT
 from synclib.core.extent_map import Extent
 from synclib.disk.faults import disk_errors
+from synclib.disk.hydrated import Stamp, stamp_of
 
 _GROW_BYTES = 1 << 16
 
@@ -25,6 +26,9 @@ _GROW_BYTES = 1 << 16
 class BlobCache:
     """Open in ``directory``, with room for ``address_end`` units. Safe between threads; several processes may have it
     open (a bit that two of them set at the same moment may be lost: then its chunk is fetched again)."""
+
+    # Whether what is here may go again, to make room.
+    may_evict = False
 
     def __init__(self, directory: Path, address_end: int) -> None:
         self.path = directory / "blob"
@@ -43,6 +47,7 @@ class BlobCache:
                 os.close(record)
         self._trusted = bytearray(len(self._present))
         self._lock = threading.Lock()
+        self.right_bytes = 0  # of extents that are here and were found right, or came, in this process's life
 
     def close(self) -> None:
         self._present.close()
@@ -60,8 +65,14 @@ class BlobCache:
                 self._present[byte] &= ~bit & 0xFF
             return False
         with self._lock:
-            self._trusted[byte] |= bit
+            self._trust(extent)
         return True
+
+    def _trust(self, extent: Extent) -> None:
+        byte, bit = _bit(extent)
+        if not self._trusted[byte] & bit:
+            self._trusted[byte] |= bit
+            self.right_bytes += extent.chunk.plain_bytes
 
     def read(self, position: int, length: int) -> bytes:
         """The bytes at a position, whatever they are; those of :meth:`has` are right."""
@@ -77,12 +88,16 @@ class BlobCache:
                 view, position = view[written:], position + written
         byte, bit = _bit(extent)
         with self._lock:
-            self._trusted[byte] |= bit
+            self._trust(extent)
             self._present[byte] |= bit
 
     def held_bytes(self) -> int:
         """What the file takes on the disk."""
         return os.fstat(self._data).st_blocks * 512
+
+    def stamp(self) -> Stamp:
+        """What tells whether anybody has written to the file since."""
+        return stamp_of(os.fstat(self._data))
 
     def sync(self) -> None:
         """Make everything durable: the data first, then the record."""

@@ -14,20 +14,32 @@ from synclib.core.entry import ADDRESS_UNIT
 from synclib.core.extent_map import MAGIC, decode_tail
 from synclib.core.manifest import Manifest
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
+from synclib.disk import hydrated
 from synclib.disk.blob_cache import BlobCache
 from synclib.engine.host import Connect, Host
 from synclib.engine.lease import pin
+from synclib.engine.startup import StartUp
 from synclib.errors import BoxlinkError
 from synclib.lazy.blob import DEADLINE_S, Blob, MapReader
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.fuse_server import FuseServer
+from synclib.lazy.hydrate import Hydrator
 from synclib.lazy.metadata import Metadata, metadata_of
 from synclib.lazy.run_cache import RunCache
+from synclib.store.retry import untried
 
 # The kernel gives up what our own deadline did not: a worker that stands still.
 _KERNEL_TIMEOUT_S = int(DEADLINE_S) * 2
 _PIN_CHECK_S = 600.0
+
+
+class Background(msgspec.Struct, frozen=True):
+    """What a mount fetches that nobody has asked for yet. ``rate``: bytes a second, 0 for as fast as it goes;
+    ``is_whole``: everything, else what a trace says and what lies ahead of readers."""
+
+    rate: int = 0
+    is_whole: bool = True
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -41,6 +53,12 @@ class Prepared(msgspec.Struct, frozen=True):
     map: str
     cache: str  # directory of the dataset's blob
     left_out: int
+    plain_bytes: int = 0  # of all files
+
+    @property
+    def blob(self) -> Path:
+        """The cache's file."""
+        return Path(self.cache) / "blob"
 
     @property
     def blob_bytes(self) -> int:
@@ -64,7 +82,13 @@ def prepare(dataset: Dataset, host: Host, manifest: Manifest) -> Prepared:
         os.fspath(found.map),
         os.fspath(directory / "lazy"),
         found.left_out,
+        manifest.plain_bytes,
     )
+
+
+def is_hydrated(prepared: Prepared) -> bool:
+    """Whether every byte is here, so that it can be mounted straight on the cache's file."""
+    return hydrated.is_hydrated(Path(prepared.image), prepared.digest, prepared.blob)
 
 
 def serve(
@@ -72,32 +96,60 @@ def serve(
     connect: Connect,
     host: Host,
     device: int,
+    background: Background,
+    ready: Path,
     *,
     is_successor: bool,
     on_ready: Callable[[Callable[[], dict[str, object]]], None],
     on_error: Callable[[BoxlinkError], None],
 ) -> None:
-    """A worker's life: answer the requests on ``device`` until the mount is gone. ``on_ready`` is given what tells how
-    it goes."""
-    store, _ = connect.opened
+    """A worker's life: answer the requests on ``device`` until the mount is gone. ``ready``: a file that says that the
+    start-up of whoever reads here is over. ``on_ready`` is given what tells how it goes."""
+    store, meter = connect.opened
     cache = BlobCache(Path(prepared.cache), prepared.address_end)
     with open(prepared.map, "rb") as file:
         extents = map_reader(file.fileno())
         blob = Blob(store, prepared.root, extents, cache, host.clock)
         server = FuseServer(device, blob, prepared.blob_bytes, _KERNEL_TIMEOUT_S, on_error)
+        start_up = StartUp(
+            Dataset(untried(store), prepared.root),
+            host,
+            prepared.seq,
+            Path(prepared.cache),
+            ready,
+            is_seen_whole=not is_successor,
+        )
+        hydrator = Hydrator(
+            blob,
+            extents,
+            cache,
+            untried(store),
+            host.clock,
+            rate=background.rate,
+            is_whole=background.is_whole,
+            total_bytes=prepared.plain_bytes,
+            touches=start_up.touches,
+            read_trace=start_up.read_trace,
+            on_whole=lambda stamp: hydrated.write_word(Path(prepared.image), prepared.digest, stamp),
+        )
         ended = threading.Event()
         holder = threading.Thread(target=_hold, args=(Dataset(store, prepared.root), host, prepared.seq, ended))
+        recorder = threading.Thread(target=start_up.run, args=(hydrator.start_up_is_over, ended))
         holder.start()
         try:
             if is_successor:
                 server.take_over()
-            on_ready(lambda: _figures(blob, cache))
+            on_ready(lambda: {**_figures(blob, cache), **hydrator.figures(), **meter.as_dict()})
+            hydrator.start()
+            recorder.start()
             server.serve()
         finally:
             ended.set()
+            hydrator.stop()
             blob.close()
             cache.sync()
             cache.close()
+            recorder.join()
             holder.join()
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from synclib.clock import Clock, ulid_text
 from synclib.core import names
@@ -23,7 +24,9 @@ from synclib.store.base import Buffer, Store
 WINDOW_BYTES = 128 << 10
 # How long a reader waits for bytes; then it gets an error, while what was begun goes on for the next one.
 DEADLINE_S = 60.0
-FETCHES_AT_ONCE = 64
+FETCHES_AT_ONCE = 64  # for readers; what is fetched in the background has threads of its own
+# How long a reader waits for what is fetched in the background, a few MiB perhaps, before it asks for its own part.
+PATIENCE_S = 0.1
 _TRIES = 2  # of a fetch whose bytes were wrong
 _FAULTS_KEPT = 1000
 _PAGES_KEPT = 256  # 16 MiB of pages, some 60 MB of numbers
@@ -49,6 +52,12 @@ class MapReader:
                 found += self._page(index).overlapping(start, stop)
             index += 1
         return found
+
+    def walk(self) -> Iterator[list[Extent]]:
+        """All extents by position, a page at a time; the pages that readers use stay in memory."""
+        for info in self._infos:
+            page = self._decoded(info)
+            yield [page.extent(index) for index in range(len(page))]
 
     def _page(self, index: int) -> Page:
         with self._lock:
@@ -82,10 +91,25 @@ class BlobCounts:
 
 @dataclass
 class _Flight:
-    """An extent that one thread fetches, and others wait for."""
+    """An extent that one thread fetches, and others wait for. ``is_background``: it may take long, and may fail where a
+    reader would try again."""
 
+    is_background: bool = False
     landed: threading.Event = field(default_factory=threading.Event)
     error: BoxlinkError | None = None
+
+
+class Watch(Protocol):
+    """Told what readers do; safe between threads, and quick, since they wait for it."""
+
+    def read(self, start: int, stop: int, extents: Sequence[Extent]) -> None:
+        """Somebody reads this range, in which these extents are."""
+
+    def waits(self) -> None:
+        """Somebody begins to wait for the store."""
+
+    def waited(self, seconds: float) -> None:
+        """Somebody has waited for it."""
 
 
 class Blob:
@@ -100,6 +124,7 @@ class Blob:
         self._lock = threading.Lock()
         self._fetchers = ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch")
         self.counts = BlobCounts()
+        self.watch: Watch | None = None
 
     def close(self) -> None:
         """What is under way is waited for."""
@@ -109,21 +134,44 @@ class Blob:
         """The bytes at [start, start + length); where no file of the map is, zeros. Any BoxlinkError of the store."""
         stop = start + length
         self.counts.reads += 1
-        lacking = self._lacking(start, stop)
+        extents = self._map.overlapping(start, stop)
+        watch = self.watch
+        if watch is not None:
+            watch.read(start, stop, extents)
+        lacking = [extent for extent in extents if not self._cache.has(extent)]
         if lacking:
-            self.counts.faults += 1
-            started = self._clock.monotonic()
-            try:
-                self._make_resident(lacking)
-            except BoxlinkError:
-                self.counts.errors += 1
-                raise
-            finally:
-                self.counts.fault_s.append(self._clock.monotonic() - started)
+            self._wait_for(lacking, watch)
         return self._cache.read(start, length)
 
-    def _lacking(self, start: int, stop: int) -> list[Extent]:
+    def _wait_for(self, lacking: list[Extent], watch: Watch | None) -> None:
+        self.counts.faults += 1
+        started = self._clock.monotonic()
+        if watch is not None:
+            watch.waits()
+        try:
+            self._make_resident(lacking)
+        except BoxlinkError:
+            self.counts.errors += 1
+            raise
+        finally:
+            took_s = self._clock.monotonic() - started
+            self.counts.fault_s.append(took_s)
+            if watch is not None:
+                watch.waited(took_s)
+
+    def lacking(self, start: int, stop: int) -> list[Extent]:
+        """The extents of a range that are not here, or not right."""
         return [extent for extent in self._map.overlapping(start, stop) if not self._cache.has(extent)]
+
+    def fetch(self, store: Store, extents: Sequence[Extent]) -> dict[int, BoxlinkError]:
+        """In the background: bring what of these nobody is fetching and is not here, from a store that need not try
+        again; what failed, by position. Whoever then waits for one of them shares it, unless it takes long."""
+        own: dict[int, _Flight] = {}
+        with self._lock:
+            for extent in extents:
+                if extent.position not in self._flights:
+                    own[extent.position] = self._flights[extent.position] = _Flight(is_background=True)
+        return self._fetch_own(store, [extent for extent in extents if extent.position in own], own)
 
     def _neighbours(self, wanted: list[Extent]) -> list[Extent]:
         """What lies around these in the same packs and is not here either."""
@@ -140,44 +188,69 @@ class Blob:
     def _make_resident(self, wanted: list[Extent]) -> None:
         """Have fetched what nobody is fetching, with its neighbours, and wait for what is wanted."""
         deadline = self._clock.monotonic() + DEADLINE_S
-        own: list[Extent] = []
-        neighbours = self._neighbours(wanted)
-        with self._lock:
-            for extent in (*wanted, *neighbours):
-                if extent.position not in self._flights:
-                    self._flights[extent.position] = _Flight()
-                    own.append(extent)
-            flights = [(extent, self._flights[extent.position]) for extent in wanted]
-        if own:
-            self._fetchers.submit(self._fetch_own, own)
-        for extent, flight in flights:
+        flights = self._joined(wanted, self._neighbours(wanted))
+        slow = self._slow(wanted, flights)
+        if slow:
+            flights.update(self._joined(slow, []))
+        for extent in wanted:
+            flight = flights[extent.position]
             if not flight.landed.wait(max(deadline - self._clock.monotonic(), 0)):
                 raise Unavailable("the store did not answer in time", key=self._key(extent.chunk))
             if flight.error is not None:
                 raise flight.error
 
-    def _fetch_own(self, extents: list[Extent]) -> None:
-        """Fetch, and tell those who wait how it went, for each extent by itself."""
-        errors: dict[int, BoxlinkError] = dict.fromkeys(
-            (extent.position for extent in extents), Unavailable("a fetch ended early")
-        )
+    def _joined(self, wanted: list[Extent], neighbours: list[Extent]) -> dict[int, _Flight]:
+        """The flights of what is wanted: those under way, and one that begins for all others."""
+        own: dict[int, _Flight] = {}
+        with self._lock:
+            for extent in (*wanted, *neighbours):
+                if extent.position not in self._flights:
+                    own[extent.position] = self._flights[extent.position] = _Flight()
+            flights = {extent.position: self._flights[extent.position] for extent in wanted}
+        if own:
+            extents = [extent for extent in (*wanted, *neighbours) if extent.position in own]
+            self._fetchers.submit(self._fetch_own, self._store, extents, own)
+        return flights
+
+    def _slow(self, wanted: list[Extent], flights: dict[int, _Flight]) -> list[Extent]:
+        """What a reader should fetch itself, since the background has not brought it by now: it may be about to come
+        with megabytes of others, or have failed. Its flights are nobody's any more."""
+        patience_ends = self._clock.monotonic() + PATIENCE_S
+        slow: list[Extent] = []
+        for extent in wanted:
+            flight = flights[extent.position]
+            if flight.is_background:
+                has_landed = flight.landed.wait(max(patience_ends - self._clock.monotonic(), 0))
+                if not has_landed or flight.error is not None:
+                    slow.append(extent)
+        with self._lock:
+            for extent in slow:
+                if self._flights.get(extent.position) is flights[extent.position]:
+                    del self._flights[extent.position]
+        return slow
+
+    def _fetch_own(self, store: Store, extents: Sequence[Extent], own: dict[int, _Flight]) -> dict[int, BoxlinkError]:
+        """Fetch, and tell those who wait how it went, for each extent by itself; what failed, by position."""
+        errors: dict[int, BoxlinkError] = dict.fromkeys(own, Unavailable("a fetch ended early"))
         try:
             # What another thread has brought since this one looked is not fetched again.
             lacking = [extent for extent in extents if not self._cache.has(extent)]
             for _ in range(_TRIES):
-                errors = self._fetch(lacking)
+                errors = self._fetch(store, lacking)
                 # Bits that flipped on their way; what lies damaged in the store stays damaged.
                 lacking = [extent for extent in lacking if isinstance(errors.get(extent.position), Corrupt)]
                 if not lacking:
                     break
         finally:
             with self._lock:
-                for extent in extents:
-                    flight = self._flights.pop(extent.position)
-                    flight.error = errors.get(extent.position)
+                for position, flight in own.items():
+                    if self._flights.get(position) is flight:
+                        del self._flights[position]
+                    flight.error = errors.get(position)
                     flight.landed.set()
+        return errors
 
-    def _fetch(self, extents: Sequence[Extent]) -> dict[int, BoxlinkError]:
+    def _fetch(self, store: Store, extents: Sequence[Extent]) -> dict[int, BoxlinkError]:
         """Bring extents into the cache: ranges of packs, each chunk verified before it is written. What failed, by
         position."""
         errors: dict[int, BoxlinkError] = {}
@@ -186,7 +259,7 @@ class Blob:
             here = [extent for extent in extents if extent.chunk.pack == pack]
             key = names.pack_key(self._root, ulid_text(pack))
             try:
-                answers = self._store.get_ranges(key, ranges)
+                answers = store.get_ranges(key, ranges)
             except BoxlinkError as error:
                 errors.update((extent.position, error) for extent in here)
                 continue

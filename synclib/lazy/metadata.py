@@ -80,7 +80,7 @@ def prune(directory: Path, used: set[str], now_s: float) -> None:
     wanted = {os.path.basename(path).removesuffix(".image") for path in used}
     for path in directory.iterdir():
         name, dot, kind = path.name.partition(".")
-        is_ours = dot and kind.partition(".")[0] in ("image", "map", "json")
+        is_ours = dot and kind.partition(".")[0] in ("image", "map", "json", "hydrated")
         if is_ours and name not in wanted and now_s - path.stat().st_mtime > _UNUSED_S:
             path.unlink(missing_ok=True)
 
