@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from synclib.core.names import STATE_DIRECTORY
 from synclib.disk.atomic import write_atomic
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_erofs, mounted_on, unmount
 from synclib.engine.host import Connect, Host, Progress
@@ -193,6 +194,18 @@ def is_served(spec: MountSpec) -> bool:
         return is_keeper(spec.keeper_pid)
     found = mounted_on(os.fsencode(spec.target))
     return bool(found) and found[-1][0] == b"erofs"
+
+
+def find_mount(state: Path, target: str) -> tuple[Path, MountSpec] | None:
+    """A mount's directory and spec, by where it is read: where it is mounted, or the dataset's directory on a node, of
+    which the seq that stands there last is meant."""
+    data, name = os.path.split(target)
+    slots = os.path.join(data, STATE_DIRECTORY, "lazy", name)
+    found = {spec.target: (directory, spec) for directory, spec in all_specs(state)}
+    if target in found:
+        return found[target]
+    standing = [known for known in found if os.path.dirname(os.path.dirname(known)) == slots]
+    return found[max(standing, key=lambda known: int(known.split("/")[-2]))] if standing else None
 
 
 def forget(directory: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,7 +60,7 @@ def test_who_reads_on_has_more_and_more_ahead_and_nobody_else_has() -> None:
         stop += step
         if found:
             asked.append(found)
-    assert all(last == first for (_, last), (first, _) in zip(asked, asked[1:], strict=False))
+    assert all(last == first for (_, last), (first, _) in itertools.pairwise(asked))
     assert asked[0][0] >= 100 * step
     sizes = [last - first for first, last in asked]
     assert (sizes[0], sizes[-1]) == (Streams.FIRST_BYTES, Streams.MOST_BYTES)
