@@ -237,6 +237,7 @@ def test_a_start_up_is_recorded_shown_and_replayed(mounted: Hydrating) -> None:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     found = Site(tmp_path)
+    found.is_hydrating = True
     try:
         yield found
     finally:
