@@ -16,6 +16,7 @@ import msgspec
 
 from synclib.core.names import STATE_DIRECTORY
 from synclib.disk.atomic import write_atomic
+from synclib.disk.hydrated import native_lock, note_native
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_erofs, mounted_on, unmount
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.mount import Background, Prepared, is_hydrated
@@ -87,7 +88,7 @@ def start_mount(
         prepared,
         background=background,
     )
-    if is_hydrated(prepared) and _mount_native(directory, spec):
+    if _mount_native(directory, spec):
         _prune(host, prepared)
         return None
     keeper = _start_keeper(directory, spec)
@@ -96,7 +97,17 @@ def start_mount(
 
 
 def _mount_native(directory: Path, spec: MountSpec) -> bool:
-    """Mount on the cache's file; whether the kernel did. The spec first: what is mounted must be known."""
+    """Mount on the cache's file, if every byte is there; whether it was done."""
+    prepared = spec.prepared
+    if not is_hydrated(prepared):
+        return False
+    with native_lock(Path(prepared.cache)):
+        note_native(Path(prepared.cache))
+        return is_hydrated(prepared) and _mounted_native(directory, spec)
+
+
+def _mounted_native(directory: Path, spec: MountSpec) -> bool:
+    """The spec first: what is mounted must be known."""
     prepared = spec.prepared
     write_atomic(directory / "mount.json", msgspec.json.encode(msgspec.structs.replace(spec, is_native=True)), 0o600)
     try:

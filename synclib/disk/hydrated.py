@@ -7,7 +7,10 @@ again (docs/decisions/0008-native-mounts.md).
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -48,3 +51,32 @@ def is_hydrated(image: Path, digest: str, blob: Path) -> bool:
         return word.digest == digest and word.stamp == stamp_of(os.stat(blob))
     except (OSError, *DECODE_ERRORS):
         return False
+
+
+@contextlib.contextmanager
+def native_lock(cache: Path) -> Iterator[None]:
+    """For who mounts on a cache's file or takes bytes out of it, with what he looks at before: the one or the other."""
+    lock = os.open(cache / "native.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def note_native(cache: Path) -> None:
+    """Say, under the lock, that a seq is about to be mounted on the cache's file."""
+    write_atomic(cache / "native", _boot_id())
+
+
+def was_native(cache: Path) -> bool:
+    """Whether something may be mounted on the cache's file: then no byte may be taken out of it. A mount lives on after
+    it was unmounted, in files that are open and in other namespaces, so this holds until the machine starts anew."""
+    try:
+        return (cache / "native").read_bytes() == _boot_id()
+    except FileNotFoundError:
+        return False
+
+
+def _boot_id() -> bytes:
+    return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()

@@ -246,6 +246,15 @@ def test_what_is_gone_from_the_store_is_never_called_whole(space: Space, monkeyp
     space.store.wait_for(lambda: hydrator.is_done)
 
 
+def test_a_cache_that_may_evict_is_never_called_whole(space: Space) -> None:
+    cache = space.cache()
+    cache.may_evict = True
+    hydrator, blob = space.start(cache=cache)
+    assert hydrator.figures()["hydration"] == "off"
+    assert blob.read(4096, 100) == space.whole()[4096:4196]
+    assert space.words == []
+
+
 def test_others_writing_meanwhile_put_the_word_off(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     """What they write is not what was looked at."""
     monkeypatch.setattr(hydrate_module, "_UNSETTLED_S", 0.02)

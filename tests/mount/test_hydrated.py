@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from synclib.disk.hydrated import was_native
 from tests.mount.test_lazy_sync import Site
 from tests.mount.test_mount import LARGE_BYTES, Mounted
 
@@ -67,6 +68,7 @@ def mounted(tmp_path: Path) -> Iterator[Hydrating]:
 
 def test_all_comes_by_itself_and_then_nothing_runs(mounted: Hydrating) -> None:
     assert mounted.mount()["served"] == "daemon"
+    assert not was_native(mounted.content_path().parent)
     mounted.wait_for_whole()
     row = mounted.row()
     assert (row["hydrated_percent"], row["hydration_failed"], row["errors"]) == (100.0, 0, 0)
@@ -79,6 +81,7 @@ def test_all_comes_by_itself_and_then_nothing_runs(mounted: Hydrating) -> None:
     mounted.take_store_away()
     done = mounted.mount()
     assert (done["served"], done["keeper"]) == ("native", 0)
+    assert was_native(mounted.content_path().parent)
     assert mounted.processes() == b""
     mounted.drop_page_cache()
     mounted.assert_same()
