@@ -106,30 +106,31 @@ def rest_units(extents: Iterable[Extent], range_bytes_max: int) -> list[Unit]:
 
 
 class Streams:
-    """Finds who reads on, from the places of reads: what they read next is worth having."""
+    """Finds who reads on, from the places of reads: what they read next is worth having, as much as they have read.
 
-    FIRST_BYTES, MOST_BYTES = 1 << 20, 8 << 20
+    A kernel reads ahead by itself, a few hundred KiB beyond what was asked for; so a stream counts only from
+    FIRST_BYTES on, else whoever reads small files here and there would have twice what he needs.
+    """
+
+    FIRST_BYTES, MOST_BYTES = 512 << 10, 8 << 20
     _KEPT = 64
 
     def __init__(self) -> None:
-        # By where it will go on: (how much to have ahead, up to where it was asked for).
+        # By where it will go on: (where it began, up to where more was asked for).
         self._streams: OrderedDict[int, tuple[int, int]] = OrderedDict()
 
     def read(self, start: int, stop: int) -> tuple[int, int] | None:
         """Told of a read; the range that should be had next, or None."""
-        found = self._streams.pop(start, None)
-        if found is None:
-            self._streams[stop] = (self.FIRST_BYTES, stop)
-            if len(self._streams) > self._KEPT:
-                self._streams.popitem(last=False)
-            return None
-        ahead, asked = found
+        first, asked = self._streams.pop(start, (start, 0))
         asked = max(asked, stop)
-        if asked - stop > ahead // 2:
-            self._streams[stop] = (ahead, asked)
+        self._streams[stop] = (first, asked)
+        if len(self._streams) > self._KEPT:
+            self._streams.popitem(last=False)
+        ahead = min(stop - first, self.MOST_BYTES)
+        if ahead < self.FIRST_BYTES or asked - stop > ahead // 2:
             return None
-        self._streams[stop] = (min(2 * ahead, self.MOST_BYTES), asked + ahead)
-        return asked, asked + ahead
+        self._streams[stop] = (first, stop + ahead)
+        return asked, stop + ahead
 
 
 class Pace:
