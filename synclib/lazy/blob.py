@@ -26,8 +26,10 @@ WINDOW_BYTES = 128 << 10
 # How long a reader waits for bytes; then it gets an error, while what was begun goes on for the next one.
 DEADLINE_S = 60.0
 FETCHES_AT_ONCE = 64  # for readers; what is fetched in the background has threads of its own
-# How long a reader waits for what is fetched in the background, a few MiB perhaps, before it asks for its own part.
+# How long a reader waits for what is fetched in the background, a few MiB perhaps, before it asks for its own part: as
+# long as that part would have taken, so that it waits twice as long at most.
 PATIENCE_S = 0.1
+_USUAL_OF = 16  # fetches
 _KEEPERS = 1  # threads that verify and write what came in the background
 _TRIES = 2  # of a fetch whose bytes were wrong
 _FAULTS_KEPT = 1000
@@ -127,6 +129,7 @@ class Blob:
         self._fetchers = ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch")
         # One at a time: threads that hash and write side by side keep each other, and readers, from the interpreter.
         self._keeping = threading.Semaphore(_KEEPERS)
+        self._usual_s = PATIENCE_S  # what a reader's own fetch takes, a moving average
         self.counts = BlobCounts()
         self.watch: Watch | None = None
 
@@ -216,7 +219,7 @@ class Blob:
     def _slow(self, wanted: list[Extent], flights: dict[int, _Flight]) -> list[Extent]:
         """What a reader should fetch itself, since the background has not brought it by now: it may be about to come
         with megabytes of others, or have failed. Its flights are nobody's any more."""
-        patience_ends = self._clock.monotonic() + PATIENCE_S
+        patience_ends = self._clock.monotonic() + min(PATIENCE_S, self._usual_s)
         slow: list[Extent] = []
         for extent in wanted:
             flight = flights[extent.position]
@@ -238,12 +241,15 @@ class Blob:
         try:
             # What another thread has brought since this one looked is not fetched again.
             lacking = [extent for extent in extents if not self._cache.has(extent)]
+            started = self._clock.monotonic()
             for _ in range(_TRIES):
                 errors = self._fetch(store, lacking, flight)
                 # Bits that flipped on their way; what lies damaged in the store stays damaged.
                 lacking = [extent for extent in lacking if isinstance(errors.get(extent.position), Corrupt)]
                 if not lacking:
                     break
+            if not flight.is_background:
+                self._usual_s += (self._clock.monotonic() - started - self._usual_s) / _USUAL_OF
         finally:
             with self._lock:
                 for extent in extents:

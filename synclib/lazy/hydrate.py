@@ -72,12 +72,14 @@ class Hydrator:
         self._lacked = self._brought = 0  # extents, in this walk
         self._walk_at = 0.0
         self._is_stopping = self.is_done = False
+        self._began_at = self.done_s = 0.0  # when it began; how long it took
         self._changes = 0  # what may matter for what is next
         self.fetched_units = self.fetched_bytes = self.failed_extents = 0
         self._fetchers = ThreadPoolExecutor(FLIGHTS_MAX, thread_name_prefix="hydrate")
         self._thread = threading.Thread(target=self._run, name="hydration")
 
     def start(self) -> None:
+        self._began_at = self._clock.monotonic()
         self._blob.watch = self
         self._thread.start()
 
@@ -131,6 +133,7 @@ class Hydrator:
             "hydrated_total_bytes": total,
             "hydrated_percent": round(100 * min(done, total) / total, 1) if total else 100.0,
             "hydration_eta_s": None if eta_s is None else round(eta_s, 1),
+            "hydration_s": round(self.done_s, 3) if self.is_done else None,
             "hydration_requests": self.fetched_units,
             "hydration_bytes": self.fetched_bytes,
             "hydration_failed": self.failed_extents,
@@ -248,6 +251,7 @@ class Hydrator:
             self._walk_at = now + _UNSETTLED_S
             return
         self._on_whole(stamp)
+        self.done_s = self._clock.monotonic() - self._began_at
         self.is_done = True
 
     # The threads that fetch.

@@ -166,7 +166,7 @@ def test_demand_is_not_behind_what_is_fetched_in_the_background(space: Space) ->
 
 def test_a_reader_shares_what_is_under_way(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it comes in time, nothing is asked for twice."""
-    monkeypatch.setattr("synclib.lazy.blob.PATIENCE_S", 30.0)
+    monkeypatch.setattr("synclib.lazy.blob.PATIENCE_S", 30.0)  # before the blob is made: it has seen no fetch
     space.store.gate.clear()
     hydrator, blob = space.start()
     space.store.wait_for(lambda: bool(space.store.ranges))

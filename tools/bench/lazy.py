@@ -67,7 +67,7 @@ class Node:
 
     def wait_for(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         while not condition(found := self.figures()):
-            time.sleep(0.1)
+            time.sleep(1)  # to ask takes processor time, too
         return found
 
 
@@ -179,11 +179,10 @@ class Bench:
     def _hydration(self) -> dict[str, object]:
         node = self._node()
         with node.mounted():
-            started = time.perf_counter()
             found = node.wait_for(lambda found: found["hydration"] == "done")
-            seconds = time.perf_counter() - started
+        seconds = found["hydration_s"]
         return {
-            "seconds": round(seconds, 2),
+            "seconds, durable": seconds,
             "mb_s": round(found["hydrated_total_bytes"] / 1e6 / seconds, 1),
             "requests": found["requests"]["get"],
             "usd": found["usd"],
