@@ -13,6 +13,7 @@ from synclib.core.pack import PackBuilder, PackInfo
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
 from synclib.core.stored_image import PIECE_BYTES, encode_image
+from synclib.core.trace import Touch, Trace, encode_trace
 from synclib.core.treehash import TreeHash
 
 ULID = bytes.fromhex("0199b0a0c0de00112233445566778899")
@@ -95,6 +96,13 @@ def sample_image() -> bytes:
     return bytes(image)
 
 
+def sample_trace() -> tuple[bytes, Trace]:
+    """A start-up that read two files of the sample's tree, one of them twice."""
+    touches = [Touch(b"a/two", 0, 256, 3), Touch(b"a/one\xff", 0, 160, 40), Touch(b"a/two", 256, 160, 1200)]
+    trace = Trace(2, "node-1", TIME_NS, touches)
+    return encode_trace(trace), trace
+
+
 def all_samples() -> dict[str, bytes]:
     return {
         "pack": sample_pack()[0],
@@ -104,6 +112,7 @@ def all_samples() -> dict[str, bytes]:
         "map": sample_map()[0],
         "image": sample_image(),
         "stored-image": sample_stored_image(),
+        "trace": sample_trace()[0],
     }
 
 

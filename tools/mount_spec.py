@@ -10,7 +10,7 @@ import msgspec
 from blake3 import blake3
 
 from synclib.core.frame import DECODE_ERRORS
-from synclib.engine.mount import Prepared
+from synclib.engine.mount import Background, Prepared
 
 
 class MountSpec(msgspec.Struct, frozen=True):
@@ -24,6 +24,12 @@ class MountSpec(msgspec.Struct, frozen=True):
     target: str
     prepared: Prepared
     keeper_pid: int = 0
+    background: Background = Background()
+    is_native: bool = False  # straight on the cache's file: no process serves it
+
+
+# In a mount's directory: says that the start-up of whoever reads there is over.
+READY = "ready"
 
 
 def spec_directory(state: Path, target: str) -> Path:

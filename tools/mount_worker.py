@@ -17,14 +17,17 @@ from synclib.engine.host import Connect, Host
 from synclib.engine.mount import serve
 from synclib.errors import BoxlinkError
 from tools.mount_control import answer_for_ever
-from tools.mount_spec import MountSpec
+from tools.mount_spec import READY, MountSpec
 
 _SAY_EVERY_S = 10.0
+# A thread that hashes what came in the background gives way to one that answers a reader after so long.
+_SWITCH_S = 0.0005
 
 
 def main() -> int:
     spec = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=MountSpec)
     device, ready = int(sys.argv[2]), int(sys.argv[3])
+    sys.setswitchinterval(_SWITCH_S)
     # The keeper says when it is over, by ending the mount; a terminal's Ctrl-C is the keeper's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     report = _Reporter()
@@ -34,6 +37,8 @@ def main() -> int:
         Connect(spec.store, tuple(spec.s3.items())),
         host,
         device,
+        spec.background,
+        Path(sys.argv[1]).parent / READY,
         is_successor=sys.argv[4] == "next",
         on_ready=lambda figures: _begin(ready, Path(sys.argv[1]).parent, figures),
         on_error=report,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,16 +14,20 @@ from pathlib import Path
 
 import msgspec
 
+from synclib.core.names import STATE_DIRECTORY
 from synclib.disk.atomic import write_atomic
-from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, unmount
-from synclib.engine.host import Connect, Host
-from synclib.engine.mount import Prepared
+from synclib.disk.hydrated import native_lock, note_native
+from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_erofs, mounted_on, unmount
+from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.mount import Background, Prepared, is_hydrated
 from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.metadata import prune
-from tools.mount_spec import MountSpec, all_specs, read_spec, spec_directory
+from tools.mount_control import ask
+from tools.mount_spec import READY, MountSpec, all_specs, read_spec, spec_directory
 
 _START_S = 60.0
 _END_S = 20.0
+_ASK_EVERY_S = 1.0
 # What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
 _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES)
 
@@ -30,17 +35,20 @@ _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOT
 class KeeperMounter:
     """Starts keepers for a node's datasets (synclib/engine/lazy_place.py, Mounter)."""
 
-    def __init__(self, host: Host, connect: Connect) -> None:
-        self._host, self._connect = host, connect
+    def __init__(self, host: Host, connect: Connect, background: Background) -> None:
+        self._host, self._connect, self._background = host, connect, background
 
-    def start(self, prepared: Prepared, target: str) -> None:
+    def start(self, prepared: Prepared, target: str) -> bool:
         if os.geteuid() != 0:
             raise Unsupported("only root can mount")
-        start_keeper(self._host, self._connect, prepared, target)
+        return start_mount(self._host, self._connect, prepared, target, self._background) is None
 
     def is_alive(self, target: str) -> bool:
         spec = read_spec(spec_directory(self._host.state, target))
-        return spec is not None and is_keeper(spec.keeper_pid)
+        return spec is not None and is_served(spec)
+
+    def forget(self, target: str) -> None:
+        forget(spec_directory(self._host.state, target))
 
 
 def check_target(directory: Path) -> str:
@@ -54,18 +62,67 @@ def check_target(directory: Path) -> str:
     return os.path.realpath(directory)
 
 
-def start_keeper(host: Host, connect: Connect, prepared: Prepared, target: str) -> subprocess.Popen[bytes]:
-    """The keeper's process, when the mount can be read. It holds none of our descriptors."""
+def start_mount(
+    host: Host, connect: Connect, prepared: Prepared, target: str, background: Background
+) -> subprocess.Popen[bytes] | None:
+    """Mount a seq; when this returns it can be read. The keeper's process, which holds none of our descriptors; None
+    where every byte is here already, so that nothing need run."""
     directory = spec_directory(host.state, target)
     former = read_spec(directory)
-    if former is not None and is_keeper(former.keeper_pid):
+    if former is not None and is_served(former):
         raise Conflict(
             f"{former.prepared.root.partition('/')[2]} is mounted there already",
             hint=f"boxlink umount {target}",
             path=target,
         )
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    spec = MountSpec(connect.url, dict(connect.s3), host.node, str(host.state), str(host.cache), target, prepared)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(directory / READY)
+    spec = MountSpec(
+        connect.url,
+        dict(connect.s3),
+        host.node,
+        str(host.state),
+        str(host.cache),
+        target,
+        prepared,
+        background=background,
+    )
+    if _mount_native(directory, spec):
+        _prune(host, prepared)
+        return None
+    keeper = _start_keeper(directory, spec)
+    _prune(host, prepared)
+    return keeper
+
+
+def _mount_native(directory: Path, spec: MountSpec) -> bool:
+    """Mount on the cache's file, if every byte is there; whether it was done."""
+    prepared = spec.prepared
+    if not is_hydrated(prepared):
+        return False
+    with native_lock(Path(prepared.cache)):
+        note_native(Path(prepared.cache))
+        return is_hydrated(prepared) and _mounted_native(directory, spec)
+
+
+def _mounted_native(directory: Path, spec: MountSpec) -> bool:
+    """The spec first: what is mounted must be known."""
+    prepared = spec.prepared
+    write_atomic(directory / "mount.json", msgspec.json.encode(msgspec.structs.replace(spec, is_native=True)), 0o600)
+    try:
+        mount_erofs(os.fsencode(prepared.image), os.fsencode(prepared.blob), os.fsencode(spec.target))
+    except OSError:
+        return False
+    return True
+
+
+def _prune(host: Host, prepared: Prepared) -> None:
+    used = {stem for _, known in all_specs(host.state) for stem in known.prepared.metadata.stems()}
+    prune(Path(prepared.cache), used, host.clock.wall_ns() / 1e9)
+
+
+def _start_keeper(directory: Path, spec: MountSpec) -> subprocess.Popen[bytes]:
     path = directory / "mount.json"
     write_atomic(path, msgspec.json.encode(spec), 0o600)
     ready, told = os.pipe2(os.O_CLOEXEC)
@@ -84,21 +141,24 @@ def start_keeper(host: Host, connect: Connect, prepared: Prepared, target: str) 
             os.close(told)
         write_atomic(path, msgspec.json.encode(msgspec.structs.replace(spec, keeper_pid=keeper.pid)), 0o600)
         answer = answers.readline().decode().strip()
-    if answer == "ok":
-        used = {stem for _, known in all_specs(host.state) for stem in known.prepared.metadata.stems()}
-        prune(Path(prepared.cache), used, host.clock.wall_ns() / 1e9)
-    else:
+    if answer != "ok":
         number, _, _ = answer.partition(" ")
         if number in map(str, _REFUSED):
-            raise Unsupported(f"the kernel does not mount it: {answer}", path=target)
-        raise Unavailable(f"it could not be mounted: {answer or 'the keeper ended'}", path=target)
+            raise Unsupported(f"the kernel does not mount it: {answer}", path=spec.target)
+        raise Unavailable(f"it could not be mounted: {answer or 'the keeper ended'}", path=spec.target)
     return keeper
 
 
-def wait_for(keeper: subprocess.Popen[bytes]) -> None:
-    """Until it is unmounted; Ctrl-C unmounts it."""
+def wait_for(host: Host, target: str, keeper: subprocess.Popen[bytes], progress: Progress) -> None:
+    """Until it is unmounted; Ctrl-C unmounts it. ``progress`` is told how its hydration goes."""
+    directory = spec_directory(host.state, target)
     try:
-        keeper.wait()
+        while keeper.poll() is None:
+            figures = ask(directory)
+            if figures is not None:
+                progress("hydrated", int(figures["hydrated_bytes"]), int(figures["hydrated_total_bytes"]))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                keeper.wait(_ASK_EVERY_S)
     except KeyboardInterrupt:
         keeper.terminate()
         keeper.wait()
@@ -118,7 +178,7 @@ def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
         try:
             unmount(os.fsencode(target))
         except OSError as error:
-            if is_keeper(spec.keeper_pid):
+            if is_served(spec):
                 raise Conflict(
                     f"it cannot be unmounted: {error.strerror}",
                     hint="close what is open there, or --force",
@@ -130,11 +190,40 @@ def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
     if is_forced:
         for place in (os.fsencode(target), os.fsencode(directory / "blob")):
             _detach(place)
+    if spec.is_native:
+        forget(directory)
 
 
 def _detach(place: bytes) -> None:
     with contextlib.suppress(OSError):  # it is gone already
         unmount(place, MNT_DETACH | UMOUNT_NOFOLLOW)
+
+
+def is_served(spec: MountSpec) -> bool:
+    """Whether what a spec says is mounted there, and can be read."""
+    if not spec.is_native:
+        return is_keeper(spec.keeper_pid)
+    found = mounted_on(os.fsencode(spec.target))
+    return bool(found) and found[-1][0] == b"erofs"
+
+
+def find_mount(state: Path, target: str) -> tuple[Path, MountSpec] | None:
+    """A mount's directory and spec, by where it is read: where it is mounted, or the dataset's directory on a node, of
+    which the seq that stands there last is meant."""
+    data, name = os.path.split(target)
+    slots = os.path.join(data, STATE_DIRECTORY, "lazy", name)
+    found = {spec.target: (directory, spec) for directory, spec in all_specs(state)}
+    if target in found:
+        return found[target]
+    standing = [known for known in found if os.path.dirname(os.path.dirname(known)) == slots]
+    return found[max(standing, key=lambda known: int(known.split("/")[-2]))] if standing else None
+
+
+def forget(directory: Path) -> None:
+    """What is kept of a mount on the cache's file goes, when it has ended: no keeper does it."""
+    spec = read_spec(directory)
+    if spec is not None and spec.is_native and not is_served(spec):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_keeper(pid: int) -> bool:

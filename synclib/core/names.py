@@ -163,6 +163,22 @@ def tag_key(root: str, name: str) -> str:
     return f"{root}/tag/{check_tag(name)}"
 
 
+def trace_prefix(root: str) -> str:
+    return f"{root}/trace/"
+
+
+def trace_key(root: str, seq: int, ulid: str) -> str:
+    return f"{trace_prefix(root)}{seq:020}-{ulid}"
+
+
+def parse_trace_key(root: str, key: str) -> tuple[int, str]:
+    """(seq, ULID) of a trace's key."""
+    seq, dash, ulid = key.removeprefix(trace_prefix(root)).partition("-")
+    if not (dash and len(seq) == 20 and seq.isascii() and seq.isdigit() and _ULID.fullmatch(ulid)):
+        raise Corrupt("no trace has such a name", key=key)
+    return int(seq), ulid
+
+
 def log_prefix(node: str = "", file: str = "") -> str:
     """The listing prefix of all log segments, of one node's, or of one file's."""
     if not node:

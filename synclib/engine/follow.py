@@ -20,7 +20,7 @@ from synclib.disk.markers import Markers, encode_down
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lazy_place import LazyPlace, Mounter, Standing
 from synclib.engine.maintain import maintain
-from synclib.engine.mount import Prepared, prepare
+from synclib.engine.mount import Prepared, is_hydrated, prepare
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
 from synclib.errors import BoxlinkError, Interrupted, Invalid, Missing, Partial, Unsupported
@@ -68,6 +68,7 @@ class Follower:
         self._is_lazy = is_lazy
         self._lazy = None if mounter is None else LazyPlace(directory.parent, self.name, mounter)
         self._why_eager = ""
+        self._settled = 0  # the slot that was made when all was here
         self._head: HeadState | None = None
         self._head_due = 0.0
         self._changed_at: float | None = None
@@ -170,6 +171,12 @@ class Follower:
         if not self._lazy.is_served(standing):
             self._put_lazily(standing.prepared)
             self._log.info("mounted again", dataset=self.name, seq=standing.prepared.seq)
+        elif not standing.is_native and self._settled != standing.slot and is_hydrated(standing.prepared):
+            self._put_lazily(standing.prepared)
+            again = self._lazy.standing()
+            # Where the kernel does not, that is tried once.
+            self._settled = 0 if again is None else again.slot
+            self._log.info("mounted on the cache", dataset=self.name, seq=standing.prepared.seq)
 
     def _target(self, active: Active) -> Manifest:
         """What should stand here: the head, by one conditional GET when it is due; or the seq that is asked for."""

@@ -32,18 +32,23 @@ _CARRIED = (names.ACTIVE, names.UP)  # markers that a program may have put there
 class Mounter(Protocol):
     """Starts and ends the processes that serve a seq."""
 
-    def start(self, prepared: Prepared, target: str) -> None:
-        """Mount a seq on a directory; returns when it can be read. Any BoxlinkError says why not."""
+    def start(self, prepared: Prepared, target: str) -> bool:
+        """Mount a seq on a directory; returns when it can be read. Whether straight on the cache's file, so that no
+        process serves it. Any BoxlinkError says why not."""
 
     def is_alive(self, target: str) -> bool:
         """Whether what was mounted there is served."""
 
+    def forget(self, target: str) -> None:
+        """What is kept of a mount that has ended goes."""
+
 
 class Standing(msgspec.Struct, frozen=True):
-    """What stands in a dataset's directory, and in which slot."""
+    """What stands in a dataset's directory, and in which slot; ``is_native``: on the cache's file."""
 
     slot: int
     prepared: Prepared
+    is_native: bool = False
 
 
 class LazyPlace:
@@ -83,13 +88,13 @@ class LazyPlace:
             for part in ("seq", "upper", "work", "view"):
                 (place / part).mkdir(parents=True)
             shutil.copymode(self._directory, place / "upper")
-        self._mounter.start(prepared, str(place / "seq"))
+        is_native = self._mounter.start(prepared, str(place / "seq"))
         try:
             with disk_errors():
                 self._carry_markers(place / "upper")
                 write_atomic(place / "upper" / names.DOWN, down)
                 # The state first: what is not mounted is mounted anew, what nobody knows of would stay for ever.
-                write_atomic(self._home / "state.json", msgspec.json.encode(Standing(slot, prepared)))
+                write_atomic(self._home / "state.json", msgspec.json.encode(Standing(slot, prepared, is_native)))
             self._switch(place, is_over=former is not None and self._is_ours(former.slot))
         except BaseException:
             if former is None:
@@ -156,4 +161,5 @@ class LazyPlace:
             if mounted_on(target):
                 unmount(target, MNT_DETACH | UMOUNT_NOFOLLOW)
         if not self._mounter.is_alive(str(place / "seq")):
+            self._mounter.forget(str(place / "seq"))
             shutil.rmtree(place, ignore_errors=True)

@@ -13,24 +13,36 @@ import msgspec
 
 from synclib.core.entry import ADDRESS_UNIT
 from synclib.core.manifest import Manifest
+from synclib.disk import hydrated
 from synclib.disk.blob_cache import BlobCache
 from synclib.engine.host import Connect, Host
 from synclib.engine.lease import pin
+from synclib.engine.startup import StartUp
 from synclib.errors import BoxlinkError
 from synclib.lazy.base_image import BaseImage
 from synclib.lazy.blob import DEADLINE_S, Blob, Extents, MapReader
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.fuse_server import FuseServer, ServedFile, ServedFiles
+from synclib.lazy.hydrate import Hydrator
 from synclib.lazy.maps import Layered, ObjectMap, file_map
-from synclib.lazy.metadata import Metadata, Sources, metadata_of
+from synclib.lazy.metadata import Metadata, Sources, metadata_of, settle
 from synclib.lazy.run_cache import RunCache
 from synclib.lazy.served_image import ServedImage
 from synclib.store.base import Store
+from synclib.store.retry import untried
 
 # The kernel gives up what our own deadline did not: a worker that stands still.
 _KERNEL_TIMEOUT_S = int(DEADLINE_S) * 2
 _PIN_CHECK_S = 600.0
 _ASKED_AT_ONCE = 16
+
+
+class Background(msgspec.Struct, frozen=True):
+    """What a mount fetches that nobody has asked for yet. ``rate``: bytes a second, 0 for as fast as it goes;
+    ``is_whole``: everything, else what a trace says and what lies ahead of readers."""
+
+    rate: int = 0
+    is_whole: bool = True
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -43,6 +55,12 @@ class Prepared(msgspec.Struct, frozen=True):
     image: str  # path of the whole image; empty where it is served beside the blob
     metadata: Metadata
     cache: str  # directory of the dataset's blob
+    plain_bytes: int = 0  # of all files
+
+    @property
+    def blob(self) -> Path:
+        """The cache's file."""
+        return Path(self.cache) / "blob"
 
     @property
     def blob_bytes(self) -> int:
@@ -64,7 +82,13 @@ def prepare(dataset: Dataset, host: Host, manifest: Manifest) -> Prepared:
         found.image,
         found,
         os.fspath(directory / "lazy"),
+        manifest.plain_bytes,
     )
+
+
+def is_hydrated(prepared: Prepared) -> bool:
+    """Whether every byte is here, so that it can be mounted straight on the cache's file."""
+    return bool(prepared.image) and hydrated.is_hydrated(Path(prepared.image), prepared.digest, prepared.blob)
 
 
 def serve(
@@ -72,14 +96,16 @@ def serve(
     connect: Connect,
     host: Host,
     device: int,
+    background: Background,
+    ready: Path,
     *,
     is_successor: bool,
     on_ready: Callable[[Callable[[], dict[str, object]]], None],
     on_error: Callable[[BoxlinkError], None],
 ) -> None:
-    """A worker's life: answer the requests on ``device`` until the mount is gone. ``on_ready`` is given what tells how
-    it goes."""
-    store, _ = connect.opened
+    """A worker's life: answer the requests on ``device`` until the mount is gone. ``ready``: a file that says that the
+    start-up of whoever reads here is over. ``on_ready`` is given what tells how it goes."""
+    store, meter = connect.opened
     cache = BlobCache(Path(prepared.cache), prepared.address_end)
     with opened(prepared, store) as (extents, image):
         blob = Blob(store, prepared.root, extents, cache, host.clock)
@@ -87,20 +113,52 @@ def serve(
         if image is not None:
             files.append(ServedFile(b"image", image.image_bytes, image.read))
         server = FuseServer(device, ServedFiles(files), _KERNEL_TIMEOUT_S, on_error)
+        start_up = StartUp(
+            Dataset(untried(store), prepared.root),
+            host,
+            prepared.seq,
+            Path(prepared.cache),
+            ready,
+            is_seen_whole=not is_successor,
+        )
+        hydrator = Hydrator(
+            blob,
+            extents,
+            cache,
+            untried(store),
+            host.clock,
+            rate=background.rate,
+            is_whole=background.is_whole,
+            total_bytes=prepared.plain_bytes,
+            touches=start_up.touches,
+            read_trace=start_up.read_trace,
+            on_whole=lambda stamp: _note_whole(prepared, image, stamp),
+        )
         ended = threading.Event()
         holder = threading.Thread(target=_hold, args=(Dataset(store, prepared.root), host, prepared.seq, ended))
+        recorder = threading.Thread(target=start_up.run, args=(hydrator.start_up_is_over, ended))
         holder.start()
         try:
             if is_successor:
                 server.take_over()
-            on_ready(lambda: _figures(blob, cache))
+            on_ready(lambda: {**_figures(blob, cache), **hydrator.figures(), **meter.as_dict()})
+            hydrator.start()
+            recorder.start()
             server.serve()
         finally:
             ended.set()
+            hydrator.stop()
             blob.close()
             cache.sync()
             cache.close()
+            recorder.join()
             holder.join()
+
+
+def _note_whole(prepared: Prepared, image: ServedImage | None, stamp: hydrated.Stamp) -> None:
+    """Every byte of the seq is here: then its image shall be, too, so that nothing need run for the next mount."""
+    path = prepared.image if image is None else settle(prepared.metadata, image)
+    hydrated.write_word(Path(path), prepared.digest, stamp)
 
 
 def _figures(blob: Blob, cache: BlobCache) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,12 @@ from synclib.store.base import Buffer, Store
 WINDOW_BYTES = 128 << 10
 # How long a reader waits for bytes; then it gets an error, while what was begun goes on for the next one.
 DEADLINE_S = 60.0
-FETCHES_AT_ONCE = 64
+FETCHES_AT_ONCE = 64  # for readers; what is fetched in the background has threads of its own
+# How long a reader waits for what is fetched in the background, a few MiB perhaps, before it asks for its own part: as
+# long as that part would have taken, so that it waits twice as long at most.
+PATIENCE_S = 0.1
+_USUAL_OF = 16  # fetches
+_KEEPERS = 1  # threads that verify and write what came in the background
 _TRIES = 2  # of a fetch whose bytes were wrong
 _FAULTS_KEPT = 1000
 _PAGES_KEPT = 256  # 16 MiB of pages, some 60 MB of numbers
@@ -99,10 +105,25 @@ class BlobCounts:
 
 @dataclass
 class _Flight:
-    """An extent that one thread fetches, and others wait for."""
+    """Extents that one thread fetches, and others wait for. ``is_background``: it may take long, and may fail where a
+    reader would try again. ``errors``: what failed, by position, once it has landed."""
 
+    is_background: bool = False
     landed: threading.Event = field(default_factory=threading.Event)
-    error: BoxlinkError | None = None
+    errors: dict[int, BoxlinkError] = field(default_factory=dict)
+
+
+class Watch(Protocol):
+    """Told what readers do; safe between threads, and quick, since they wait for it."""
+
+    def read(self, start: int, stop: int, extents: Sequence[Extent]) -> None:
+        """Somebody reads this range, in which these extents are."""
+
+    def waits(self) -> None:
+        """Somebody begins to wait for the store."""
+
+    def waited(self, seconds: float) -> None:
+        """Somebody has waited for it."""
 
 
 class Blob:
@@ -116,7 +137,11 @@ class Blob:
         self._flights: dict[int, _Flight] = {}
         self._lock = threading.Lock()
         self._fetchers = ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch")
+        # One at a time: threads that hash and write side by side keep each other, and readers, from the interpreter.
+        self._keeping = threading.Semaphore(_KEEPERS)
+        self._usual_s = PATIENCE_S  # what a reader's own fetch takes, a moving average
         self.counts = BlobCounts()
+        self.watch: Watch | None = None
 
     def close(self) -> None:
         """What is under way is waited for."""
@@ -130,18 +155,42 @@ class Blob:
         stop = start + length
         self.counts.reads += 1
         extents = self._map.overlapping(start, stop) if known is None else known
+        watch = self.watch
+        if watch is not None:
+            watch.read(start, stop, extents)
         lacking = [extent for extent in extents if not self._cache.has(extent)]
         if lacking:
-            self.counts.faults += 1
-            started = self._clock.monotonic()
-            try:
-                self._make_resident(lacking)
-            except BoxlinkError:
-                self.counts.errors += 1
-                raise
-            finally:
-                self.counts.fault_s.append(self._clock.monotonic() - started)
+            self._wait_for(lacking, watch)
         return self._cache.read(start, length)
+
+    def _wait_for(self, lacking: list[Extent], watch: Watch | None) -> None:
+        self.counts.faults += 1
+        started = self._clock.monotonic()
+        if watch is not None:
+            watch.waits()
+        try:
+            self._make_resident(lacking)
+        except BoxlinkError:
+            self.counts.errors += 1
+            raise
+        finally:
+            took_s = self._clock.monotonic() - started
+            self.counts.fault_s.append(took_s)
+            if watch is not None:
+                watch.waited(took_s)
+
+    def lacking(self, start: int, stop: int) -> list[Extent]:
+        """The extents of a range that are not here, or not right."""
+        return [extent for extent in self._map.overlapping(start, stop) if not self._cache.has(extent)]
+
+    def fetch(self, store: Store, extents: Sequence[Extent]) -> dict[int, BoxlinkError]:
+        """In the background: bring what of these nobody is fetching and is not here, from a store that need not try
+        again; what failed, by position. Whoever then waits for one of them shares it, unless it takes long."""
+        flight = _Flight(is_background=True)
+        with self._lock:
+            own = [extent for extent in extents if extent.position not in self._flights]
+            self._flights.update((extent.position, flight) for extent in own)
+        return self._fetch_own(store, own, flight)
 
     def _neighbours(self, wanted: list[Extent]) -> list[Extent]:
         """What lies around these in the same packs and is not here either."""
@@ -158,44 +207,72 @@ class Blob:
     def _make_resident(self, wanted: list[Extent]) -> None:
         """Have fetched what nobody is fetching, with its neighbours, and wait for what is wanted."""
         deadline = self._clock.monotonic() + DEADLINE_S
-        own: list[Extent] = []
-        neighbours = self._neighbours(wanted)
-        with self._lock:
-            for extent in (*wanted, *neighbours):
-                if extent.position not in self._flights:
-                    self._flights[extent.position] = _Flight()
-                    own.append(extent)
-            flights = [(extent, self._flights[extent.position]) for extent in wanted]
-        if own:
-            self._fetchers.submit(self._fetch_own, own)
-        for extent, flight in flights:
+        flights = self._joined(wanted, self._neighbours(wanted))
+        slow = self._slow(wanted, flights)
+        if slow:
+            flights.update(self._joined(slow, []))
+        for extent in wanted:
+            flight = flights[extent.position]
             if not flight.landed.wait(max(deadline - self._clock.monotonic(), 0)):
                 raise Unavailable("the store did not answer in time", key=self._key(extent.chunk))
-            if flight.error is not None:
-                raise flight.error
+            if extent.position in flight.errors:
+                raise flight.errors[extent.position]
 
-    def _fetch_own(self, extents: list[Extent]) -> None:
-        """Fetch, and tell those who wait how it went, for each extent by itself."""
+    def _joined(self, wanted: list[Extent], neighbours: list[Extent]) -> dict[int, _Flight]:
+        """The flights of what is wanted: those under way, and one that begins for all others."""
+        own_flight = _Flight()
+        with self._lock:
+            own = [extent for extent in (*wanted, *neighbours) if extent.position not in self._flights]
+            self._flights.update((extent.position, own_flight) for extent in own)
+            flights = {extent.position: self._flights[extent.position] for extent in wanted}
+        if own:
+            self._fetchers.submit(self._fetch_own, self._store, own, own_flight)
+        return flights
+
+    def _slow(self, wanted: list[Extent], flights: dict[int, _Flight]) -> list[Extent]:
+        """What a reader should fetch itself, since the background has not brought it by now: it may be about to come
+        with megabytes of others, or have failed. Its flights are nobody's any more."""
+        patience_ends = self._clock.monotonic() + min(PATIENCE_S, self._usual_s)
+        slow: list[Extent] = []
+        for extent in wanted:
+            flight = flights[extent.position]
+            if flight.is_background:
+                has_landed = flight.landed.wait(max(patience_ends - self._clock.monotonic(), 0))
+                if not has_landed or extent.position in flight.errors:
+                    slow.append(extent)
+        with self._lock:
+            for extent in slow:
+                if self._flights.get(extent.position) is flights[extent.position]:
+                    del self._flights[extent.position]
+        return slow
+
+    def _fetch_own(self, store: Store, extents: Sequence[Extent], flight: _Flight) -> dict[int, BoxlinkError]:
+        """Fetch, and tell those who wait how it went, for each extent by itself; what failed, by position."""
         errors: dict[int, BoxlinkError] = dict.fromkeys(
             (extent.position for extent in extents), Unavailable("a fetch ended early")
         )
         try:
             # What another thread has brought since this one looked is not fetched again.
             lacking = [extent for extent in extents if not self._cache.has(extent)]
+            started = self._clock.monotonic()
             for _ in range(_TRIES):
-                errors = self._fetch(lacking)
+                errors = self._fetch(store, lacking, flight)
                 # Bits that flipped on their way; what lies damaged in the store stays damaged.
                 lacking = [extent for extent in lacking if isinstance(errors.get(extent.position), Corrupt)]
                 if not lacking:
                     break
+            if not flight.is_background:
+                self._usual_s += (self._clock.monotonic() - started - self._usual_s) / _USUAL_OF
         finally:
             with self._lock:
                 for extent in extents:
-                    flight = self._flights.pop(extent.position)
-                    flight.error = errors.get(extent.position)
-                    flight.landed.set()
+                    if self._flights.get(extent.position) is flight:
+                        del self._flights[extent.position]
+            flight.errors = errors
+            flight.landed.set()
+        return errors
 
-    def _fetch(self, extents: Sequence[Extent]) -> dict[int, BoxlinkError]:
+    def _fetch(self, store: Store, extents: Sequence[Extent], flight: _Flight) -> dict[int, BoxlinkError]:
         """Bring extents into the cache: ranges of packs, each chunk verified before it is written. What failed, by
         position."""
         errors: dict[int, BoxlinkError] = {}
@@ -204,30 +281,33 @@ class Blob:
             here = [extent for extent in extents if extent.chunk.pack == pack]
             key = names.pack_key(self._root, ulid_text(pack))
             try:
-                answers = self._store.get_ranges(key, ranges)
+                answers = store.get_ranges(key, ranges)
             except BoxlinkError as error:
                 errors.update((extent.position, error) for extent in here)
                 continue
-            for extent in here:
+            kept: list[tuple[Extent, bytes | memoryview]] = []
+            with self._keeping if flight.is_background else contextlib.nullcontext():
+                for extent in here:
+                    try:
+                        kept.append((extent, _decode(extent.chunk, ranges, answers)))
+                    except Corrupt as error:
+                        error.key = key
+                        errors[extent.position] = error
                 try:
-                    self._keep(extent, ranges, answers, key)
+                    self._cache.put(kept)
                 except BoxlinkError as error:
-                    errors[extent.position] = error
+                    errors.update((extent.position, error) for extent, _ in kept)
+                else:
+                    self.counts.fetched_chunks += len(kept)
+                    self.counts.fetched_bytes += sum(extent.chunk.stored_bytes for extent, _ in kept)
         return errors
-
-    def _keep(self, extent: Extent, ranges: list[tuple[int, int]], answers: list[Buffer], key: str) -> None:
-        chunk = extent.chunk
-        index = bisect.bisect_right(ranges, (chunk.offset, 1 << 62)) - 1
-        at = chunk.offset - ranges[index][0]
-        stored = memoryview(answers[index])[at : at + chunk.stored_bytes]
-        try:
-            plain = decode_chunk(chunk, stored)
-        except Corrupt as error:
-            error.key = key
-            raise
-        self._cache.put(extent, plain)
-        self.counts.fetched_chunks += 1
-        self.counts.fetched_bytes += chunk.stored_bytes
 
     def _key(self, chunk: ChunkRef) -> str:
         return names.pack_key(self._root, ulid_text(chunk.pack))
+
+
+def _decode(chunk: ChunkRef, ranges: list[tuple[int, int]], answers: list[Buffer]) -> bytes | memoryview:
+    """A chunk, verified, out of the ranges of its pack."""
+    index = bisect.bisect_right(ranges, (chunk.offset, 1 << 62)) - 1
+    at = chunk.offset - ranges[index][0]
+    return decode_chunk(chunk, memoryview(answers[index])[at : at + chunk.stored_bytes])

@@ -35,13 +35,14 @@ from synclib.lazy.extent_rows import ExtentRows
 from synclib.lazy.maps import read_map_tail
 from synclib.lazy.mirror import Mirror
 from synclib.lazy.run_cache import RunCache
-from synclib.lazy.served_image import write_patch
+from synclib.lazy.served_image import ServedImage, write_patch
 from synclib.store.base import Store
 
 # Up to this an image is brought here whole, so that no lookup ever waits for the store.
 WHOLE_IMAGE_BYTES = 64 << 20
 _READ_BYTES = 1 << 20
 _UNUSED_S = 3600.0
+_KINDS = ("image", "patch", "map", "json", "hydrated", "image-object", "map-object")
 
 
 class SnapMetadata(msgspec.Struct, frozen=True):
@@ -104,10 +105,19 @@ def metadata_of(manifest: Manifest, sources: Sources) -> Metadata:
     with disk_errors():
         sources.directory.mkdir(parents=True, exist_ok=True)
         found = _made(manifest, sources, stem)
-        files = {path: _measured(Path(path)) for path in (found.image, found.patch, found.map) if path}
-        # No fsync: files that a power cut took are not what the record says, and are made again.
-        write_atomic(Path(f"{stem}.json"), msgspec.json.encode(_Record(found, files)))
+        _record(stem, found)
     return found
+
+
+def settle(metadata: Metadata, image: ServedImage) -> str:
+    """Bring a served image here whole, for the mounts to come; its path."""
+    stem = Path(metadata.patch).with_suffix("")
+    with disk_errors():
+        with _writing(stem, "image") as file:
+            for position in range(0, image.image_bytes, _READ_BYTES):
+                file.write(image.read(position, min(_READ_BYTES, image.image_bytes - position)))
+        _record(stem, msgspec.structs.replace(metadata, image=f"{stem}.image", patch=""))
+    return f"{stem}.image"
 
 
 def snap_metadata(manifest: Manifest) -> SnapMetadata | None:
@@ -121,7 +131,7 @@ def prune(directory: Path, used: set[str], now_s: float) -> None:
     and stays."""
     for path in directory.iterdir():
         stem, _, kind = path.name.partition(".")
-        is_ours = kind.partition(".")[0] in ("image", "patch", "map", "json", "image-object", "map-object")
+        is_ours = kind.partition(".")[0] in _KINDS
         if is_ours and stem not in used and now_s - path.stat().st_mtime > _UNUSED_S:
             path.unlink(missing_ok=True)
 
@@ -237,6 +247,12 @@ def _writing(stem: Path, suffix: str) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(file.name)
+
+
+def _record(stem: Path, found: Metadata) -> None:
+    """No fsync of the files: those that a power cut took are not what the record says, and are made again."""
+    files = {path: _measured(Path(path)) for path in (found.image, found.patch, found.map) if path}
+    write_atomic(Path(f"{stem}.json"), msgspec.json.encode(_Record(found, files)))
 
 
 def _read_record(path: Path) -> _Record | None:

@@ -74,6 +74,11 @@ class RetryStore:
                 pauses.wait_or_raise(error)
 
 
+def untried(store: Store) -> Store:
+    """The same store, but that fails at once: for work that nobody waits for, and that has a pace of its own."""
+    return store.store if isinstance(store, RetryStore) else store
+
+
 class _Pauses:
     """Exponential pauses with full jitter, within a number of tries and a deadline."""
 

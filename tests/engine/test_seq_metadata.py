@@ -18,6 +18,7 @@ from synclib.engine.host import no_progress
 from synclib.engine.mount import Prepared, opened, prepare
 from synclib.engine.repack import RepackOptions, repack_dataset
 from synclib.lazy.chain import Chain
+from synclib.lazy.metadata import settle
 from synclib.lazy.run_reader import StoreRuns
 from synclib.store.base import Buffer
 from synclib.store.memory import MemoryStore
@@ -173,7 +174,11 @@ def test_a_large_image_is_not_fetched_whole(tmp_path: Path, monkeypatch: pytest.
     with opened(prepared, node.store) as (_, image):
         assert image is not None
         assert image.read(0, image.image_bytes) == whole
+        # When all bytes are here the image comes too, for mounts without a daemon.
+        settled = settle(prepared.metadata, image)
     assert not node.store.reads
+    assert Path(settled).read_bytes() == whole
+    assert node.prepare("served").image == settled
 
 
 def test_a_compaction_of_the_diffs_keeps_what_the_snap_has(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from synclib.core.pack import parse_header, parse_tail
 from synclib.core.stored_image import MAGIC as IMAGE_MAGIC
 from synclib.core.stored_image import decode_image_tail, decode_piece
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
-from tests.samples import all_samples, sample_manifest, sample_map, sample_pack
+from synclib.core.trace import decode_trace
+from tests.samples import all_samples, sample_manifest, sample_map, sample_pack, sample_trace
 
 HERE = Path(__file__).parent
 
@@ -39,6 +40,7 @@ def test_golden_objects_still_read() -> None:
     pieces = [stored[piece.offset : piece.offset + piece.stored_bytes] for piece in image.pieces]
     plain = b"".join(decode_piece(image, index, piece) for index, piece in enumerate(pieces))
     assert plain == (HERE / "v0.image").read_bytes()
+    assert decode_trace((HERE / "v0.trace").read_bytes()) == sample_trace()[1]
     data = (HERE / "v0.pack").read_bytes()
     _, info, entries = sample_pack()
     assert next(iter(parse_tail(parse_header(data), data, len(data), info.slots_digest))) == entries[4].chunks[0]

@@ -32,10 +32,19 @@ class Site:
         self.machine.run("init")
         self.machine.run("publish", "covers", self.source)
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.is_hydrating = False  # so that keepers stay
 
     def start(self, *words: str) -> None:
         log = open(self.machine.place / "daemon.log", "ab")  # noqa: SIM115 - the daemon's
-        command = ["sync", "--data", self.data, "--poll", "0.2", *words]
+        command = [
+            "sync",
+            "--data",
+            self.data,
+            "--poll",
+            "0.2",
+            *words,
+            *([] if self.is_hydrating else ["--no-hydrate"]),
+        ]
         self.daemon = self.machine.start(*command, stdout=log, stderr=log)
         log.close()
 

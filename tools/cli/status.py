@@ -12,17 +12,21 @@ from tools.cli_context import Context, verb
 def command(context: Context) -> None:
     """Say which datasets are mounted on this machine, and how they do. The mounts themselves are not touched."""
     from tools.cli_engine import open_host, size_text
+    from tools.hydration_text import hydration_text
     from tools.mount_control import ask
     from tools.mount_spec import all_specs
-    from tools.mounting import is_keeper
+    from tools.mounting import forget, is_served
 
     rows: list[dict[str, object]] = []
     lines: list[str] = []
     for directory, spec in all_specs(open_host(context).state):
         prepared = spec.prepared
-        is_alive = is_keeper(spec.keeper_pid)
-        figures = ask(directory) if is_alive else None
-        state = "serving" if figures is not None else "no answer" if is_alive else "dead"
+        is_alive = is_served(spec)
+        if spec.is_native and not is_alive:
+            forget(directory)  # it was unmounted, or the machine was started anew
+            continue
+        figures = ask(directory) if is_alive and not spec.is_native else None
+        state = "serving" if figures or spec.is_native else "no answer" if is_alive else "dead"
         name = prepared.root.partition("/")[2]
         row: dict[str, object] = {
             "dataset": name,
@@ -30,6 +34,7 @@ def command(context: Context) -> None:
             "digest": prepared.digest,
             "directory": spec.target,
             "mode": "erofs",
+            "served": "native" if spec.is_native else "daemon",
             "state": state,
             "keeper": spec.keeper_pid,
             "store": spec.store,
@@ -37,11 +42,14 @@ def command(context: Context) -> None:
         }
         rows.append(row)
         line = f"{name} seq {prepared.seq} on {spec.target}: {state}"
-        if figures is not None:
+        if spec.is_native:
+            line += "; every byte is here, nothing runs"
+        elif figures is not None:
             line += (
                 f"; {figures['reads']} reads, {figures['faults']} faults (p50 {figures['fault_p50_ms']} ms, "
                 f"p99 {figures['fault_p99_ms']} ms), {figures['errors']} errors, "
-                f"{size_text(int(figures['fetched_bytes']))} fetched, {size_text(int(figures['cache_bytes']))} here"
+                f"{size_text(int(figures['fetched_bytes']))} fetched, {size_text(int(figures['cache_bytes']))} here; "
+                f"{hydration_text(figures)}"
             )
         elif not is_alive:
             line += f"; boxlink umount --force {spec.target} clears it away"

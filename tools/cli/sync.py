@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from tools.cli_context import Context, node_option, verb
+from tools.cli_rate import rate_option
 
 
 @click.command()
@@ -15,9 +16,13 @@ from tools.cli_context import Context, node_option, verb
 @click.option("--once", is_flag=True, help="One round, then end; the exit code is that of the first error.")
 @click.option("--poll", type=click.FloatRange(min=0.1, max=3600), metavar="SECONDS", help="How often to ask (10).")
 @click.option("--lazy", is_flag=True, help="Mount datasets rather than restore them, where possible (needs root).")
+@rate_option
+@click.option("--no-hydrate", is_flag=True, help="Of mounted datasets fetch what is read, not the rest.")
 @node_option
 @verb
-def command(context: Context, data: Path, once: bool, poll: float | None, lazy: bool) -> None:
+def command(
+    context: Context, data: Path, once: bool, poll: float | None, lazy: bool, rate: int, no_hydrate: bool
+) -> None:
     """Bring down the datasets that DIR asks for, keep following them, and send DIR/log up.
 
     \b
@@ -28,6 +33,7 @@ def command(context: Context, data: Path, once: bool, poll: float | None, lazy: 
     read. synch.up asks for the directory to be published. synch.error
     says why something did not happen. --json: one object a line for each event.
     """
+    from synclib.engine.mount import Background
     from synclib.engine.node import Node
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, open_host
@@ -43,7 +49,8 @@ def command(context: Context, data: Path, once: bool, poll: float | None, lazy: 
     store = context.open_store()
     assert context.meter is not None
     host, connect = open_host(context), connect_of(context)
-    mounter = None if connect is None else KeeperMounter(host, connect)
+    background = Background(rate, is_whole=not no_hydrate)
+    mounter = None if connect is None else KeeperMounter(host, connect, background)
     node = Node(data, store, connect, host, log, poll_s, context.meter, mounter, is_lazy=lazy)
     if once:
         errors = node.run_once()

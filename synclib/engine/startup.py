@@ -1,0 +1,83 @@
+"""The start-up of whoever reads a mount: what earlier ones needed is fetched ahead, what it needs is published."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from synclib.core.extent_map import Extent
+from synclib.core.trace import union
+from synclib.disk.atomic import write_atomic
+from synclib.engine.host import Host
+from synclib.engine.traces import locate, publish_trace, read_traces, resolve
+from synclib.errors import BoxlinkError
+from synclib.lazy.chain import Chain
+from synclib.lazy.dataset import Dataset
+from synclib.lazy.run_cache import RunCache
+from synclib.lazy.touches import Touches
+
+_LOOK_S = 0.5
+_PUBLISHED = "traced"
+
+
+class StartUp:
+    """Of one mount of a seq. It is over when the file ``ready`` is there, or when nothing new was read for a while.
+
+    ``cache``: the directory of the dataset's blob. ``dataset``: its store need not try again; what fails is left out,
+    for a trace is advice. ``is_seen_whole``: nobody served the mount before; else what is noted is not all, and is
+    not published.
+    """
+
+    def __init__(
+        self, dataset: Dataset, host: Host, seq: int, cache: Path, ready: Path, *, is_seen_whole: bool
+    ) -> None:
+        self._dataset, self._host, self._seq, self._cache, self._ready = dataset, host, seq, cache, ready
+        self._is_seen_whole = is_seen_whole
+        self.touches = Touches(host.clock)
+
+    def run(self, on_over: Callable[[], None], ended: threading.Event) -> None:
+        """Until it is over or the mount is: then what was read is published."""
+        while not (self._ready.exists() or self.touches.is_over()):
+            if ended.wait(_LOOK_S):
+                return
+        on_over()
+        touched = self.touches.in_order()
+        with contextlib.suppress(OSError):
+            write_atomic(self._ready, b"")
+        if touched and self._is_seen_whole and not self._is_published():
+            with contextlib.suppress(BoxlinkError, OSError):
+                self._publish(touched)
+
+    def read_trace(self) -> Iterable[tuple[float, Extent]]:
+        """What earlier start-ups needed, as this seq has it; nothing where that cannot be had at once."""
+        if self._ready.exists():
+            return []
+        try:
+            touches = union(read_traces(self._dataset))
+            if not touches:
+                return []
+            with self._chain() as chain:
+                return list(locate(chain, touches))
+        except BoxlinkError:
+            return []
+
+    def _publish(self, touched: list[tuple[int, int]]) -> None:
+        with self._chain() as chain:
+            publish_trace(self._dataset, self._host, self._seq, resolve(chain, touched))
+        write_atomic(self._cache / _PUBLISHED, b"%d" % self._seq)
+
+    def _is_published(self) -> bool:
+        """Whether this node has published a trace of the seq before."""
+        try:
+            return int((self._cache / _PUBLISHED).read_bytes()) >= self._seq
+        except (OSError, ValueError):
+            return False
+
+    @contextlib.contextmanager
+    def _chain(self) -> Iterator[Chain]:
+        manifest = self._dataset.manifest_at(self._seq)
+        runs = RunCache(self._cache.parent / "run", self._dataset.store)
+        with runs.in_use():
+            yield Chain.of(runs, self._dataset.root, manifest.runs)

@@ -1,0 +1,169 @@
+"""Traces in a store: who publishes one, which are kept, what they stand for later, and when a start-up ends."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from synclib.clock import ManualClock
+from synclib.core.entry import ADDRESS_UNIT
+from synclib.core.trace import QUIET_S, START_UP_S_MAX, Touch, Trace, encode_trace, union
+from synclib.engine.startup import StartUp
+from synclib.engine.traces import extents_of, locate, publish_trace, read_traces, resolve
+from synclib.lazy.chain import Chain
+from synclib.lazy.run_reader import StoreRuns
+from synclib.store.memory import MemoryStore
+from tests.kit import Kit
+
+
+def make(place: Path) -> Kit:
+    kit = Kit(place)
+    chance = random.Random(4)
+    kit.write(
+        {b"%02d" % number: chance.randbytes(9000) for number in range(20)} | {b"a/large": chance.randbytes(5 << 20)}
+    )
+    kit.publish()
+    return kit
+
+
+def chain_of(kit: Kit) -> Chain:
+    return Chain.of(StoreRuns(kit.store), kit.dataset.root, kit.dataset.read_head().manifest.runs)
+
+
+def position(kit: Kit, path: bytes, chunk: int = 0) -> int:
+    """Where a chunk of a file stands now."""
+    entry = next(entry for entry in chain_of(kit).entries() if entry.path == path)
+    return extents_of(entry)[chunk].position
+
+
+def test_the_last_three_are_kept_and_only_as_many_a_seq(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    keys = [publish_trace(kit.dataset, kit.host, 1, [Touch(b"%d" % n, 0, 1, n)]) for n in range(5)]
+    assert all(keys[:3])
+    assert keys[3:] == [None, None]
+    assert len(read_traces(kit.dataset)) == 3
+    newer = publish_trace(kit.dataset, kit.host, 2, [Touch(b"new", 0, 1, 0)])
+    assert newer is not None
+    assert [trace.seq for trace in read_traces(kit.dataset)] == [1, 1, 2]
+    assert len(list(kit.store.list("data/covers/trace/"))) == 3
+    assert publish_trace(kit.dataset, kit.host, 1, [Touch(b"old", 0, 1, 0)]) is None
+
+
+def test_what_does_not_read_is_passed_over(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    key = publish_trace(kit.dataset, kit.host, 1, [Touch(b"00", 0, 1, 0)])
+    assert key is not None
+    good = kit.store.get(key, size_max=1 << 20)
+    assert good is not None
+    kit.store.put(key[:-1] + "0", good.data[:-3])
+    kit.store.put("data/covers/trace/a stranger's", b"x")
+    (trace,) = read_traces(kit.dataset)
+    assert trace.touches == [Touch(b"00", 0, 1, 0)]
+
+
+def test_touches_are_told_by_path_and_found_again_at_a_later_seq(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    touched = [(5, position(kit, b"07")), (9, position(kit, b"a/large", 2)), (11, position(kit, b"03"))]
+    touches = resolve(chain_of(kit), [*touched, (12, 1)])
+    assert [(touch.path, touch.at_ms) for touch in touches] == [(b"07", 5), (b"a/large", 9), (b"03", 11)]
+    large = next(entry for entry in chain_of(kit).entries() if entry.path == b"a/large")
+    assert touches[1].offset == sum(chunk.plain_bytes for chunk in large.chunks[:2])
+    assert touches[1].length == large.chunks[2].plain_bytes
+    found = list(locate(chain_of(kit), touches))
+    assert sorted((round(at_s * 1000), extent.position) for at_s, extent in found) == sorted(touched)
+    # Another content at a path, one that is gone, one that stays where it was.
+    changed = {b"07": b"new" * 4000}
+    kit.write(
+        {b"%02d" % n: (kit.directory / f"{n:02}").read_bytes() for n in range(20) if n not in (3, 7)}
+        | changed
+        | {b"a/large": (kit.directory / "a/large").read_bytes(), b"00a": b"before", b"a": None}
+    )
+    kit.publish()
+    again = {round(at_s * 1000): extent for at_s, extent in locate(chain_of(kit), touches)}
+    assert again.keys() == {5, 9}
+    assert again[5].position == position(kit, b"07") != touched[0][1]
+    assert again[9].position == touched[1][1]
+
+
+def test_a_place_that_a_shorter_file_no_longer_has_is_left_out(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    entry = next(entry for entry in chain_of(kit).entries() if entry.path == b"a/large")
+    beyond = [
+        Touch(b"a/large", entry.size + 10, 100, 0),
+        Touch(b"a", 0, 1, 0),
+        Touch(b"a/large", entry.size - 1, 1 << 31, 0),
+    ]
+    found = [extent for _, extent in locate(chain_of(kit), beyond)]
+    assert found == extents_of(entry)[-1:]
+
+
+@pytest.mark.parametrize("how", ["told", "quiet", "long"])
+def test_a_start_up_ends_and_is_published_once(tmp_path: Path, how: str) -> None:
+    kit = make(tmp_path)
+    clock = ManualClock()
+    host = kit.host.__class__("n7", clock, kit.host.entropy, kit.host.state, kit.host.cache)
+    cache = tmp_path / "lazy"
+    cache.mkdir()
+    ready = tmp_path / "ready"
+
+    def start_up() -> StartUp:
+        return StartUp(kit.dataset, host, 1, cache, ready, is_seen_whole=True)
+
+    first = start_up()
+    entry = next(entry for entry in chain_of(kit).entries() if entry.path == b"07")
+    other = next(entry for entry in chain_of(kit).entries() if entry.path == b"08")
+    assert not first.touches.is_over()
+    first.touches.note(extents_of(entry))
+    if how == "told":
+        ready.touch()
+    elif how == "quiet":
+        clock.advance(QUIET_S - 1)
+        assert not first.touches.is_over()
+        clock.advance(1)
+    else:
+        for _ in range(int(START_UP_S_MAX)):
+            assert not first.touches.is_over()
+            clock.advance(1)
+            first.touches.note(extents_of(other))
+            first.touches._seen.clear()  # as if something new were touched each second
+    over: list[None] = []
+    first.run(lambda: over.append(None), threading.Event())
+    assert len(over) == 1
+    assert ready.exists()
+    (trace,) = read_traces(kit.dataset)
+    assert (trace.seq, trace.node, trace.touches[0].path) == (1, "n7", b"07")
+    # One that comes after its end has nothing to fetch ahead; another mount does, but it publishes no second one.
+    assert list(start_up().read_trace()) == []
+    ready.unlink()
+    second = start_up()
+    assert next(iter(second.read_trace()))[1].position == entry.address * ADDRESS_UNIT
+    second.touches.note(extents_of(entry))
+    ready.touch()
+    second.run(lambda: None, threading.Event())
+    assert len(read_traces(kit.dataset)) == 1
+
+
+def test_a_worker_that_came_later_publishes_nothing(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    start_up = StartUp(kit.dataset, kit.host, 1, tmp_path, tmp_path / "ready", is_seen_whole=False)
+    start_up.touches.note(extents_of(next(entry for entry in chain_of(kit).entries() if entry.path == b"07")))
+    (tmp_path / "ready").touch()
+    start_up.run(lambda: None, threading.Event())
+    assert read_traces(kit.dataset) == []
+
+
+def test_a_store_that_is_away_costs_nothing_but_the_trace(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    assert isinstance(kit.store, MemoryStore)
+    kit.store.put(
+        "data/covers/trace/" + "0" * 19 + "1-" + "0" * 26, encode_trace(Trace(1, "n", 1, [Touch(b"07", 0, 1, 0)]))
+    )
+    start_up = StartUp(kit.dataset, kit.host, 1, tmp_path, tmp_path / "ready", is_seen_whole=True)
+    assert len(list(start_up.read_trace())) == 1
+    for info in list(kit.store.list("data/covers/run/")):
+        kit.store.delete(info.key)
+    assert list(start_up.read_trace()) == []
+    assert union([]) == []
