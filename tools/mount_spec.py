@@ -24,6 +24,7 @@ class MountSpec(msgspec.Struct, frozen=True):
     target: str
     prepared: Prepared
     keeper_pid: int = 0
+    cache_bytes_max: int | None = None
 
 
 def spec_directory(state: Path, target: str) -> Path:

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from synclib.clock import SystemClock, SystemEntropy
 from synclib.engine.host import Connect, Host
 from synclib.engine.mount import serve
+from synclib.engine.mount_control import MountControl
 from synclib.errors import BoxlinkError
 from tools.mount_control import answer_for_ever
 from tools.mount_spec import MountSpec
@@ -35,15 +35,16 @@ def main() -> int:
         host,
         device,
         is_successor=sys.argv[4] == "next",
-        on_ready=lambda figures: _begin(ready, Path(sys.argv[1]).parent, figures),
+        cache_bytes_max=spec.cache_bytes_max,
+        on_ready=lambda control: _begin(ready, Path(sys.argv[1]).parent, control),
         on_error=report,
     )
     return 0
 
 
-def _begin(ready: int, directory: Path, figures: Callable[[], dict[str, object]]) -> None:
+def _begin(ready: int, directory: Path, control: MountControl) -> None:
     """The mount can be read, and asked how it does."""
-    threading.Thread(target=answer_for_ever, args=(directory, figures), daemon=True).start()
+    threading.Thread(target=answer_for_ever, args=(directory, control), daemon=True).start()
     os.write(ready, b"1")
     os.close(ready)
 

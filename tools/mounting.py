@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from synclib.disk.atomic import write_atomic
+from synclib.disk.cache_limits import check_limit
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, unmount
 from synclib.engine.host import Connect, Host
 from synclib.engine.mount import Prepared
@@ -21,7 +22,7 @@ from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.metadata import prune
 from tools.mount_spec import MountSpec, all_specs, read_spec, spec_directory
 
-_START_S = 60.0
+CACHE_BYTES_MIN = 8 << 20
 _END_S = 20.0
 # What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
 _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES)
@@ -30,17 +31,26 @@ _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOT
 class KeeperMounter:
     """Starts keepers for a node's datasets (synclib/engine/lazy_place.py, Mounter)."""
 
-    def __init__(self, host: Host, connect: Connect) -> None:
-        self._host, self._connect = host, connect
+    def __init__(self, host: Host, connect: Connect, cache_bytes_max: int | None = None) -> None:
+        self._host, self._connect, self._cache_bytes_max = host, connect, cache_bytes_max
 
     def start(self, prepared: Prepared, target: str) -> None:
         if os.geteuid() != 0:
             raise Unsupported("only root can mount")
-        start_keeper(self._host, self._connect, prepared, target)
+        start_keeper(self._host, self._connect, prepared, target, self._cache_bytes_max)
 
     def is_alive(self, target: str) -> bool:
         spec = read_spec(spec_directory(self._host.state, target))
         return spec is not None and is_keeper(spec.keeper_pid)
+
+
+def check_cache_size(host: Host, cache_bytes_max: int | None) -> None:
+    """Invalid, Unsupported where the caches of a node cannot have that limit."""
+    if cache_bytes_max is None:
+        return
+    if cache_bytes_max < CACHE_BYTES_MIN:
+        raise Invalid(f"a cache has at least {CACHE_BYTES_MIN} bytes", hint=f"--cache-size {CACHE_BYTES_MIN}")
+    check_limit(host.cache, cache_bytes_max)
 
 
 def check_target(directory: Path) -> str:
@@ -54,7 +64,9 @@ def check_target(directory: Path) -> str:
     return os.path.realpath(directory)
 
 
-def start_keeper(host: Host, connect: Connect, prepared: Prepared, target: str) -> subprocess.Popen[bytes]:
+def start_keeper(
+    host: Host, connect: Connect, prepared: Prepared, target: str, cache_bytes_max: int | None = None
+) -> subprocess.Popen[bytes]:
     """The keeper's process, when the mount can be read. It holds none of our descriptors."""
     directory = spec_directory(host.state, target)
     former = read_spec(directory)
@@ -65,7 +77,16 @@ def start_keeper(host: Host, connect: Connect, prepared: Prepared, target: str) 
             path=target,
         )
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    spec = MountSpec(connect.url, dict(connect.s3), host.node, str(host.state), str(host.cache), target, prepared)
+    spec = MountSpec(
+        connect.url,
+        dict(connect.s3),
+        host.node,
+        str(host.state),
+        str(host.cache),
+        target,
+        prepared,
+        cache_bytes_max=cache_bytes_max,
+    )
     path = directory / "mount.json"
     write_atomic(path, msgspec.json.encode(spec), 0o600)
     ready, told = os.pipe2(os.O_CLOEXEC)

@@ -5,24 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from synclib.core.entry import ADDRESS_UNIT
 from synclib.core.extent_map import MAGIC, decode_tail
+from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
 from synclib.disk.blob_cache import BlobCache
+from synclib.disk.cache_limits import limits_of
+from synclib.disk.faults import disk_errors
+from synclib.engine.cache_upkeep import CacheUpkeep
 from synclib.engine.host import Connect, Host
 from synclib.engine.lease import pin
-from synclib.errors import BoxlinkError
+from synclib.engine.mount_control import MountControl
+from synclib.errors import BoxlinkError, Corrupt
 from synclib.lazy.blob import DEADLINE_S, Blob, MapReader
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.fuse_server import FuseServer
 from synclib.lazy.metadata import Metadata, metadata_of
+from synclib.lazy.mounted_seqs import MountedSeqs, mounted
 from synclib.lazy.run_cache import RunCache
 
 # The kernel gives up what our own deadline did not: a worker that stands still.
@@ -74,15 +80,19 @@ def serve(
     device: int,
     *,
     is_successor: bool,
-    on_ready: Callable[[Callable[[], dict[str, object]]], None],
+    cache_bytes_max: int | None,
+    on_ready: Callable[[MountControl], None],
     on_error: Callable[[BoxlinkError], None],
 ) -> None:
     """A worker's life: answer the requests on ``device`` until the mount is gone. ``on_ready`` is given what tells how
-    it goes."""
+    it goes and takes orders."""
     store, _ = connect.opened
-    cache = BlobCache(Path(prepared.cache), prepared.address_end)
-    with open(prepared.map, "rb") as file:
+    directory = Path(prepared.cache)
+    cache = BlobCache(directory, prepared.address_end, limits_of(directory, cache_bytes_max))
+    with mounted(directory, msgspec.json.encode(prepared)), open(prepared.map, "rb") as file:
         extents = map_reader(file.fileno())
+        seqs = MountedSeqs(directory, open_map)
+        upkeep = CacheUpkeep(cache, extents, prepared.address_end, seqs, host.clock, on_error)
         blob = Blob(store, prepared.root, extents, cache, host.clock)
         server = FuseServer(device, blob, prepared.blob_bytes, _KERNEL_TIMEOUT_S, on_error)
         ended = threading.Event()
@@ -91,29 +101,27 @@ def serve(
         try:
             if is_successor:
                 server.take_over()
-            on_ready(lambda: _figures(blob, cache))
+            upkeep.start()
+            on_ready(MountControl(blob, cache, upkeep))
             server.serve()
         finally:
             ended.set()
+            upkeep.end()
             blob.close()
             cache.sync()
             cache.close()
             holder.join()
 
 
-def _figures(blob: Blob, cache: BlobCache) -> dict[str, object]:
-    """How a mount does: times in milliseconds, of the latest thousand faults."""
-    counts, taken = blob.counts, sorted(blob.counts.fault_s.copy())  # at once: others add to it
-    return {
-        "reads": counts.reads,
-        "faults": counts.faults,
-        "errors": counts.errors,
-        "fetched_chunks": counts.fetched_chunks,
-        "fetched_bytes": counts.fetched_bytes,
-        "cache_bytes": cache.held_bytes(),
-        "fault_p50_ms": round(taken[len(taken) // 2] * 1000, 3) if taken else 0.0,
-        "fault_p99_ms": round(taken[len(taken) * 99 // 100] * 1000, 3) if taken else 0.0,
-    }
+@contextlib.contextmanager
+def open_map(data: bytes) -> Iterator[MapReader]:
+    """The map of what a worker said that it serves."""
+    try:
+        prepared = msgspec.json.decode(data, type=Prepared)
+    except DECODE_ERRORS as error:
+        raise Corrupt("what another mount says of itself does not decode") from error
+    with disk_errors(), open(prepared.map, "rb") as file:
+        yield map_reader(file.fileno())
 
 
 def map_reader(descriptor: int) -> MapReader:

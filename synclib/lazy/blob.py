@@ -86,6 +86,7 @@ class _Flight:
 
     landed: threading.Event = field(default_factory=threading.Event)
     error: BoxlinkError | None = None
+    plain: bytes | memoryview | None = None  # its bytes, where this flight has brought them
 
 
 class Blob:
@@ -107,23 +108,45 @@ class Blob:
 
     def read(self, start: int, length: int) -> bytes:
         """The bytes at [start, start + length); where no file of the map is, zeros. Any BoxlinkError of the store."""
-        stop = start + length
         self.counts.reads += 1
-        lacking = self._lacking(start, stop)
-        if lacking:
-            self.counts.faults += 1
-            started = self._clock.monotonic()
-            try:
-                self._make_resident(lacking)
-            except BoxlinkError:
-                self.counts.errors += 1
-                raise
-            finally:
-                self.counts.fault_s.append(self._clock.monotonic() - started)
-        return self._cache.read(start, length)
+        extents = self._map.overlapping(start, start + length)
+        data = self._cache.read(start, length, extents)
+        if data is not None:
+            return data
+        self.counts.faults += 1
+        started = self._clock.monotonic()
+        try:
+            return self._read_lacking(start, length, extents)
+        except BoxlinkError:
+            self.counts.errors += 1
+            raise
+        finally:
+            self.counts.fault_s.append(self._clock.monotonic() - started)
 
-    def _lacking(self, start: int, stop: int) -> list[Extent]:
-        return [extent for extent in self._map.overlapping(start, stop) if not self._cache.has(extent)]
+    def _read_lacking(self, start: int, length: int, extents: list[Extent]) -> bytes:
+        """What is fetched is handed out from memory: the cache may have no room for it, or have let it go again."""
+        deadline = self._clock.monotonic() + DEADLINE_S
+        data = bytearray(length)
+        left = extents
+        while left:
+            lacking: list[Extent] = []
+            for extent in left:
+                low, high = max(extent.position, start), min(extent.stop, start + length)
+                piece = self._cache.read(low, high - low, [extent])
+                if piece is None:
+                    lacking.append(extent)
+                else:
+                    data[low - start : high - start] = piece
+            fetched = self._make_resident(lacking, deadline) if lacking else {}
+            for extent in lacking:
+                plain = fetched.get(extent.position)
+                if plain is not None:
+                    low, high = max(extent.position, start), min(extent.stop, start + length)
+                    data[low - start : high - start] = plain[low - extent.position : high - extent.position]
+            left = [extent for extent in lacking if extent.position not in fetched]
+            if left and self._clock.monotonic() > deadline:
+                raise Unavailable("the store did not answer in time", key=self._key(left[0].chunk))
+        return bytes(data)
 
     def _neighbours(self, wanted: list[Extent]) -> list[Extent]:
         """What lies around these in the same packs and is not here either."""
@@ -137,9 +160,9 @@ class Blob:
             if extent.position not in positions and extent.chunk.pack in packs and not self._cache.has(extent)
         ]
 
-    def _make_resident(self, wanted: list[Extent]) -> None:
-        """Have fetched what nobody is fetching, with its neighbours, and wait for what is wanted."""
-        deadline = self._clock.monotonic() + DEADLINE_S
+    def _make_resident(self, wanted: list[Extent], deadline: float) -> dict[int, bytes | memoryview]:
+        """Have fetched what nobody is fetching, with its neighbours, and wait for what is wanted. The bytes of what was
+        fetched, by position; the rest another one has put into the cache."""
         own: list[Extent] = []
         neighbours = self._neighbours(wanted)
         with self._lock:
@@ -155,6 +178,7 @@ class Blob:
                 raise Unavailable("the store did not answer in time", key=self._key(extent.chunk))
             if flight.error is not None:
                 raise flight.error
+        return {extent.position: flight.plain for extent, flight in flights if flight.plain is not None}
 
     def _fetch_own(self, extents: list[Extent]) -> None:
         """Fetch, and tell those who wait how it went, for each extent by itself."""
@@ -208,6 +232,7 @@ class Blob:
             error.key = key
             raise
         self._cache.put(extent, plain)
+        self._flights[extent.position].plain = plain
         self.counts.fetched_chunks += 1
         self.counts.fetched_bytes += chunk.stored_bytes
 

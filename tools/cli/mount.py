@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tools.cli_context import Context, node_option, verb
+from tools.cli_context import Context, cache_size_option, node_option, verb
 from tools.cli_seq import SEQ, seq_of
 
 
@@ -15,9 +15,12 @@ from tools.cli_seq import SEQ, seq_of
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--seq", type=SEQ, help="This seq or tag; by default the newest.")
 @click.option("--foreground", is_flag=True, help="Stay until it is unmounted.")
+@cache_size_option
 @node_option
 @verb
-def command(context: Context, dataset: str, directory: Path, seq: str | None, foreground: bool) -> None:
+def command(
+    context: Context, dataset: str, directory: Path, seq: str | None, foreground: bool, cache_size: int | None
+) -> None:
     """Mount DATASET on the directory DIR, read-only; returns when it can be read. Needs root.
 
     \b
@@ -29,16 +32,17 @@ def command(context: Context, dataset: str, directory: Path, seq: str | None, fo
     from synclib.engine.mount import prepare
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, manifest_fields, open_dataset, open_host
-    from tools.mounting import check_target, start_keeper, wait_for
+    from tools.mounting import check_cache_size, check_target, start_keeper, wait_for
 
     target = check_target(directory)
     opened = open_dataset(context, dataset)
     host, connect = open_host(context), connect_of(context)
+    check_cache_size(host, cache_size)
     manifest = opened.manifest_at(seq_of(opened, seq))
     prepared = prepare(opened, host, manifest)
     if connect is None:
         raise Invalid("a store in memory cannot be mounted: its daemon is another process")
-    keeper = start_keeper(host, connect, prepared, target)
+    keeper = start_keeper(host, connect, prepared, target, cache_size)
     result: dict[str, object] = {
         "dataset": dataset,
         **manifest_fields(manifest),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tools.cli_context import Context, node_option, verb
+from tools.cli_context import Context, cache_size_option, node_option, verb
 
 
 @click.command()
@@ -15,9 +15,10 @@ from tools.cli_context import Context, node_option, verb
 @click.option("--once", is_flag=True, help="One round, then end; the exit code is that of the first error.")
 @click.option("--poll", type=click.FloatRange(min=0.1, max=3600), metavar="SECONDS", help="How often to ask (10).")
 @click.option("--lazy", is_flag=True, help="Mount datasets rather than restore them, where possible (needs root).")
+@cache_size_option
 @node_option
 @verb
-def command(context: Context, data: Path, once: bool, poll: float | None, lazy: bool) -> None:
+def command(context: Context, data: Path, once: bool, poll: float | None, lazy: bool, cache_size: int | None) -> None:
     """Bring down the datasets that DIR asks for, keep following them, and send DIR/log up.
 
     \b
@@ -32,7 +33,7 @@ def command(context: Context, data: Path, once: bool, poll: float | None, lazy: 
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, open_host
     from tools.daemon_events import open_events
-    from tools.mounting import KeeperMounter
+    from tools.mounting import KeeperMounter, check_cache_size
 
     try:
         (data / "log").mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,8 @@ def command(context: Context, data: Path, once: bool, poll: float | None, lazy: 
     store = context.open_store()
     assert context.meter is not None
     host, connect = open_host(context), connect_of(context)
-    mounter = None if connect is None else KeeperMounter(host, connect)
+    check_cache_size(host, cache_size)
+    mounter = None if connect is None else KeeperMounter(host, connect, cache_size)
     node = Node(data, store, connect, host, log, poll_s, context.meter, mounter, is_lazy=lazy)
     if once:
         errors = node.run_once()
