@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class MountSpec(msgspec.Struct, frozen=True):
     prepared: Prepared
     keeper_pid: int = 0
     cache_bytes_max: int | None = None
+    python: str = sys.executable  # whose boxlink serves it
 
 
 def spec_directory(state: Path, target: str) -> Path:

@@ -1,4 +1,7 @@
-"""The worker of a lazy mount: ``python -m tools.mount_worker SPEC DEVICE READY first|next``, started by its keeper."""
+"""The worker of a lazy mount, started by its keeper: ``python -m tools.mount_worker SPEC DEVICE READY first|next N``.
+
+N: how many times one was started because the one before had died.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,13 @@ _SAY_EVERY_S = 10.0
 
 
 def main() -> int:
-    spec = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=MountSpec)
+    spec = read_spec(sys.argv[1])
     device, ready = int(sys.argv[2]), int(sys.argv[3])
     # The keeper says when it is over, by ending the mount; a terminal's Ctrl-C is the keeper's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    retiring = threading.Event()
+    # Set by a thread: the lock of an Event may be held by the very code that a signal interrupts.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=retiring.set, daemon=True).start())
     report = _Reporter()
     host = Host(spec.node, SystemClock(), SystemEntropy(), Path(spec.state), Path(spec.cache))
     serve(
@@ -35,11 +41,18 @@ def main() -> int:
         host,
         device,
         is_successor=sys.argv[4] == "next",
+        restarts=int(sys.argv[5]),
         cache_bytes_max=spec.cache_bytes_max,
+        retiring=retiring,
+        on_retired=lambda: os._exit(0),
         on_ready=lambda control: _begin(ready, Path(sys.argv[1]).parent, control),
         on_error=report,
     )
     return 0
+
+
+def read_spec(path: str) -> MountSpec:
+    return msgspec.json.decode(Path(path).read_bytes(), type=MountSpec)
 
 
 def _begin(ready: int, directory: Path, control: MountControl) -> None:

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from synclib.core.names import STATE_DIRECTORY
 from synclib.disk.atomic import write_atomic
 from synclib.disk.cache_limits import check_limit
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, unmount
@@ -20,10 +22,12 @@ from synclib.engine.host import Connect, Host
 from synclib.engine.mount import Prepared
 from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.metadata import prune
+from tools.mount_control import ask
 from tools.mount_spec import MountSpec, all_specs, read_spec, spec_directory
 
 CACHE_BYTES_MIN = 8 << 20
 _END_S = 20.0
+_RENEW_S = 90.0
 # What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
 _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES)
 
@@ -151,6 +155,45 @@ def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
     if is_forced:
         for place in (os.fsencode(target), os.fsencode(directory / "blob")):
             _detach(place)
+
+
+def mount_at(host: Host, directory: Path) -> tuple[Path, MountSpec]:
+    """What is mounted on a directory, also where it is a lazy dataset's of ``boxlink sync``: the mount's own directory
+    and its spec. Missing where nothing of ours is."""
+    target = os.path.realpath(directory)
+    below = os.path.join(os.path.dirname(target), STATE_DIRECTORY, "lazy", os.path.basename(target), "")
+    alive = [(place, spec) for place, spec in all_specs(host.state) if is_keeper(spec.keeper_pid)]
+    found = [(place, spec) for place, spec in alive if spec.target == target]
+    # The newest seq's slot has the highest number; older ones end when nobody uses them.
+    found += sorted(
+        ((place, spec) for place, spec in alive if spec.target.startswith(below)),
+        key=lambda item: (len(item[1].target), item[1].target),
+        reverse=True,
+    )
+    if not found:
+        raise Missing("boxlink has mounted nothing there", hint="boxlink status tells what is mounted", path=target)
+    return found[0]
+
+
+def renew(place: Path, spec: MountSpec) -> dict[str, Any]:
+    """Have this program serve a mount from now on, in place; how the mount does then. Unavailable where it could not
+    take over, and the former one goes on."""
+    before = ask(place)
+    former = before["worker"] if before is not None else 0
+    renewed = msgspec.structs.replace(spec, python=sys.executable)
+    write_atomic(place / "mount.json", msgspec.json.encode(renewed), 0o600)
+    os.kill(spec.keeper_pid, signal.SIGHUP)
+    deadline = time.monotonic() + _RENEW_S
+    while time.monotonic() < deadline and is_keeper(spec.keeper_pid):
+        found = ask(place)
+        if found is not None and found["worker"] != former and not _is_alive(former):
+            return found
+        time.sleep(0.02)
+    raise Unavailable("this boxlink did not take over", hint=f"see {place / 'log'}", path=spec.target)
+
+
+def _is_alive(pid: int) -> bool:
+    return pid != 0 and os.path.exists(f"/proc/{pid}/exe")
 
 
 def _detach(place: bytes) -> None:

@@ -91,7 +91,7 @@ class CacheUpkeep:
         while not self._ended.wait(pause_s):
             self._scrub_started = self._clock.monotonic()
             try:
-                scrub(self._cache, self._extents, self._units, self._pace)
+                scrub(self._cache, [self._extents], self._units, self._pace)
             except BoxlinkError as error:
                 self._on_error(error)
             pause_s = _SCRUB_EVERY_S

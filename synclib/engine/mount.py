@@ -15,6 +15,7 @@ from synclib.core.extent_map import MAGIC, decode_tail
 from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
+from synclib.disk.atomic import write_atomic
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.cache_limits import limits_of
 from synclib.disk.faults import disk_errors
@@ -34,6 +35,7 @@ from synclib.lazy.run_cache import RunCache
 # The kernel gives up what our own deadline did not: a worker that stands still.
 _KERNEL_TIMEOUT_S = int(DEADLINE_S) * 2
 _PIN_CHECK_S = 600.0
+_RETIRE_S = 10.0
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -80,15 +82,20 @@ def serve(
     device: int,
     *,
     is_successor: bool,
+    restarts: int,
     cache_bytes_max: int | None,
+    retiring: threading.Event,
+    on_retired: Callable[[], None],
     on_ready: Callable[[MountControl], None],
     on_error: Callable[[BoxlinkError], None],
 ) -> None:
-    """A worker's life: answer the requests on ``device`` until the mount is gone. ``on_ready`` is given what tells how
-    it goes and takes orders."""
+    """A worker's life: answer the requests on ``device`` until the mount is gone, or another worker has its place:
+    after ``retiring`` is set what was taken is answered, then ``on_retired`` called, which ends the process, for
+    threads that wait for a request would take it. ``on_ready`` is given what tells how it goes and takes orders."""
     store, _ = connect.opened
     directory = Path(prepared.cache)
     cache = BlobCache(directory, prepared.address_end, limits_of(directory, cache_bytes_max))
+    _note_dataset(directory, store.url, prepared.root)
     with mounted(directory, msgspec.json.encode(prepared)), open(prepared.map, "rb") as file:
         extents = map_reader(file.fileno())
         seqs = MountedSeqs(directory, open_map)
@@ -98,11 +105,23 @@ def serve(
         ended = threading.Event()
         holder = threading.Thread(target=_hold, args=(Dataset(store, prepared.root), host, prepared.seq, ended))
         holder.start()
+
+        def retire() -> None:
+            retiring.wait()
+            if not ended.is_set():
+                ended.set()
+                upkeep.end()
+                holder.join(_RETIRE_S)
+                cache.sync()
+                server.retire(_RETIRE_S)
+                on_retired()
+
+        threading.Thread(target=retire, name="retire", daemon=True).start()
         try:
             if is_successor:
                 server.take_over()
             upkeep.start()
-            on_ready(MountControl(blob, cache, upkeep))
+            on_ready(MountControl(blob, cache, upkeep, restarts))
             server.serve()
         finally:
             ended.set()
@@ -111,6 +130,28 @@ def serve(
             cache.sync()
             cache.close()
             holder.join()
+
+
+class _Cached(msgspec.Struct, frozen=True):
+    store: str
+    root: str
+
+
+def _note_dataset(directory: Path, store: str, root: str) -> None:
+    """Whose cache it is: its name is a hash. Where the disk is full it goes without."""
+    data = msgspec.json.encode(_Cached(store, root))
+    with contextlib.suppress(OSError):
+        if not (directory / "dataset.json").exists():
+            write_atomic(directory / "dataset.json", data)
+
+
+def cached_dataset(directory: Path) -> tuple[str, str]:
+    """(store, root) of the dataset that a cache is of; empty where it does not say."""
+    try:
+        found = msgspec.json.decode((directory / "dataset.json").read_bytes(), type=_Cached)
+    except (OSError, *DECODE_ERRORS):
+        return "", ""
+    return found.store, found.root
 
 
 @contextlib.contextmanager

@@ -3,8 +3,11 @@ read."""
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
+from synclib import __version__
 from synclib.core.entry import ADDRESS_MAX
 from synclib.disk.blob_cache import BlobCache
 from synclib.engine.cache_upkeep import CacheUpkeep
@@ -47,8 +50,8 @@ Request = Figures | Evict | Pin | Unpin | Rate
 class MountControl:
     """Of one worker. Safe between threads."""
 
-    def __init__(self, blob: Blob, cache: BlobCache, upkeep: CacheUpkeep) -> None:
-        self._blob, self._cache, self._upkeep = blob, cache, upkeep
+    def __init__(self, blob: Blob, cache: BlobCache, upkeep: CacheUpkeep, restarts: int) -> None:
+        self._blob, self._cache, self._upkeep, self._restarts = blob, cache, upkeep, restarts
 
     def answer(self, request: Request) -> dict[str, object]:
         """Any BoxlinkError where it cannot be done."""
@@ -74,6 +77,9 @@ class MountControl:
         counts, kept = self._blob.counts, self._cache.counts
         taken = sorted(counts.fault_s.copy())  # at once: others add to it
         return {
+            "worker": os.getpid(),
+            "version": __version__,
+            "restarts": self._restarts,
             "reads": counts.reads,
             "hits": kept.hits,
             "faults": counts.faults,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from synclib.core.entry import ADDRESS_UNIT
@@ -23,11 +23,11 @@ class ScrubCounts:
     damaged: int = 0
 
 
-def scrub(cache: BlobCache, extents: MapReader, units: int, go_on: Callable[[ScrubCounts], bool]) -> ScrubCounts:
-    """All that a map has and the cache holds below ``units``. ``go_on`` is told the counts after each chunk, and may
-    wait, or end it."""
+def scrub(cache: BlobCache, maps: Sequence[MapReader], units: int, go_on: Callable[[ScrubCounts], bool]) -> ScrubCounts:
+    """All that some of the maps have and the cache holds below ``units``, each chunk once. ``go_on`` is told the counts
+    after each chunk, and may wait, or end it."""
     counts = ScrubCounts()
-    for extent in _held(cache, extents, units):
+    for extent in _held(cache, maps, units):
         counts.chunks += 1
         counts.bytes += extent.chunk.plain_bytes
         if not cache.is_right(extent):
@@ -37,13 +37,15 @@ def scrub(cache: BlobCache, extents: MapReader, units: int, go_on: Callable[[Scr
     return counts
 
 
-def _held(cache: BlobCache, extents: MapReader, units: int) -> Iterator[Extent]:
+def _held(cache: BlobCache, maps: Sequence[MapReader], units: int) -> Iterator[Extent]:
     for first in range(0, units, _WINDOW_UNITS):
         starts = {first + index for index in held_in(cache.record.states(first, first + _WINDOW_UNITS))}
         if not starts:
             continue
         # An extent that began before has its turn there.
         stop = min(first + _WINDOW_UNITS, units)
-        for extent in extents.overlapping(first * ADDRESS_UNIT, stop * ADDRESS_UNIT):
-            if extent.position // ADDRESS_UNIT in starts:
-                yield extent
+        for extents in maps:
+            for extent in extents.overlapping(first * ADDRESS_UNIT, stop * ADDRESS_UNIT):
+                if extent.position // ADDRESS_UNIT in starts:
+                    starts.remove(extent.position // ADDRESS_UNIT)
+                    yield extent

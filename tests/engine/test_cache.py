@@ -231,8 +231,8 @@ def test_a_scrub_finds_what_is_damaged_on_the_disk(place: Path) -> None:
             for extent in extents[::50]:
                 file.seek(extent.position)
                 file.write(bytes([space.whole[extent.position] ^ 1]))
-        done = scrub(space.cache, space.map, space.prepared.address_end, lambda _: True)
+        done = scrub(space.cache, [space.map], space.prepared.address_end, lambda _: True)
         assert (done.chunks, done.damaged) == (len(extents), len(extents[::50]))
         assert not any(space.cache.has(extent) for extent in extents[::50])
-        assert scrub(space.cache, space.map, space.prepared.address_end, lambda _: True).damaged == 0
+        assert scrub(space.cache, [space.map], space.prepared.address_end, lambda _: True).damaged == 0
         space.assert_all_right()
