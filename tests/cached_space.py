@@ -122,7 +122,7 @@ def churn(space: CachedSpace, is_over: Callable[[], bool]) -> None:
     while not is_over():
         random.shuffle(extents)
         for extent in extents:
-            space.cache.put(extent, space.right(extent))
+            space.cache.put([(extent, space.right(extent))])
         evictor.evict_to(random.randrange(len(space.whole)))
 
 

@@ -105,26 +105,37 @@ class BlobCache:
             self._note_use(extent)
         return data
 
-    def put(self, extent: Extent, plain: bytes | memoryview) -> bool:
-        """Keep an extent's bytes, which were verified. False where there is no room for them, or the disk fails: then
-        nothing is recorded."""
-        unit = extent.position // ADDRESS_UNIT
+    def put(self, items: Sequence[tuple[Extent, bytes | memoryview]]) -> int:
+        """Keep extents' bytes, which were verified; how many are here then. For the others there is no room, or the
+        disk fails: of those nothing is recorded."""
+        kept = 0
         with self.record.locked() as has_lock:
-            is_kept = has_lock and self._put(extent, unit, plain)
-        if not is_kept:
-            self.counts.unkept += 1
-        return is_kept
+            if has_lock:
+                held_bytes, free_bytes = self.usage()
+                arrived_units = 0
+                for extent, plain in items:
+                    taken = (len(plain) // ADDRESS_UNIT + 2) * ADDRESS_UNIT
+                    if self.limits.shortage(held_bytes + taken, free_bytes - taken):
+                        self.is_short.set()
+                    has_room = self.limits.room(held_bytes, free_bytes) >= taken
+                    units = self._put(extent, plain, has_room=has_room)
+                    if units is None:
+                        continue
+                    kept += 1
+                    arrived_units += units
+                    held_bytes, free_bytes = held_bytes + taken, free_bytes - taken
+                self._note_arrival(arrived_units)
+        self.counts.unkept += len(items) - kept
+        return kept
 
-    def _put(self, extent: Extent, unit: int, plain: bytes | memoryview) -> bool:
+    def _put(self, extent: Extent, plain: bytes | memoryview, *, has_room: bool) -> int | None:
+        """Of one extent, with the lock: about how many units have come; None where it is not here."""
+        unit = extent.position // ADDRESS_UNIT
         state = self.record.state(unit)
         if is_held(state):
-            return True  # another process was quicker
-        taken = (len(plain) // ADDRESS_UNIT + 2) * ADDRESS_UNIT
-        held_bytes, free_bytes = self.usage()
-        if self.limits.shortage(held_bytes + taken, free_bytes - taken):
-            self.is_short.set()
-        if self.limits.room(held_bytes, free_bytes) < taken:
-            return False
+            return 0  # another process was quicker
+        if not has_room:
+            return None
         try:
             self.record.settle(unit)
             self._write(plain, extent.position)
@@ -135,13 +146,17 @@ class BlobCache:
                 raise
             self.is_short.set()
             self._take_back(extent)
-            return False
+            return None
         self._recent.note(unit, len(plain))
-        hand = self.record.read_hand()
-        hand.held_units += units_of(state)
-        self.record.write_hand(hand)
         self._trust(unit, self.record.generation(unit // REGION_UNITS))
-        return True
+        return units_of(state)
+
+    def _note_arrival(self, units: int) -> None:
+        if units:
+            with contextlib.suppress(OSError):  # the next round of the hand counts anew
+                hand = self.record.read_hand()
+                hand.held_units += units
+                self.record.write_hand(hand)
 
     def _write(self, plain: bytes | memoryview, position: int) -> None:
         view = memoryview(plain)

@@ -1,13 +1,13 @@
 """Makes room in a cache: has chunks forgotten, durably, then takes their bytes away.
 
 One process at a time does it for a cache, whoever needs the room. What no mounted seq has goes first; then what the
-hand of the clock ends (core/eviction.py). What is pinned stays.
+hand of the clock ends (core/eviction.py). What is pinned stays; and all does where the kernel may have the cache's file
+mounted without us (disk/hydrated.py).
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +29,7 @@ from synclib.disk.blob_cache import BlobCache
 from synclib.disk.cache_pins import Pins
 from synclib.disk.cache_record import ClockHand
 from synclib.disk.faults import disk_errors
+from synclib.disk.hydrated import native_lock, was_native
 
 # How much is looked at with the lock held; how much is looked at and goes at most before the record is made durable.
 _WINDOW_UNITS = 1 << 14
@@ -56,7 +57,7 @@ class Evictor:
         self._cache, self._mounted = cache, mounted
         self._record = cache.record
         self.pins = Pins(directory)
-        self._turn = directory / "evicting"
+        self._directory, self._turn = directory, directory / "evicting"
         # Up to which unit it was looked for what no mounted seq has, for that word.
         self._looked: tuple[str, int] = ("", 0)
 
@@ -91,7 +92,10 @@ class Evictor:
             # Rounds in which nothing went.
             idle, round_windows = 0, -(-self._record.units // _WINDOW_UNITS)
             while (short := shortage()) and idle <= _ROUNDS_MAX * round_windows:
-                windows, has_freed = self._batch(short)
+                with native_lock(self._directory):
+                    if was_native(self._directory):
+                        return
+                    windows, has_freed = self._batch(short)
                 idle = 0 if has_freed else idle + windows
 
     def _batch(self, shortage: int) -> tuple[int, bool]:
@@ -141,7 +145,11 @@ class Evictor:
         while at < self._record.units and shortage():
             stop = min(at + _WINDOW_UNITS, self._record.units)
             if any(True for _ in held_in(self._record.states(at, stop))):
-                self._take_away(self._forget_orphans(at, stop, starts(at, stop)), [])
+                wanted = starts(at, stop)
+                with native_lock(self._directory):
+                    if was_native(self._directory):
+                        return
+                    self._take_away(self._forget_orphans(at, stop, wanted), [])
             at = stop
         self._looked = (word, at)
 
@@ -200,15 +208,3 @@ def _begin(hand: ClockHand, units: int) -> int:
     hand.held_units, hand.main_units = hand.seen_held, hand.seen_main
     hand.unit = hand.seen_held = hand.seen_main = 0
     return 0
-
-
-def hold_still(directory: Path) -> int:
-    """A descriptor that keeps every process from evicting anything of the cache in ``directory`` until it is closed:
-    for who reads the blob without this program. BlockingIOError while something is being evicted."""
-    descriptor = os.open(directory / "evicting", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -214,27 +214,29 @@ class Blob:
             except BoxlinkError as error:
                 errors.update((extent.position, error) for extent in here)
                 continue
+            found: list[tuple[Extent, bytes | memoryview]] = []
             for extent in here:
                 try:
-                    self._keep(extent, ranges, answers, key)
-                except BoxlinkError as error:
+                    found.append((extent, _decode(extent.chunk, ranges, answers)))
+                except Corrupt as error:
+                    error.key = key
                     errors[extent.position] = error
+            self._keep(found)
         return errors
 
-    def _keep(self, extent: Extent, ranges: list[tuple[int, int]], answers: list[Buffer], key: str) -> None:
-        chunk = extent.chunk
-        index = bisect.bisect_right(ranges, (chunk.offset, 1 << 62)) - 1
-        at = chunk.offset - ranges[index][0]
-        stored = memoryview(answers[index])[at : at + chunk.stored_bytes]
-        try:
-            plain = decode_chunk(chunk, stored)
-        except Corrupt as error:
-            error.key = key
-            raise
-        self._cache.put(extent, plain)
-        self._flights[extent.position].plain = plain
-        self.counts.fetched_chunks += 1
-        self.counts.fetched_bytes += chunk.stored_bytes
+    def _keep(self, found: list[tuple[Extent, bytes | memoryview]]) -> None:
+        self._cache.put(found)
+        for extent, plain in found:
+            self._flights[extent.position].plain = plain
+            self.counts.fetched_chunks += 1
+            self.counts.fetched_bytes += extent.chunk.stored_bytes
 
     def _key(self, chunk: ChunkRef) -> str:
         return names.pack_key(self._root, ulid_text(chunk.pack))
+
+
+def _decode(chunk: ChunkRef, ranges: list[tuple[int, int]], answers: list[Buffer]) -> bytes | memoryview:
+    """A chunk, verified, out of the ranges of its pack."""
+    index = bisect.bisect_right(ranges, (chunk.offset, 1 << 62)) - 1
+    at = chunk.offset - ranges[index][0]
+    return decode_chunk(chunk, memoryview(answers[index])[at : at + chunk.stored_bytes])

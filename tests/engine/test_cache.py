@@ -17,6 +17,7 @@ from synclib.core.entry import ADDRESS_UNIT
 from synclib.core.eviction import Limits, is_held
 from synclib.core.extent_map import Extent
 from synclib.disk.blob_cache import BlobCache
+from synclib.disk.hydrated import note_native
 from synclib.lazy.scrub import scrub
 from tests.cached_space import CachedSpace, churn, publish_space, read_at_random
 
@@ -174,6 +175,22 @@ def test_what_no_mounted_seq_has_goes_first_and_what_is_pinned_never(place: Path
         assert [extent for extent in extents if space.cache.has(extent)] == [pinned]
         assert evictor.pins.unpin("041")
         evictor.evict_to(0)
+        assert space.cache.held_bytes() == 0
+
+
+def test_nothing_goes_while_the_kernel_may_have_the_file_mounted_without_us(place: Path) -> None:
+    with CachedSpace(place) as space:
+        space.assert_all_right()
+        held = space.cache.held_bytes()
+        note_native(space.directory)
+        try:
+            space.evictor().evict_to(0)
+            space.evictor(lambda first, stop: set()).evict_to(0)
+            assert space.cache.held_bytes() == held
+            assert all(map(space.cache.has, space.extents()))
+        finally:
+            (space.directory / "native").unlink()
+        space.evictor().evict_to(0)
         assert space.cache.held_bytes() == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -160,29 +161,41 @@ def test_metrics_of_all_mounts_are_one_scrape(mounted: Mounted) -> None:
 
 
 def test_a_disk_that_is_full_is_no_error_of_a_reader(tmp_path: Path) -> None:
-    """The cache is on a small file system of its own, first with nearly no room, then with none."""
-    place = tmp_path / "cache"
+    """The cache is on a small file system of its own, first with little room, then with none."""
+    place, device = tmp_path / "cache", tmp_path / "device"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", place], check=True)
+    with open(device, "wb") as file:
+        file.truncate(24 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", device], check=True)
+    subprocess.run(["mount", "-o", "loop", device, place], check=True)
+    mounted = Mounted(tmp_path)
     try:
-        mounted = Mounted(tmp_path)
         mounted.mount()
-        for _ in range(2):
-            mounted.assert_same()
-            mounted.drop_page_cache()
-        with open(place / "filler", "wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(1 << 16))
-                file.flush()
-        os.kill(mounted.worker(), 9)
+        fill(place / "first", leave=3 << 20)
+        mounted.assert_same()
+        mounted.drop_page_cache()
+        mounted.assert_same()
+        fill(place / "rest", leave=0)
+        os.kill(mounted.worker(), signal.SIGKILL)
         mounted.drop_page_cache()
         mounted.assert_same()
         (row,) = mounted.machine.json("status")["mounts"]
-        assert (row["errors"], row["damaged_chunks"]) == (0, 0)
+        assert (row["errors"], row["damaged_chunks"], row["restarts"]) == (0, 0, 1)
         assert row["unkept_chunks"] > 0
-        (place / "filler").unlink()
+        for name in ("first", "rest"):
+            (place / name).unlink()
         mounted.drop_page_cache()
         mounted.assert_same()
-        mounted.unmount()
+        assert mounted.machine.json("verify", "--node")["caches"][0]["damaged"] == 0
     finally:
+        with contextlib.suppress(AssertionError):
+            mounted.unmount("--force")
         subprocess.run(["umount", "-l", place], check=False)
+
+
+def fill(path: Path, leave: int) -> None:
+    """Write until no more than that is free."""
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while os.statvfs(path).f_bfree * os.statvfs(path).f_bsize > leave:
+            file.write(bytes(1 << 16))
+            os.fsync(file.fileno())
