@@ -133,6 +133,35 @@ def verb(function: F) -> Callable[..., Any]:
     return run
 
 
+class ByteCount(click.ParamType):  # type: ignore[type-arg] # generic in some versions of click alone
+    """A number of bytes: 5000000, 20G. K, M, G and T are powers of 1024."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().upper()
+        power = "KMGT".find(text[-1:]) + 1 if text else 0
+        digits = text[:-1] if power else text
+        if not (digits.isascii() and digits.isdigit()):
+            self.fail(f"{value!r} is no number of bytes: write 5000000 or 20G", param, ctx)
+        return int(digits) << 10 * power
+
+
+BYTES = ByteCount()
+
+
+def cache_size_option(function: F) -> F:
+    """``--cache-size BYTES`` for verbs that mount."""
+    return click.option(
+        "--cache-size",
+        type=BYTES,
+        metavar="BYTES",
+        help="What the cache of a dataset may take (8M or more); else all but 1 GiB of its partition.",
+    )(function)
+
+
 def node_option(function: F) -> F:
     """``--node NAME`` for verbs that act as a node."""
     return click.option(

@@ -1,45 +1,81 @@
-"""The keeper of a lazy mount: ``python -m tools.mount_keeper SPEC READY``, started by ``boxlink mount``.
+"""The keeper of a lazy mount, started by ``boxlink mount``.
+
+    python -m tools.mount_keeper SPEC READY                     mount, and keep
+    python -m tools.mount_keeper SPEC go-on DEVICE PID RESTARTS what another program has kept in this process
+    python -m tools.mount_keeper SPEC check                     whether this program could do that
 
 READY is a pipe: when the mount can be read a line ``ok`` is written to it, else a line that says why not.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 from synclib.lazy.keeper import Keeper
 
+_CHECK_S = 20.0
+
 
 def main() -> int:
-    spec_path, ready = sys.argv[1], int(sys.argv[2])
-    with open(spec_path, "rb") as file:
-        spec = json.load(file)
+    spec_path, verb, *rest = sys.argv[1:]
+    if verb == "check":
+        worker = importlib.import_module("tools.mount_worker")
+        worker.read_spec(spec_path)
+        return 0
     directory = os.path.dirname(spec_path)
-    blob_directory = os.path.join(directory, "blob")
-    os.makedirs(blob_directory, exist_ok=True)
-
-    def spawn(device: int, told: int, is_successor: bool) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tools.mount_worker", spec_path, str(device), str(told)]
-        return subprocess.Popen(
-            [*command, "next" if is_successor else "first"], stdin=subprocess.DEVNULL, pass_fds=(device, told)
-        )
-
-    # An image that is not here as a file is served beside the blob.
-    image = spec["prepared"]["image"] or os.path.join(blob_directory, "image")
-    keeper = Keeper(os.fsencode(blob_directory), os.fsencode(image), os.fsencode(spec["target"]), spawn)
+    keeper = _keeper(spec_path, directory)
     try:
-        keeper.run(lambda: _say(ready, "ok"))
+        if verb == "go-on":
+            device, pid, restarts = map(int, rest)
+            keeper.go_on(device, pid, restarts)
+        else:
+            ready = int(verb)
+            keeper.run(lambda: _say(ready, "ok"))
     except OSError as error:
         print(f"keeper: {error}", file=sys.stderr, flush=True)
-        _say(ready, f"{error.errno} {error}")
+        if verb != "go-on":
+            _say(int(verb), f"{error.errno} {error}")
         return 1
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return 0
+
+
+def _keeper(spec_path: str, directory: str) -> Keeper:
+    spec = _read(spec_path)
+    blob_directory = os.path.join(directory, "blob")
+    os.makedirs(blob_directory, exist_ok=True)
+
+    def spawn(device: int, told: int, is_successor: bool, restarts: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tools.mount_worker", spec_path, str(device), str(told)]
+        words = ["next" if is_successor else "first", str(restarts)]
+        return subprocess.Popen([*command, *words], stdin=subprocess.DEVNULL, pass_fds=(device, told))
+
+    def renew(device: int, worker: int, restarts: int) -> None:
+        """As the program that the spec names now."""
+        python = _read(spec_path).get("python", sys.executable)
+        command = [python, "-m", "tools.mount_keeper", spec_path]
+        try:
+            subprocess.run([*command, "check"], stdin=subprocess.DEVNULL, check=True, timeout=_CHECK_S)
+            os.execv(python, [*command, "go-on", str(device), str(worker), str(restarts)])
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"keeper: {python} cannot go on with it, so this one does: {error}", file=sys.stderr, flush=True)
+
+    # An image that is not here as a file is served beside the blob.
+    image = os.fsencode(spec["prepared"]["image"] or os.path.join(blob_directory, "image"))
+    return Keeper(os.fsencode(blob_directory), image, os.fsencode(spec["target"]), spawn, renew)
+
+
+def _read(path: str) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        found: dict[str, Any] = json.load(file)
+    return found
 
 
 def _say(ready: int, text: str) -> None:

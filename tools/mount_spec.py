@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,9 @@ class MountSpec(msgspec.Struct, frozen=True):
     prepared: Prepared
     keeper_pid: int = 0
     background: Background = Background()
+    cache_bytes_max: int | None = None
     is_native: bool = False  # straight on the cache's file: no process serves it
+    python: str = sys.executable  # whose boxlink serves it
 
 
 # In a mount's directory: says that the start-up of whoever reads there is over.

@@ -1,4 +1,7 @@
-"""The worker of a lazy mount: ``python -m tools.mount_worker SPEC DEVICE READY first|next``, started by its keeper."""
+"""The worker of a lazy mount, started by its keeper: ``python -m tools.mount_worker SPEC DEVICE READY first|next N``.
+
+N: how many times one was started because the one before had died.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ import msgspec
 from synclib.clock import SystemClock, SystemEntropy
 from synclib.engine.host import Connect, Host
 from synclib.engine.mount import serve
+from synclib.engine.mount_control import MountControl
 from synclib.errors import BoxlinkError
 from tools.mount_control import answer_for_ever
 from tools.mount_spec import READY, MountSpec
@@ -25,11 +28,14 @@ _SWITCH_S = 0.0005
 
 
 def main() -> int:
-    spec = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=MountSpec)
+    spec = read_spec(sys.argv[1])
     device, ready = int(sys.argv[2]), int(sys.argv[3])
     sys.setswitchinterval(_SWITCH_S)
     # The keeper says when it is over, by ending the mount; a terminal's Ctrl-C is the keeper's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    retiring = threading.Event()
+    # Set by a thread: the lock of an Event may be held by the very code that a signal interrupts.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=retiring.set, daemon=True).start())
     report = _Reporter()
     host = Host(spec.node, SystemClock(), SystemEntropy(), Path(spec.state), Path(spec.cache))
     serve(
@@ -40,15 +46,23 @@ def main() -> int:
         spec.background,
         Path(sys.argv[1]).parent / READY,
         is_successor=sys.argv[4] == "next",
-        on_ready=lambda figures: _begin(ready, Path(sys.argv[1]).parent, figures),
+        restarts=int(sys.argv[5]),
+        cache_bytes_max=spec.cache_bytes_max,
+        retiring=retiring,
+        on_retired=lambda: os._exit(0),
+        on_ready=lambda control: _begin(ready, Path(sys.argv[1]).parent, control),
         on_error=report,
     )
     return 0
 
 
-def _begin(ready: int, directory: Path, figures: Callable[[], dict[str, object]]) -> None:
+def read_spec(path: str) -> MountSpec:
+    return msgspec.json.decode(Path(path).read_bytes(), type=MountSpec)
+
+
+def _begin(ready: int, directory: Path, control: MountControl) -> None:
     """The mount can be read, and asked how it does."""
-    threading.Thread(target=answer_for_ever, args=(directory, figures), daemon=True).start()
+    threading.Thread(target=answer_for_ever, args=(directory, control), daemon=True).start()
     os.write(ready, b"1")
     os.close(ready)
 

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from synclib.core.names import STATE_DIRECTORY
 from synclib.disk.atomic import write_atomic
+from synclib.disk.cache_limits import check_limit
 from synclib.disk.hydrated import native_lock, note_native
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_erofs, mounted_on, unmount
 from synclib.engine.host import Connect, Host, Progress
@@ -25,9 +27,10 @@ from synclib.lazy.metadata import prune
 from tools.mount_control import ask
 from tools.mount_spec import READY, MountSpec, all_specs, read_spec, spec_directory
 
-_START_S = 60.0
+CACHE_BYTES_MIN = 8 << 20
 _END_S = 20.0
 _ASK_EVERY_S = 1.0
+_RENEW_S = 90.0
 # What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
 _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES)
 
@@ -35,13 +38,16 @@ _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOT
 class KeeperMounter:
     """Starts keepers for a node's datasets (synclib/engine/lazy_place.py, Mounter)."""
 
-    def __init__(self, host: Host, connect: Connect, background: Background) -> None:
-        self._host, self._connect, self._background = host, connect, background
+    def __init__(
+        self, host: Host, connect: Connect, background: Background, cache_bytes_max: int | None = None
+    ) -> None:
+        self._host, self._connect = host, connect
+        self._background, self._cache_bytes_max = background, cache_bytes_max
 
     def start(self, prepared: Prepared, target: str) -> bool:
         if os.geteuid() != 0:
             raise Unsupported("only root can mount")
-        return start_mount(self._host, self._connect, prepared, target, self._background) is None
+        return start_mount(self._host, self._connect, prepared, target, self._background, self._cache_bytes_max) is None
 
     def is_alive(self, target: str) -> bool:
         spec = read_spec(spec_directory(self._host.state, target))
@@ -49,6 +55,15 @@ class KeeperMounter:
 
     def forget(self, target: str) -> None:
         forget(spec_directory(self._host.state, target))
+
+
+def check_cache_size(host: Host, cache_bytes_max: int | None) -> None:
+    """Invalid, Unsupported where the caches of a node cannot have that limit."""
+    if cache_bytes_max is None:
+        return
+    if cache_bytes_max < CACHE_BYTES_MIN:
+        raise Invalid(f"a cache has at least {CACHE_BYTES_MIN} bytes", hint=f"--cache-size {CACHE_BYTES_MIN}")
+    check_limit(host.cache, cache_bytes_max)
 
 
 def check_target(directory: Path) -> str:
@@ -63,10 +78,15 @@ def check_target(directory: Path) -> str:
 
 
 def start_mount(
-    host: Host, connect: Connect, prepared: Prepared, target: str, background: Background
+    host: Host,
+    connect: Connect,
+    prepared: Prepared,
+    target: str,
+    background: Background,
+    cache_bytes_max: int | None = None,
 ) -> subprocess.Popen[bytes] | None:
     """Mount a seq; when this returns it can be read. The keeper's process, which holds none of our descriptors; None
-    where every byte is here already, so that nothing need run."""
+    where every byte is here already, so that nothing need run: not with a limit, for then what is here may go."""
     directory = spec_directory(host.state, target)
     former = read_spec(directory)
     if former is not None and is_served(former):
@@ -87,8 +107,9 @@ def start_mount(
         target,
         prepared,
         background=background,
+        cache_bytes_max=cache_bytes_max,
     )
-    if _mount_native(directory, spec):
+    if cache_bytes_max is None and _mount_native(directory, spec):
         _prune(host, prepared)
         return None
     keeper = _start_keeper(directory, spec)
@@ -192,6 +213,37 @@ def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
             _detach(place)
     if spec.is_native:
         forget(directory)
+
+
+def mount_at(host: Host, directory: Path) -> tuple[Path, MountSpec]:
+    """What is served on a directory, also where it is a lazy dataset's of ``boxlink sync``: the mount's own directory
+    and its spec. Missing where no daemon of ours serves anything."""
+    target = os.path.realpath(directory)
+    found = find_mount(host.state, target)
+    if found is None or not is_keeper(found[1].keeper_pid):
+        raise Missing("no daemon of boxlink serves that", hint="boxlink status tells what is mounted", path=target)
+    return found
+
+
+def renew(place: Path, spec: MountSpec) -> dict[str, Any]:
+    """Have this program serve a mount from now on, in place; how the mount does then. Unavailable where it could not
+    take over, and the former one goes on."""
+    before = ask(place)
+    former = before["worker"] if before is not None else 0
+    renewed = msgspec.structs.replace(spec, python=sys.executable)
+    write_atomic(place / "mount.json", msgspec.json.encode(renewed), 0o600)
+    os.kill(spec.keeper_pid, signal.SIGHUP)
+    deadline = time.monotonic() + _RENEW_S
+    while time.monotonic() < deadline and is_keeper(spec.keeper_pid):
+        found = ask(place)
+        if found is not None and found["worker"] != former and not _is_alive(former):
+            return found
+        time.sleep(0.02)
+    raise Unavailable("this boxlink did not take over", hint=f"see {place / 'log'}", path=spec.target)
+
+
+def _is_alive(pid: int) -> bool:
+    return pid != 0 and os.path.exists(f"/proc/{pid}/exe")
 
 
 def _detach(place: bytes) -> None:

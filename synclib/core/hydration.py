@@ -155,6 +155,9 @@ class Pace:
         self._beside: deque[tuple[float, float]] = deque(maxlen=_SAMPLES_MAX)  # when, how long
         self.pauses = 0
 
+    def set_rate(self, rate: int) -> None:
+        self._rate, self._free_at = rate, 0.0
+
     @property
     def range_bytes_max(self) -> int:
         """How long a range of the rest may be: with a low rate not many seconds' worth."""

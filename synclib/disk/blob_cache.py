@@ -1,100 +1,184 @@
 """A node's copy of a dataset's address space (docs/format/address.md): one sparse file, and which chunks are in it.
 
-One cache serves every seq. The record is a bit for each unit of 4 KiB: set where a chunk begins whose bytes were
-written. It is shared memory on a file: it survives the death of the process at once, and a power cut may leave it ahead
-of the data. So it is a hint, never a proof: what it names is hashed before it is believed, once in a process's life.
+One cache serves every seq, and all processes that have it open. What its record names is a hint, never a proof: it is
+hashed before it is believed, once in a process's life, and again when anything near it was taken away since. The record
+is never ahead of the data but after a power cut: bytes are written before a chunk is recorded, and a chunk that is let
+go is forgotten, durably, before its bytes are taken away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import mmap
 import os
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 
 from synclib.core.entry import ADDRESS_UNIT
+from synclib.core.eviction import NONE, Limits, Recent, arrived, is_held, units_of, used
 from synclib.core.extent_map import Extent
-from synclib.disk.faults import disk_errors
+from synclib.disk.cache_record import REGION_UNITS, CacheRecord
+from synclib.disk.faults import disk_errors, is_of_the_world
 from synclib.disk.hydrated import Stamp, stamp_of
+from synclib.disk.punch import punch
 
-_GROW_BYTES = 1 << 16
+_REGION_BYTES = REGION_UNITS // 8  # of a bit for each unit
 _ZEROS = memoryview(bytes(ADDRESS_UNIT))  # what follows a file in its last unit
 _RUN_PARTS_MAX = 500  # two buffers each; pwritev(2) takes 1,024
 
+Piece = tuple[Extent, bytes | memoryview]  # an extent and its bytes, which were verified
+
+
+@dataclass
+class CacheCounts:
+    """What happened to a cache since this process opened it."""
+
+    hits: int = 0  # reads that were answered from it
+    unkept: int = 0  # chunks that were handed out and found no room
+    damaged: int = 0  # chunks that were not what they must be, and were forgotten
+    evicted_chunks: int = 0
+    evicted_bytes: int = 0
+
 
 class BlobCache:
-    """Open in ``directory``, with room for ``address_end`` units. Safe between threads; several processes may have it
-    open (a bit that two of them set at the same moment may be lost: then its chunk is fetched again)."""
+    """Open in ``directory``, with room for ``address_end`` units. Safe between threads and processes."""
 
-    # Whether what is here may go again, to make room.
-    may_evict = False
-
-    def __init__(self, directory: Path, address_end: int) -> None:
+    def __init__(self, directory: Path, address_end: int, limits: Limits | None = None) -> None:
         self.path = directory / "blob"
+        self.limits = limits or Limits()
         with disk_errors():
             directory.mkdir(parents=True, exist_ok=True)
+            self.record = CacheRecord(directory, address_end)
             self._data = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            record = os.open(directory / "present", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(record, fcntl.LOCK_EX)  # the two lengths grow together, whoever is first
-                _grow(self._data, address_end * ADDRESS_UNIT)
-                _grow(record, -(-address_end // (8 * _GROW_BYTES)) * _GROW_BYTES)
-                self._present = mmap.mmap(record, os.fstat(record).st_size)
-                # By name: the mapping keeps a descriptor of its own, and with it the lock.
-                fcntl.flock(record, fcntl.LOCK_UN)
-            finally:
-                os.close(record)
-        self._trusted = bytearray(len(self._present))
+            if os.fstat(self._data).st_size < address_end * ADDRESS_UNIT:
+                self._grow(address_end * ADDRESS_UNIT)
+        # What this process has hashed or written, a bit for each unit; of a region all is void when its generation is
+        # another one than then.
+        self._trusted = bytearray(self.record.units // 8)
+        self._counted = bytearray(self.record.units // 8)  # what is in right_bytes
+        self._trusted_at = array("I", bytes(4 * (self.record.units // REGION_UNITS)))
         self._lock = threading.Lock()
+        self._recent = Recent(self.limits.reserve_bytes)
+        self.counts = CacheCounts()
         self.right_bytes = 0  # of extents that are here and were found right, or came, in this process's life
+        # Set when less than the reserve is left.
+        self.is_short = threading.Event()
+
+    def _grow(self, size: int) -> None:
+        fcntl.flock(self._data, fcntl.LOCK_EX)
+        try:
+            if os.fstat(self._data).st_size < size:
+                os.ftruncate(self._data, size)
+        finally:
+            fcntl.flock(self._data, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        self._present.close()
+        self.record.close()
         os.close(self._data)
+
+    @property
+    def may_evict(self) -> bool:
+        """Whether chunks may go again: then nothing but this may read the file."""
+        return self.limits.limit_bytes is not None
 
     def has(self, extent: Extent) -> bool:
         """Whether the extent's bytes are here and right. The first time they are read and hashed."""
-        byte, bit = _bit(extent)
-        if self._trusted[byte] & bit:
-            return True
-        if not self._present[byte] & bit:
-            return False
-        if blake3(self.read(extent.position, extent.chunk.plain_bytes)).digest() != extent.chunk.hash:
-            with self._lock:
-                self._present[byte] &= ~bit & 0xFF
-            return False
-        with self._lock:
-            self._trust(extent)
-        return True
+        unit = extent.position // ADDRESS_UNIT
+        generation = self.record.generation(unit // REGION_UNITS)
+        return self._is_believed(extent, generation)
 
-    def _trust(self, extent: Extent) -> None:
-        byte, bit = _bit(extent)
-        if not self._trusted[byte] & bit:
-            self._trusted[byte] |= bit
-            self.right_bytes += extent.chunk.plain_bytes
+    def read(self, start: int, length: int, extents: Sequence[Extent]) -> bytes | None:
+        """The bytes at [start, start + length), where ``extents`` are all that have some there; None where one of them
+        is not here, or went meanwhile."""
+        regions = [extent.position // ADDRESS_UNIT // REGION_UNITS for extent in extents]
+        generations = [self.record.generation(region) for region in regions]
+        if not all(map(self._is_believed, extents, generations)):
+            return None
+        try:
+            data = os.pread(self._data, length, start)
+        except OSError:  # a bad sector: what is on it is fetched again
+            for extent in extents:
+                self._forget(extent)
+            return None
+        if [self.record.generation(region) for region in regions] != generations:
+            return None
+        self.counts.hits += 1
+        for extent in extents:
+            self._note_use(extent)
+        return data
 
-    def read(self, position: int, length: int) -> bytes:
-        """The bytes at a position, whatever they are; those of :meth:`has` are right."""
-        with disk_errors():
-            return os.pread(self._data, length, position)
+    def put(self, items: Sequence[Piece]) -> int:
+        """Keep what was fetched; neighbours are written with one call. How many are here then: for the others there is
+        no room, or the disk fails, and of those nothing is recorded."""
+        kept = 0
+        with self.record.locked() as has_lock:
+            if has_lock:
+                # Of the others another process was quicker.
+                lacking = [item for item in items if not is_held(self.record.state(item[0].position // ADDRESS_UNIT))]
+                kept = len(items) - len(lacking)
+                units = 0
+                for run in _runs(self._fitting(lacking)):
+                    came = self._put(run)
+                    if came is not None:
+                        kept, units = kept + len(run), units + came
+                self._note_arrival(units)
+        self.counts.unkept += len(items) - kept
+        return kept
 
-    def put(self, extents: Sequence[tuple[Extent, bytes | memoryview]]) -> None:
-        """Keep extents' bytes, which were verified; neighbours are written with one call. Full when the disk is: then
-        nothing is recorded."""
-        with disk_errors():
-            for run in _runs(extents):
-                self._write(run)
-        with self._lock:
-            for extent, _ in extents:
-                byte, bit = _bit(extent)
-                self._trust(extent)
-                self._present[byte] |= bit
+    def _fitting(self, items: list[Piece]) -> list[Piece]:
+        """Those for which there is room."""
+        held_bytes, free_bytes = self.usage()
+        fitting: list[Piece] = []
+        for item in items:
+            taken = (len(item[1]) // ADDRESS_UNIT + 2) * ADDRESS_UNIT
+            if self.limits.shortage(held_bytes + taken, free_bytes - taken):
+                self.is_short.set()
+            if self.limits.room(held_bytes, free_bytes) >= taken:
+                fitting.append(item)
+                held_bytes, free_bytes = held_bytes + taken, free_bytes - taken
+        return fitting
 
-    def _write(self, run: list[tuple[Extent, bytes | memoryview]]) -> None:
+    def _put(self, run: list[Piece]) -> int | None:
+        """Write and record extents that stand together, with the lock: about how many units have come; None where
+        nothing has."""
+        first, last = run[0][0].position // ADDRESS_UNIT, run[-1][0].position // ADDRESS_UNIT
+        units = 0
+        try:
+            for region in range(first // REGION_UNITS, last // REGION_UNITS + 1):
+                self.record.settle(region * REGION_UNITS)
+            self._write(run)
+            states = bytearray(self.record.states(first, last + 1))
+            for extent, plain in run:
+                index = extent.position // ADDRESS_UNIT - first
+                states[index] = arrived(states[index], len(plain), is_shared=extent.position % ADDRESS_UNIT != 0)
+                units += units_of(states[index])
+            self.record.set_states(first, bytes(states))
+        except OSError as error:
+            if not is_of_the_world(error):
+                raise
+            self.is_short.set()
+            for extent, _ in run:
+                self._take_back(extent)
+            return None
+        for extent, plain in run:
+            unit = extent.position // ADDRESS_UNIT
+            self._recent.note(unit, len(plain))
+            self._trust(extent, self.record.generation(unit // REGION_UNITS))
+        return units
+
+    def _note_arrival(self, units: int) -> None:
+        if units:
+            with contextlib.suppress(OSError):  # the next round of the hand counts anew
+                hand = self.record.read_hand()
+                hand.held_units += units
+                self.record.write_hand(hand)
+
+    def _write(self, run: list[Piece]) -> None:
         parts: list[bytes | memoryview] = []
         stop = start = run[0][0].position
         for extent, plain in run:
@@ -106,6 +190,41 @@ class BlobCache:
             while left:
                 written = os.pwrite(self._data, left, stop - len(left))
                 left = left[written:]
+
+    def _take_back(self, extent: Extent) -> None:
+        """What was written of an extent that is not recorded, but for units that another may have a part of."""
+        with contextlib.suppress(OSError):
+            self.take_away(-(-extent.position // ADDRESS_UNIT), extent.stop // ADDRESS_UNIT)
+
+    def take_away(self, first: int, stop: int) -> None:
+        """Give the blocks of the units [first, stop) back to the disk. With the record's lock; nothing held is in
+        them. OSError where the file system cannot."""
+        if first < stop:
+            with self.record.taking_away(first, stop):
+                punch(self._data, first * ADDRESS_UNIT, stop * ADDRESS_UNIT)
+
+    def first_data(self, first: int, stop: int) -> int:
+        """The first unit of [first, stop) that has blocks on the disk; ``stop`` where none has."""
+        try:
+            return min(os.lseek(self._data, first * ADDRESS_UNIT, os.SEEK_DATA) // ADDRESS_UNIT, stop)
+        except OSError:  # ENXIO: none until the end
+            return stop
+
+    def is_right(self, extent: Extent) -> bool:
+        """Read a held extent from the disk anew and hash it; one that is damaged is forgotten. True where it is not
+        held, or went meanwhile."""
+        unit = extent.position // ADDRESS_UNIT
+        if not is_held(self.record.state(unit)):
+            return True
+        generation = self.record.generation(unit // REGION_UNITS)
+        # What the kernel has of it in memory is no evidence of the disk.
+        os.posix_fadvise(self._data, extent.position, extent.chunk.plain_bytes, os.POSIX_FADV_DONTNEED)
+        return bool(generation & 1) or self._has_hash(extent, generation)
+
+    def usage(self) -> tuple[int, int]:
+        """(bytes that the cache takes, bytes that are free on its partition)."""
+        partition = os.fstatvfs(self._data)
+        return self.held_bytes(), partition.f_bavail * partition.f_frsize
 
     def held_bytes(self) -> int:
         """What the file takes on the disk."""
@@ -119,29 +238,75 @@ class BlobCache:
         """Make everything durable: the data first, then the record."""
         with disk_errors():
             os.fdatasync(self._data)
-            self._present.flush()
+            self.record.sync_states()
+
+    def _is_believed(self, extent: Extent, generation: int) -> bool:
+        """Whether the bytes were right while the region had that generation."""
+        if generation & 1:
+            return False
+        unit = extent.position // ADDRESS_UNIT
+        if self._trusted_at[unit // REGION_UNITS] == generation and self._trusted[unit >> 3] & 1 << (unit & 7):
+            return is_held(self.record.state(unit))
+        return is_held(self.record.state(unit)) and self._has_hash(extent, generation)
+
+    def _has_hash(self, extent: Extent, generation: int) -> bool:
+        unit = extent.position // ADDRESS_UNIT
+        try:
+            data = os.pread(self._data, extent.chunk.plain_bytes, extent.position)
+        except OSError:
+            data = b""
+        if blake3(data).digest() == extent.chunk.hash:
+            self._trust(extent, generation)
+            return True
+        if self.record.generation(unit // REGION_UNITS) == generation:
+            self._forget(extent)
+            self.counts.damaged += 1
+        return False
+
+    def _trust(self, extent: Extent, generation: int) -> None:
+        unit = extent.position // ADDRESS_UNIT
+        region = unit // REGION_UNITS
+        with self._lock:
+            if self.record.generation(region) != generation:
+                return
+            if self._trusted_at[region] != generation:
+                self._trusted[region * _REGION_BYTES : (region + 1) * _REGION_BYTES] = bytes(_REGION_BYTES)
+                self._trusted_at[region] = generation
+            bit = 1 << (unit & 7)
+            self._trusted[unit >> 3] |= bit
+            if not self._counted[unit >> 3] & bit:
+                self._counted[unit >> 3] |= bit
+                self.right_bytes += extent.chunk.plain_bytes
+
+    def _forget(self, extent: Extent) -> None:
+        unit = extent.position // ADDRESS_UNIT
+        with self._lock:
+            bit = 1 << (unit & 7)
+            self._trusted[unit >> 3] &= ~bit & 0xFF
+            if self._counted[unit >> 3] & bit:
+                self._counted[unit >> 3] &= ~bit & 0xFF
+                self.right_bytes -= extent.chunk.plain_bytes
+        with self.record.locked() as has_lock, contextlib.suppress(OSError):  # what stays recorded is hashed again
+            if has_lock and is_held(self.record.state(unit)):
+                self.record.set_states(unit, bytes([NONE]))
+
+    def _note_use(self, extent: Extent) -> None:
+        unit = extent.position // ADDRESS_UNIT
+        if not self._recent.note(unit, extent.chunk.plain_bytes):
+            return
+        state = self.record.state(unit)
+        if is_held(state) and (new := used(state)) != state:
+            with contextlib.suppress(OSError):  # a use that is not noted is one use
+                self.record.set_states(unit, bytes([new]))
 
 
-def _grow(descriptor: int, size: int) -> None:
-    if os.fstat(descriptor).st_size < size:
-        os.ftruncate(descriptor, size)
-
-
-def _runs(
-    extents: Sequence[tuple[Extent, bytes | memoryview]],
-) -> Iterator[list[tuple[Extent, bytes | memoryview]]]:
+def _runs(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     """What stands together, but for the rests of last units."""
-    run: list[tuple[Extent, bytes | memoryview]] = []
-    for item in sorted(extents, key=lambda item: item[0].position):
-        if run and not (0 <= item[0].position - run[-1][0].stop < ADDRESS_UNIT and len(run) < _RUN_PARTS_MAX):
+    run: list[Piece] = []
+    for piece in sorted(pieces, key=lambda piece: piece[0].position):
+        if run and not (0 <= piece[0].position - run[-1][0].stop < ADDRESS_UNIT and len(run) < _RUN_PARTS_MAX):
             yield run
             run = []
-        run.append(item)
+        run.append(piece)
     if run:
         yield run
-
-
-def _bit(extent: Extent) -> tuple[int, int]:
-    """Where an extent's bit is. A map has no two extents that begin in one unit."""
-    unit = extent.position // ADDRESS_UNIT
-    return unit >> 3, 1 << (unit & 7)

@@ -12,13 +12,19 @@ from pathlib import Path
 import msgspec
 
 from synclib.core.entry import ADDRESS_UNIT
+from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest
 from synclib.disk import hydrated
+from synclib.disk.atomic import write_atomic
 from synclib.disk.blob_cache import BlobCache
+from synclib.disk.cache_limits import limits_of
+from synclib.disk.faults import disk_errors
+from synclib.engine.cache_upkeep import CacheUpkeep
 from synclib.engine.host import Connect, Host
 from synclib.engine.lease import pin
+from synclib.engine.mount_control import MountControl
 from synclib.engine.startup import StartUp
-from synclib.errors import BoxlinkError
+from synclib.errors import BoxlinkError, Corrupt
 from synclib.lazy.base_image import BaseImage
 from synclib.lazy.blob import DEADLINE_S, Blob, Extents, MapReader
 from synclib.lazy.dataset import Dataset
@@ -26,6 +32,7 @@ from synclib.lazy.fuse_server import FuseServer, ServedFile, ServedFiles
 from synclib.lazy.hydrate import Hydrator
 from synclib.lazy.maps import Layered, ObjectMap, file_map
 from synclib.lazy.metadata import Metadata, Sources, metadata_of, settle
+from synclib.lazy.mounted_seqs import MountedSeqs, mounted
 from synclib.lazy.run_cache import RunCache
 from synclib.lazy.served_image import ServedImage
 from synclib.store.base import Store
@@ -35,6 +42,7 @@ from synclib.store.retry import untried
 _KERNEL_TIMEOUT_S = int(DEADLINE_S) * 2
 _PIN_CHECK_S = 600.0
 _ASKED_AT_ONCE = 16
+_RETIRE_S = 10.0
 
 
 class Background(msgspec.Struct, frozen=True):
@@ -100,14 +108,24 @@ def serve(
     ready: Path,
     *,
     is_successor: bool,
-    on_ready: Callable[[Callable[[], dict[str, object]]], None],
+    restarts: int,
+    cache_bytes_max: int | None,
+    retiring: threading.Event,
+    on_retired: Callable[[], None],
+    on_ready: Callable[[MountControl], None],
     on_error: Callable[[BoxlinkError], None],
 ) -> None:
-    """A worker's life: answer the requests on ``device`` until the mount is gone. ``ready``: a file that says that the
-    start-up of whoever reads here is over. ``on_ready`` is given what tells how it goes."""
+    """A worker's life: answer the requests on ``device`` until the mount is gone, or another worker has its place:
+    after ``retiring`` is set what was taken is answered, then ``on_retired`` called, which ends the process, for
+    threads that wait for a request would take it. ``ready``: a file that says that the start-up of whoever reads here
+    is over. ``on_ready`` is given what tells how it goes and takes orders."""
     store, meter = connect.opened
-    cache = BlobCache(Path(prepared.cache), prepared.address_end)
-    with opened(prepared, store) as (extents, image):
+    directory = Path(prepared.cache)
+    cache = BlobCache(directory, prepared.address_end, limits_of(directory, cache_bytes_max))
+    _note_dataset(directory, store.url, prepared.root)
+    with mounted(directory, msgspec.json.encode(prepared)), opened(prepared, store) as (extents, image):
+        seqs = MountedSeqs(directory, lambda data: open_map(data, store))
+        upkeep = CacheUpkeep(cache, extents, prepared.address_end, seqs, host.clock, on_error)
         blob = Blob(store, prepared.root, extents, cache, host.clock)
         files = [ServedFile(b"blob", prepared.blob_bytes, blob.read)]
         if image is not None:
@@ -138,16 +156,32 @@ def serve(
         holder = threading.Thread(target=_hold, args=(Dataset(store, prepared.root), host, prepared.seq, ended))
         recorder = threading.Thread(target=start_up.run, args=(hydrator.start_up_is_over, ended))
         holder.start()
+
+        def stop_work() -> None:
+            ended.set()
+            hydrator.stop()
+            upkeep.end()
+
+        def retire() -> None:
+            retiring.wait()
+            if not ended.is_set():
+                stop_work()
+                holder.join(_RETIRE_S)
+                cache.sync()
+                server.retire(_RETIRE_S)
+                on_retired()
+
+        threading.Thread(target=retire, name="retire", daemon=True).start()
         try:
             if is_successor:
                 server.take_over()
-            on_ready(lambda: {**_figures(blob, cache), **hydrator.figures(), **meter.as_dict()})
+            upkeep.start()
+            on_ready(MountControl(blob, cache, upkeep, hydrator, meter, restarts))
             hydrator.start()
             recorder.start()
             server.serve()
         finally:
-            ended.set()
-            hydrator.stop()
+            stop_work()
             blob.close()
             cache.sync()
             cache.close()
@@ -161,19 +195,26 @@ def _note_whole(prepared: Prepared, image: ServedImage | None, stamp: hydrated.S
     hydrated.write_word(Path(path), prepared.digest, stamp)
 
 
-def _figures(blob: Blob, cache: BlobCache) -> dict[str, object]:
-    """How a mount does: times in milliseconds, of the latest thousand faults."""
-    counts, taken = blob.counts, sorted(blob.counts.fault_s.copy())  # at once: others add to it
-    return {
-        "reads": counts.reads,
-        "faults": counts.faults,
-        "errors": counts.errors,
-        "fetched_chunks": counts.fetched_chunks,
-        "fetched_bytes": counts.fetched_bytes,
-        "cache_bytes": cache.held_bytes(),
-        "fault_p50_ms": round(taken[len(taken) // 2] * 1000, 3) if taken else 0.0,
-        "fault_p99_ms": round(taken[len(taken) * 99 // 100] * 1000, 3) if taken else 0.0,
-    }
+class _Cached(msgspec.Struct, frozen=True):
+    store: str
+    root: str
+
+
+def _note_dataset(directory: Path, store: str, root: str) -> None:
+    """Whose cache it is: its name is a hash. Where the disk is full it goes without."""
+    data = msgspec.json.encode(_Cached(store, root))
+    with contextlib.suppress(OSError):
+        if not (directory / "dataset.json").exists():
+            write_atomic(directory / "dataset.json", data)
+
+
+def cached_dataset(directory: Path) -> tuple[str, str]:
+    """(store, root) of the dataset that a cache is of; empty where it does not say."""
+    try:
+        found = msgspec.json.decode((directory / "dataset.json").read_bytes(), type=_Cached)
+    except (OSError, *DECODE_ERRORS):
+        return "", ""
+    return found.store, found.root
 
 
 @contextlib.contextmanager
@@ -197,6 +238,17 @@ def opened(prepared: Prepared, store: Store) -> Iterator[tuple[Extents, ServedIm
                 image = ServedImage(BaseImage(found.snap.image, mirrors[1], executor), Path(found.patch))
                 stack.callback(image.close)
         yield Layered(layers), image
+
+
+@contextlib.contextmanager
+def open_map(data: bytes, store: Store) -> Iterator[Extents]:
+    """The extents of what a worker said that it serves."""
+    try:
+        prepared = msgspec.json.decode(data, type=Prepared)
+    except DECODE_ERRORS as error:
+        raise Corrupt("what another mount says of itself does not decode") from error
+    with disk_errors(), opened(prepared, store) as (extents, _):
+        yield extents
 
 
 def _hold(dataset: Dataset, host: Host, seq: int, ended: threading.Event) -> None:

@@ -17,8 +17,8 @@ from synclib.core.entry import ChunkRef
 from synclib.core.extent_map import Extent, MapTail, Page, PageInfo, decode_page
 from synclib.core.pack import decode_chunk
 from synclib.core.plan import coalesce_chunks
-from synclib.disk.blob_cache import BlobCache
-from synclib.errors import BoxlinkError, Corrupt, Unavailable
+from synclib.disk.blob_cache import BlobCache, Piece
+from synclib.errors import BoxlinkError, Corrupt, Full, Unavailable
 from synclib.store.base import Buffer, Store
 
 # What is fetched at least around a fault, where it lies in the same pack: a request costs as much for 20 KB.
@@ -111,6 +111,7 @@ class _Flight:
     is_background: bool = False
     landed: threading.Event = field(default_factory=threading.Event)
     errors: dict[int, BoxlinkError] = field(default_factory=dict)
+    plains: dict[int, bytes | memoryview] = field(default_factory=dict)  # what a reader's own flight has brought
 
 
 class Watch(Protocol):
@@ -152,24 +153,21 @@ class Blob:
 
         ``known``: the extents there, where the caller has them; the map is not asked.
         """
-        stop = start + length
         self.counts.reads += 1
-        extents = self._map.overlapping(start, stop) if known is None else known
+        extents = self._map.overlapping(start, start + length) if known is None else known
         watch = self.watch
         if watch is not None:
-            watch.read(start, stop, extents)
-        lacking = [extent for extent in extents if not self._cache.has(extent)]
-        if lacking:
-            self._wait_for(lacking, watch)
-        return self._cache.read(start, length)
+            watch.read(start, start + length, extents)
+        data = self._cache.read(start, length, extents)
+        return self._wait_for(start, length, extents, watch) if data is None else data
 
-    def _wait_for(self, lacking: list[Extent], watch: Watch | None) -> None:
+    def _wait_for(self, start: int, length: int, extents: Sequence[Extent], watch: Watch | None) -> bytes:
         self.counts.faults += 1
         started = self._clock.monotonic()
         if watch is not None:
             watch.waits()
         try:
-            self._make_resident(lacking)
+            return self._read_lacking(start, length, extents)
         except BoxlinkError:
             self.counts.errors += 1
             raise
@@ -178,6 +176,31 @@ class Blob:
             self.counts.fault_s.append(took_s)
             if watch is not None:
                 watch.waited(took_s)
+
+    def _read_lacking(self, start: int, length: int, extents: Sequence[Extent]) -> bytes:
+        """What is fetched is handed out from memory: the cache may have no room for it, or have let it go again."""
+        deadline = self._clock.monotonic() + DEADLINE_S
+        data = bytearray(length)
+        left = extents
+        while left:
+            lacking: list[Extent] = []
+            for extent in left:
+                low, high = max(extent.position, start), min(extent.stop, start + length)
+                piece = self._cache.read(low, high - low, [extent])
+                if piece is None:
+                    lacking.append(extent)
+                else:
+                    data[low - start : high - start] = piece
+            fetched = self._make_resident(lacking, deadline) if lacking else {}
+            for extent in lacking:
+                plain = fetched.get(extent.position)
+                if plain is not None:
+                    low, high = max(extent.position, start), min(extent.stop, start + length)
+                    data[low - start : high - start] = plain[low - extent.position : high - extent.position]
+            left = [extent for extent in lacking if extent.position not in fetched]
+            if left and self._clock.monotonic() > deadline:
+                raise Unavailable("the store did not answer in time", key=self._key(left[0].chunk))
+        return bytes(data)
 
     def lacking(self, start: int, stop: int) -> list[Extent]:
         """The extents of a range that are not here, or not right."""
@@ -204,9 +227,9 @@ class Blob:
             if extent.position not in positions and extent.chunk.pack in packs and not self._cache.has(extent)
         ]
 
-    def _make_resident(self, wanted: list[Extent]) -> None:
-        """Have fetched what nobody is fetching, with its neighbours, and wait for what is wanted."""
-        deadline = self._clock.monotonic() + DEADLINE_S
+    def _make_resident(self, wanted: list[Extent], deadline: float) -> dict[int, bytes | memoryview]:
+        """Have fetched what nobody is fetching, with its neighbours, and wait for what is wanted. The bytes of what was
+        fetched, by position; the rest another one has put into the cache."""
         flights = self._joined(wanted, self._neighbours(wanted))
         slow = self._slow(wanted, flights)
         if slow:
@@ -217,6 +240,8 @@ class Blob:
                 raise Unavailable("the store did not answer in time", key=self._key(extent.chunk))
             if extent.position in flight.errors:
                 raise flight.errors[extent.position]
+        plains = ((extent.position, flights[extent.position].plains.get(extent.position)) for extent in wanted)
+        return {position: plain for position, plain in plains if plain is not None}
 
     def _joined(self, wanted: list[Extent], neighbours: list[Extent]) -> dict[int, _Flight]:
         """The flights of what is wanted: those under way, and one that begins for all others."""
@@ -285,22 +310,28 @@ class Blob:
             except BoxlinkError as error:
                 errors.update((extent.position, error) for extent in here)
                 continue
-            kept: list[tuple[Extent, bytes | memoryview]] = []
+            found: list[Piece] = []
             with self._keeping if flight.is_background else contextlib.nullcontext():
                 for extent in here:
                     try:
-                        kept.append((extent, _decode(extent.chunk, ranges, answers)))
+                        found.append((extent, _decode(extent.chunk, ranges, answers)))
                     except Corrupt as error:
                         error.key = key
                         errors[extent.position] = error
-                try:
-                    self._cache.put(kept)
-                except BoxlinkError as error:
-                    errors.update((extent.position, error) for extent, _ in kept)
-                else:
-                    self.counts.fetched_chunks += len(kept)
-                    self.counts.fetched_bytes += sum(extent.chunk.stored_bytes for extent, _ in kept)
+                self._keep(found, flight, errors)
         return errors
+
+    def _keep(self, found: list[Piece], flight: _Flight, errors: dict[int, BoxlinkError]) -> None:
+        kept = self._cache.put(found)
+        self.counts.fetched_chunks += len(found)
+        self.counts.fetched_bytes += sum(extent.chunk.stored_bytes for extent, _ in found)
+        if not flight.is_background:
+            flight.plains.update((extent.position, plain) for extent, plain in found)
+        elif kept < len(found):
+            # Nobody waits for these: what found no room was fetched in vain.
+            errors.update(
+                (extent.position, Full("the cache has no room")) for extent, _ in found if not self._cache.has(extent)
+            )
 
     def _key(self, chunk: ChunkRef) -> str:
         return names.pack_key(self._root, ulid_text(chunk.pack))

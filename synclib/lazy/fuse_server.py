@@ -45,6 +45,9 @@ class FuseServer:
 
     def __init__(self, device: int, handler: Handler, timeout_s: int, on_error: Callable[[BoxlinkError], None]) -> None:
         self._device, self._handler, self._timeout_s, self._on_error = device, handler, timeout_s, on_error
+        self._busy = 0  # requests that were taken and are not answered
+        self._is_retiring = self._is_over = False
+        self._turn = threading.Condition()
 
     def take_over(self) -> None:
         """Ask for what a server before this one took and did not answer."""
@@ -57,6 +60,25 @@ class FuseServer:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def retire(self, seconds: float) -> None:
+        """Take no more requests, as far as that can be, and wait until those that were taken are answered. What is
+        taken from then on, or not answered in time, is for the next server to ask for."""
+        with self._turn:
+            self._is_retiring = True
+            self._turn.wait_for(lambda: self._busy == 0, seconds)
+            self._is_over = True
+
+    def _begin(self) -> bool:
+        with self._turn:
+            self._busy += 1
+            return not self._is_over
+
+    def _end(self) -> None:
+        with self._turn:
+            self._busy -= 1
+            if self._is_retiring:
+                self._turn.notify_all()
 
     def _serve_one(self) -> None:
         buffer = bytearray(fuse.REQUEST_BYTES_MAX)
@@ -72,6 +94,8 @@ class FuseServer:
             request = fuse.parse_request(buffer, length)
             if request.opcode in fuse.SILENT:
                 continue
+            if not self._begin():
+                return
             try:
                 self._answer(request, buffer, length)
             except OSError as error:
@@ -80,7 +104,9 @@ class FuseServer:
                     return
                 if error.errno not in _AGAIN:
                     raise
-            if request.opcode == fuse.DESTROY:
+            finally:
+                self._end()
+            if request.opcode == fuse.DESTROY or self._is_retiring:
                 return
 
     def _answer(self, request: fuse.Request, buffer: bytearray, length: int) -> None:

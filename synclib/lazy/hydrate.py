@@ -91,6 +91,12 @@ class Hydrator:
         self._thread.join()
         self._fetchers.shutdown(cancel_futures=True)
 
+    def set_rate(self, bytes_per_s: int) -> None:
+        """From now on; 0: as fast as it goes."""
+        with self._changed:
+            self._pace.set_rate(bytes_per_s)
+            self._tell()
+
     def start_up_is_over(self) -> None:
         """From now on the rest need not wait for calm."""
         with self._changed:

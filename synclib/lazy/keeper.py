@@ -3,6 +3,10 @@
 A worker may die at any moment: what it had taken and not answered is asked for again by the next one, and no reader
 sees more than a pause. While the keeper lives the mount lives; where no worker comes to life the connection is aborted,
 so that readers get an error rather than wait for ever. It imports next to nothing, for what it cannot do cannot fail.
+
+SIGHUP has it renewed: it becomes the program that is installed now, by execve(2), which keeps its pid, its connection
+and its worker. As that it starts another worker beside the old one, and tells the old one to retire when the new one
+answers. Where the new program does not start, or its worker does not come to life, all stays as it was.
 """
 
 from __future__ import annotations
@@ -13,9 +17,12 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from typing import Protocol
 
+from synclib.core import fuse
 from synclib.disk.mounts import (
     MNT_DETACH,
     MS_NODEV,
@@ -30,17 +37,68 @@ from synclib.disk.mounts import (
 
 # How long readers may wait for a worker that does not come to life.
 DEADLINE_S = 30.0
+# How long a worker may take to retire; then it is killed, and what it had is asked of the next.
+RETIRE_S = 30.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _STOP_S = 5.0
 _LOOK_FIRST_MS, _LOOK_MS = 10, 1000
 _READ_BYTES_MAX = 1 << 20
 
 
+class Worker(Protocol):
+    """What a keeper needs of a process (subprocess.Popen)."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Inherited:
+    """A child that the program before this one in the same process has started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                self._code = 0
+            else:
+                self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("worker", timeout or 0)
+            time.sleep(0.01)
+        return code
+
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
 class Keeper:
     """One mount: the blob at ``blob_directory``, the seq at ``target``.
 
-    ``spawn(device, ready, is_successor)`` starts a worker that inherits both descriptors, writes a byte to ``ready``
-    when it answers, and ends when the mount is gone.
+    ``spawn(device, ready, is_successor, restarts)`` starts a worker that inherits both descriptors, writes a byte to
+    ``ready`` when it answers, ends when the mount is gone, and retires on SIGTERM. ``renew(device, worker, restarts)``
+    becomes the program that is installed now; it returns only where that cannot be done.
     """
 
     def __init__(
@@ -48,12 +106,14 @@ class Keeper:
         blob_directory: bytes,
         image: bytes,
         target: bytes,
-        spawn: Callable[[int, int, bool], subprocess.Popen[bytes]],
+        spawn: Callable[[int, int, bool, int], subprocess.Popen[bytes]],
+        renew: Callable[[int, int, int], None],
     ) -> None:
-        self._blob_directory, self._image, self._target, self._spawn = blob_directory, image, target, spawn
+        self._blob_directory, self._image, self._target = blob_directory, image, target
+        self._spawn, self._renew = spawn, renew
         self._device = -1
-        self._worker: subprocess.Popen[bytes] | None = None
-        self._is_told_to_end = False
+        self._worker: Worker | None = None
+        self._is_told_to_end = self._is_told_to_renew = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.restarts = 0
 
@@ -63,26 +123,82 @@ class Keeper:
         What is unmounted may still be used: by files that are open after a lazy unmount, in another mount namespace, as
         a layer of an overlay. All of those have the blob open.
         """
-        signal.set_wakeup_fd(self._wake_write)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._told)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._listen()
         self._mount_blob()
         try:
             self._start_worker(is_successor=False)
             mount_erofs(self._image, self._blob_directory + b"/blob", self._target)
-            try:
-                on_mounted()
-                self._keep(self._is_mounted)
-                self._keep(self._is_used)
-            finally:
-                with contextlib.suppress(OSError):
-                    unmount(self._target, MNT_DETACH | UMOUNT_NOFOLLOW)
+            on_mounted()
+            self._keep_all()
         finally:
             self._end()
 
-    def _told(self, *_: object) -> None:
+    def go_on(self, device: int, worker: int, restarts: int) -> None:
+        """As :meth:`run`, for what another program was the keeper of until now: its connection, its worker's pid."""
+        self._device, self.restarts = device, restarts
+        os.set_inheritable(device, False)
+        old = Inherited(worker)
+        self._worker = old
+        self._listen()
+        try:
+            try:
+                self._start_worker(is_successor=False)
+            except TimeoutError as error:
+                print(f"keeper: {error}: the old one stays", file=sys.stderr, flush=True)
+                self._worker = old
+            else:
+                self._retire(old)
+            self._keep_all()
+        finally:
+            self._end()
+
+    def _keep_all(self) -> None:
+        try:
+            self._keep(self._is_mounted)
+            self._keep(self._is_used)
+        finally:
+            with contextlib.suppress(OSError):
+                unmount(self._target, MNT_DETACH | UMOUNT_NOFOLLOW)
+
+    def _listen(self) -> None:
+        signal.set_wakeup_fd(self._wake_write)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._told_to_end)
+        signal.signal(signal.SIGHUP, self._told_to_renew)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _told_to_end(self, *_: object) -> None:
         self._is_told_to_end = True
+
+    def _told_to_renew(self, *_: object) -> None:
+        self._is_told_to_renew = True
+
+    def _become_new(self) -> None:
+        """Where it fails, as if it had not been asked for."""
+        self._is_told_to_renew = False
+        if self._worker is None:
+            return
+        # A signal that comes before the new program listens would end it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        os.set_inheritable(self._device, True)
+        try:
+            self._renew(self._device, self._worker.pid, self.restarts)
+        finally:
+            os.set_inheritable(self._device, False)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _retire(self, worker: Worker) -> None:
+        """Have a worker end that another one has taken the place of, and what it left unanswered asked for again."""
+        with contextlib.suppress(ProcessLookupError):
+            worker.terminate()
+        try:
+            worker.wait(RETIRE_S)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+        with contextlib.suppress(OSError):  # before Linux 6.9
+            os.write(self._device, fuse.resend_notice())
 
     def _mount_blob(self) -> None:
         self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -96,7 +212,7 @@ class Keeper:
             time.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
             ready, told = os.pipe2(os.O_CLOEXEC)
             try:
-                self._worker = self._spawn(self._device, told, is_successor or attempt > 0)
+                self._worker = self._spawn(self._device, told, is_successor or attempt > 0, self.restarts)
             finally:
                 os.close(told)
             try:
@@ -121,6 +237,8 @@ class Keeper:
                     self.restarts += 1
                     self._start_worker(is_successor=True)
                     continue
+                if self._is_told_to_renew:
+                    self._become_new()
                 # That a file was closed nobody tells: it is looked for soon, then less and less often.
                 watch.poll(look_ms)
                 look_ms = min(2 * look_ms, _LOOK_MS)

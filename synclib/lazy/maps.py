@@ -10,17 +10,37 @@ from typing import IO
 from synclib.core.extent_map import MAGIC, Extent, MapTail, Page, PageInfo, decode_page, decode_tail
 from synclib.core.manifest import Attachment
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
-from synclib.lazy.blob import MapReader
+from synclib.errors import Corrupt
+from synclib.lazy.blob import MapReader, ReadRange
 from synclib.lazy.mirror import Mirror
+
+_EMPTY = Page(((),) * 6, b"", [])
 
 
 def file_map(file: IO[bytes]) -> MapReader:
     """A map in a file."""
+    return MapReader(*_tail_and_read(file))
+
+
+def _tail_and_read(file: IO[bytes]) -> tuple[MapTail, ReadRange]:
     descriptor = file.fileno()
     size = os.fstat(descriptor).st_size
     length = tail_bytes(MAGIC, "map", os.pread(descriptor, FOOTER_BYTES, max(size - FOOTER_BYTES, 0)))
     tail = decode_tail(os.pread(descriptor, length, size - length), size)
-    return MapReader(tail, lambda start, stop: os.pread(descriptor, stop - start, start))
+    return tail, lambda start, stop: os.pread(descriptor, stop - start, start)
+
+
+def local_map(file: IO[bytes]) -> MapReader:
+    """What is here of a map's object (lazy/mirror.py). Corrupt where not even its index is."""
+    return _LocalMap(*_tail_and_read(file))
+
+
+class _LocalMap(MapReader):
+    def _decoded(self, info: PageInfo) -> Page:
+        try:
+            return super()._decoded(info)
+        except Corrupt:  # a page that was never read: nothing of it can be in the cache
+            return _EMPTY
 
 
 class ObjectMap(MapReader):

@@ -157,7 +157,7 @@ def test_a_record_that_says_too_much_never_shows_zeros(mounted: Mounted) -> None
     """As a power cut may leave it: the record is ahead of the data."""
     mounted.mount()
     mounted.unmount()
-    record = mounted.content_path().parent / "present"
+    record = mounted.content_path().parent / "held"
     record.write_bytes(b"\xff" * record.stat().st_size)
     mounted.mount()
     mounted.assert_same()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tools.cli_context import Context, node_option, verb
+from tools.cli_context import Context, cache_size_option, node_option, verb
 from tools.cli_rate import rate_option
 from tools.cli_seq import SEQ, seq_of
 
@@ -18,10 +18,18 @@ from tools.cli_seq import SEQ, seq_of
 @rate_option
 @click.option("--no-hydrate", is_flag=True, help="Fetch what is read, and what a trace says, but not the rest.")
 @click.option("--foreground", is_flag=True, help="Stay until it is unmounted.")
+@cache_size_option
 @node_option
 @verb
 def command(
-    context: Context, dataset: str, directory: Path, seq: str | None, rate: int, no_hydrate: bool, foreground: bool
+    context: Context,
+    dataset: str,
+    directory: Path,
+    seq: str | None,
+    rate: int,
+    no_hydrate: bool,
+    foreground: bool,
+    cache_size: int | None,
 ) -> None:
     """Mount DATASET on the directory DIR, read-only; returns when it can be read. Needs root.
 
@@ -35,16 +43,18 @@ def command(
     from synclib.engine.mount import Background, prepare
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, manifest_fields, open_dataset, open_host, progress_bar
-    from tools.mounting import check_target, start_mount, wait_for
+    from tools.mounting import check_cache_size, check_target, start_mount, wait_for
 
     target = check_target(directory)
     opened = open_dataset(context, dataset)
     host, connect = open_host(context), connect_of(context)
+    check_cache_size(host, cache_size)
     manifest = opened.manifest_at(seq_of(opened, seq))
     prepared = prepare(opened, host, manifest)
     if connect is None:
         raise Invalid("a store in memory cannot be mounted: its daemon is another process")
-    keeper = start_mount(host, connect, prepared, target, Background(rate, is_whole=not no_hydrate))
+    background = Background(rate, is_whole=not no_hydrate)
+    keeper = start_mount(host, connect, prepared, target, background, cache_size)
     result: dict[str, object] = {
         "dataset": dataset,
         **manifest_fields(manifest),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from tools.cli_context import Context, verb
 
 
 @click.command()
+@click.option("--metrics", is_flag=True, help="As Prometheus reads it: one scrape for all mounts.")
 @verb
-def command(context: Context) -> None:
+def command(context: Context, metrics: bool) -> None:
     """Say which datasets are mounted on this machine, and how they do. The mounts themselves are not touched."""
     from tools.cli_engine import open_host, size_text
     from tools.hydration_text import hydration_text
@@ -48,10 +51,24 @@ def command(context: Context) -> None:
             line += (
                 f"; {figures['reads']} reads, {figures['faults']} faults (p50 {figures['fault_p50_ms']} ms, "
                 f"p99 {figures['fault_p99_ms']} ms), {figures['errors']} errors, "
-                f"{size_text(int(figures['fetched_bytes']))} fetched, {size_text(int(figures['cache_bytes']))} here; "
-                f"{hydration_text(figures)}"
+                f"{size_text(int(figures['fetched_bytes']))} fetched, {size_text(int(figures['cache_bytes']))} here"
+                f"{_limit_text(figures)}; {hydration_text(figures)}; {figures['evicted_chunks']} chunks evicted, "
+                f"{figures['unkept_chunks']} found no room, {figures['damaged_chunks']} were damaged; "
+                f"{figures['restarts']} restarts"
             )
         elif not is_alive:
             line += f"; boxlink umount --force {spec.target} clears it away"
         lines.append(line)
+    if metrics:
+        from tools.mount_metrics import exposition
+
+        click.echo(exposition(rows), nl=False)
+        return
     context.emit({"node": context.node, "mounts": rows}, "\n".join(lines) or "nothing is mounted here")
+
+
+def _limit_text(figures: dict[str, Any]) -> str:
+    from tools.cli_engine import size_text
+
+    limit = figures["cache_bytes_max"]
+    return "" if limit is None else f" of {size_text(limit)}"

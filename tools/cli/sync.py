@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tools.cli_context import Context, node_option, verb
+from tools.cli_context import Context, cache_size_option, node_option, verb
 from tools.cli_rate import rate_option
 
 
@@ -18,10 +18,18 @@ from tools.cli_rate import rate_option
 @click.option("--lazy", is_flag=True, help="Mount datasets rather than restore them, where possible (needs root).")
 @rate_option
 @click.option("--no-hydrate", is_flag=True, help="Of mounted datasets fetch what is read, not the rest.")
+@cache_size_option
 @node_option
 @verb
 def command(
-    context: Context, data: Path, once: bool, poll: float | None, lazy: bool, rate: int, no_hydrate: bool
+    context: Context,
+    data: Path,
+    once: bool,
+    poll: float | None,
+    lazy: bool,
+    rate: int,
+    no_hydrate: bool,
+    cache_size: int | None,
 ) -> None:
     """Bring down the datasets that DIR asks for, keep following them, and send DIR/log up.
 
@@ -38,7 +46,7 @@ def command(
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, open_host
     from tools.daemon_events import open_events
-    from tools.mounting import KeeperMounter
+    from tools.mounting import KeeperMounter, check_cache_size
 
     try:
         (data / "log").mkdir(parents=True, exist_ok=True)
@@ -49,8 +57,9 @@ def command(
     store = context.open_store()
     assert context.meter is not None
     host, connect = open_host(context), connect_of(context)
+    check_cache_size(host, cache_size)
     background = Background(rate, is_whole=not no_hydrate)
-    mounter = None if connect is None else KeeperMounter(host, connect, background)
+    mounter = None if connect is None else KeeperMounter(host, connect, background, cache_size)
     node = Node(data, store, connect, host, log, poll_s, context.meter, mounter, is_lazy=lazy)
     if once:
         errors = node.run_once()

@@ -22,19 +22,33 @@ _JOURNAL_AGE_S = 24 * 3600
 @click.option("--seq", type=SEQ, help="This seq or tag; by default the newest.")
 @click.option("--all", "is_all", is_flag=True, help="What any kept seq reaches, not only one.")
 @click.option("--data", "is_data", is_flag=True, help="Read and hash every byte.")
+@click.option("--node", "is_node", is_flag=True, help="What this node has cached of mounted datasets, instead.")
 @click.option("--dask", metavar="ADDRESS", help="Use the Dask cluster whose scheduler is here.")
 @verb
 def command(
-    context: Context, dataset: str | None, seq: str | None, is_all: bool, is_data: bool, dask: str | None
+    context: Context,
+    dataset: str | None,
+    seq: str | None,
+    is_all: bool,
+    is_data: bool,
+    is_node: bool,
+    dask: str | None,
 ) -> None:
     """Check that DATASET (by default each) is whole: its structure, or with --data every byte.
 
     \b
     boxlink verify covers
     boxlink verify --all --data
+    boxlink verify --node
 
-    Exit code 20: something is damaged, and named. A run that is broken off goes on where it was.
+    Exit code 20: something is damaged, and named. A run that is broken off goes on where it was. With --node what is
+    damaged is forgotten too, and so fetched again when it is read.
     """
+    if is_node:
+        from tools.verify_node import verify_node
+
+        verify_node(context, dataset)
+        return
     from synclib.core.names import dataset_root
     from synclib.engine.verify import VerifyOptions, verify
     from synclib.errors import Corrupt
