@@ -31,6 +31,7 @@ CACHE_BYTES_MIN = 8 << 20
 _END_S = 20.0
 _ASK_EVERY_S = 1.0
 _RENEW_S = 90.0
+_EXEC_S = 1.0
 # What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
 _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES)
 
@@ -280,8 +281,16 @@ def forget(directory: Path) -> None:
 
 def is_keeper(pid: int) -> bool:
     """Whether that process is a keeper of ours, still."""
+    deadline = time.monotonic() + _EXEC_S
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"tools.mount_keeper" in file.read()
+        while True:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read()
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                state = file.read().rpartition(b") ")[2][:1]
+            # It is empty for a moment while a keeper becomes a newer one; that of a zombie always is.
+            if words or state == b"Z" or time.monotonic() > deadline:
+                return b"tools.mount_keeper" in words
+            time.sleep(0.001)
     except OSError:
         return False
