@@ -40,7 +40,10 @@ class _Word(msgspec.Struct, frozen=True):
 
 
 def write_word(image: Path, digest: str, stamp: Stamp) -> None:
-    """Say that the seq of an image is whole in the cache of this stamp."""
+    """Say that the seq of an image is whole in the cache of this stamp. The image is made durable first: nobody looks
+    at it again before it is mounted."""
+    with open(image, "rb") as file:
+        os.fsync(file.fileno())
     write_atomic(image.with_suffix(SUFFIX), msgspec.json.encode(_Word(digest, stamp)))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from synclib.core.extent_map import Extent
+from synclib.core.names import sort_key, split_path
 from synclib.core.trace import union
 from synclib.disk.atomic import write_atomic
 from synclib.engine.host import Host
@@ -19,6 +21,9 @@ from synclib.lazy.run_cache import RunCache
 from synclib.lazy.touches import Touches
 
 _LOOK_S = 0.5
+_ASKED_AT_ONCE = 16
+# A chain up to this comes here whole when a trace is looked up in it; of a longer one only the blocks that are needed.
+_FILL_BYTES_MAX = 64 << 20
 _PUBLISHED = "traced"
 
 
@@ -58,13 +63,18 @@ class StartUp:
             touches = union(read_traces(self._dataset))
             if not touches:
                 return []
-            with self._chain() as chain:
-                return list(locate(chain, touches))
+            with self._chain(_FILL_BYTES_MAX) as (chain, executor):
+                touches.sort(key=lambda touch: sort_key(*split_path(touch.path)))
+                share = -(-len(touches) // _ASKED_AT_ONCE)
+                groups = [touches[first : first + share] for first in range(0, len(touches), share)]
+                return [
+                    item for found in executor.map(lambda group: list(locate(chain, group)), groups) for item in found
+                ]
         except BoxlinkError:
             return []
 
     def _publish(self, touched: list[tuple[int, int]]) -> None:
-        with self._chain() as chain:
+        with self._chain() as (chain, _):
             publish_trace(self._dataset, self._host, self._seq, resolve(chain, touched))
         write_atomic(self._cache / _PUBLISHED, b"%d" % self._seq)
 
@@ -76,8 +86,13 @@ class StartUp:
             return False
 
     @contextlib.contextmanager
-    def _chain(self) -> Iterator[Chain]:
+    def _chain(self, fill_bytes_max: int | None = None) -> Iterator[tuple[Chain, Executor]]:
+        """The seq's chain, and threads to ask it side by side. Its runs are brought here whole, which is few requests,
+        unless they have more bytes than that."""
         manifest = self._dataset.manifest_at(self._seq)
         runs = RunCache(self._cache.parent / "run", self._dataset.store)
-        with runs.in_use():
-            yield Chain.of(runs, self._dataset.root, manifest.runs)
+        with runs.in_use(), ThreadPoolExecutor(_ASKED_AT_ONCE) as executor:
+            if fill_bytes_max is None or sum(run.object_bytes for run in manifest.runs) <= fill_bytes_max:
+                for _ in executor.map(lambda run: runs.fill(self._dataset.root, [run]), manifest.runs):
+                    pass
+            yield Chain.of(runs, self._dataset.root, manifest.runs), executor

@@ -155,6 +155,22 @@ def test_a_worker_that_came_later_publishes_nothing(tmp_path: Path) -> None:
     assert read_traces(kit.dataset) == []
 
 
+def test_of_a_long_chain_only_the_blocks_that_are_needed_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = make(tmp_path)
+    publish_trace(kit.dataset, kit.host, 1, [Touch(b"%02d" % n, 0, 1, n) for n in range(20)])
+    wanted = [position(kit, b"%02d" % n) for n in range(20)]
+    for limit in (1 << 30, 0):
+        monkeypatch.setattr("synclib.engine.startup._FILL_BYTES_MAX", limit)
+        cache = tmp_path / str(limit) / "lazy"
+        cache.mkdir(parents=True)
+        start_up = StartUp(kit.dataset, kit.host, 1, cache, tmp_path / "ready", is_seen_whole=True)
+        assert sorted(extent.position for _, extent in start_up.read_trace()) == wanted
+        copies = [path for path in (cache.parent / "run").iterdir() if path.name != "lock"]
+        assert bool(copies) == (limit > 0)
+
+
 def test_a_store_that_is_away_costs_nothing_but_the_trace(tmp_path: Path) -> None:
     kit = make(tmp_path)
     assert isinstance(kit.store, MemoryStore)
@@ -165,5 +181,8 @@ def test_a_store_that_is_away_costs_nothing_but_the_trace(tmp_path: Path) -> Non
     assert len(list(start_up.read_trace())) == 1
     for info in list(kit.store.list("data/covers/run/")):
         kit.store.delete(info.key)
+    elsewhere = tmp_path / "elsewhere/lazy"
+    elsewhere.mkdir(parents=True)
+    start_up = StartUp(kit.dataset, kit.host, 1, elsewhere, tmp_path / "ready", is_seen_whole=True)
     assert list(start_up.read_trace()) == []
     assert union([]) == []
