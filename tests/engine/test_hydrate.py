@@ -12,6 +12,7 @@ import pytest
 
 from synclib.clock import SystemClock
 from synclib.core.entry import address_units
+from synclib.core.eviction import Limits
 from synclib.core.extent_map import Extent
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.hydrated import Stamp
@@ -77,8 +78,8 @@ class Space:
         self.words: list[Stamp] = []
         self.touches = Touches(SystemClock())
 
-    def cache(self) -> BlobCache:
-        return BlobCache(Path(self.prepared.cache), self.prepared.address_end)
+    def cache(self, limits: Limits | None = None) -> BlobCache:
+        return BlobCache(Path(self.prepared.cache), self.prepared.address_end, limits)
 
     def start(
         self,
@@ -248,8 +249,7 @@ def test_what_is_gone_from_the_store_is_never_called_whole(space: Space, monkeyp
 
 
 def test_a_cache_that_may_evict_is_never_called_whole(space: Space) -> None:
-    cache = space.cache()
-    cache.may_evict = True
+    cache = space.cache(Limits(limit_bytes=1 << 30))
     hydrator, blob = space.start(cache=cache)
     assert hydrator.figures()["hydration"] == "off"
     assert blob.read(4096, 100) == space.whole()[4096:4196]

@@ -148,8 +148,8 @@ def _connected(mounted: Mounted) -> socket.socket:
 def test_metrics_of_all_mounts_are_one_scrape(mounted: Mounted) -> None:
     other = mounted.machine.place / "other"
     other.mkdir()
-    mounted.mount()
-    mounted.machine.run("mount", "covers", other)
+    mounted.mount("--no-hydrate")
+    mounted.machine.run("mount", "covers", other, "--no-hydrate")
     mounted.assert_same()
     text = mounted.machine.run("status", "--metrics").decode()
     mounted.machine.run("umount", other)
