@@ -26,6 +26,7 @@ from synclib.core.tag import encode_tag
 from synclib.engine.head_swap import swap_head, update_head
 from synclib.engine.host import Host, Progress
 from synclib.engine.lease import Holder, Moved, intent, pin
+from synclib.engine.leases import sweeps_under_way
 from synclib.engine.objects import list_attachments, list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach
 from synclib.engine.tags import tags
@@ -108,6 +109,7 @@ class _Replication:
         self._check_ancestry(there, head, history)
         if not is_dry_run:
             self._claim.take(there, holds_all=True)
+            self._check_sweeps(there)
         result = ReplicateResult(head.manifest)
         manifests = self._manifests_to_copy(there, head, history)
         with self._cache.in_use():
@@ -127,6 +129,18 @@ class _Replication:
             return self._target.read_head_or_empty()
         except HeadLost:
             return HeadState(Head(self._target.root, 0, b"", [], []), EMPTY, None)
+
+    def _check_sweeps(self, there: HeadState) -> None:
+        """Where there is no head there is no list of what a collector may be about to delete: it has seen our claim, or
+        we see its sweep."""
+        under_way = sweeps_under_way(self._target, self._host.clock.wall_ns()) if there.etag is None else []
+        if under_way:
+            raise Conflict(
+                f"{self._target.name} in {self._target.store.url} is being collected by {under_way[0]}",
+                hint="run it again when that is done; if it was killed, delete that object, or wait two days",
+                dataset=self._target.name,
+                key=under_way[0].key,
+            )
 
     def _check_ancestry(
         self, there: HeadState, head: HeadState, history: dict[int, list[tuple[bytes, Manifest]]]
