@@ -15,7 +15,7 @@ Time only ends the leases of those who are silent; who commits is fenced by the 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -39,6 +39,7 @@ from synclib.engine.leases import HeldLease, all_leases, end_expired
 from synclib.engine.objects import StoredObject, list_attachments, list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach, kept
 from synclib.engine.sweep import Sweep
+from synclib.engine.swept import Presence, named
 from synclib.engine.tags import tags
 from synclib.errors import Conflict, Missing
 from synclib.lazy.dataset import Dataset, HeadState
@@ -297,30 +298,14 @@ class _Collection:
     def _swept_before(
         self, head: HeadState, history: dict[int, list[tuple[bytes, Manifest]]], stays: list[tuple[bytes, Manifest]]
     ) -> set[bytes]:
-        """The manifests among ``stays`` of which a collection has swept all else that was theirs alone: they were
-        written late, by one who was asleep for longer than a lease, or whose write was long under way.
-
-        Nothing can be had of them any more. One that lacks anything but exactly that is damaged, and stays.
-        """
-        if self._named(stays) <= self._seen:
+        """The manifests among ``stays`` that came late."""
+        if named(self._reach, stays) <= self._seen:
             return set()
         # Whatever a manifest names was there before it.
         present = {item.id for item in self._list()}
-        every = [item for found in history.values() for item in found]
-        suspects = [item for item in stays if item[1] != head.manifest and not self._named([item]) <= present]
-        return {suspect[0] for suspect in suspects if self._is_swept(suspect, every, present)}
-
-    def _is_swept(
-        self, suspect: tuple[bytes, Manifest], every: list[tuple[bytes, Manifest]], present: set[bytes]
-    ) -> bool:
-        named = self._named([suspect])
-        others = self._named(item for item in every if item is not suspect)
-        return named & others <= present and present.isdisjoint(named - others)
-
-    def _named(self, manifests: Iterable[tuple[bytes, Manifest]]) -> set[bytes]:
-        """The runs and packs that manifests name, there or not."""
-        manifests = list(manifests)
-        return self._reach.closure(manifests, may_lack=True) - {name for name, _ in manifests}
+        presence = Presence(self._reach, (item for found in history.values() for item in found), present)
+        swept = presence.swept()
+        return {name for name, manifest in stays if manifest != head.manifest and name in swept}
 
     def _held(self, head: HeadState) -> _Held:
         """What leases hold, also those ended lately. Not what tags name: a tag that stands was seen before anything was

@@ -121,9 +121,9 @@ def test_a_repack_deletes_the_old_packs_itself(monkeypatch: Patch) -> None:
 def test_the_copy_gets_its_head_first(monkeypatch: Patch) -> None:
     real = replicate._Replication._manifests_to_copy
 
-    def manifests(self: Any, there: HeadState, head: HeadState, history: Any) -> Any:
+    def manifests(self: Any, there: HeadState, head: HeadState, *others: Any) -> Any:
         self._put_head(there, head, set())
-        return real(self, there, head, history)
+        return real(self, there, head, *others)
 
     monkeypatch.setattr(replicate._Replication, "_manifests_to_copy", manifests)
     found("I3:", copies=1, nodes=0)
@@ -134,7 +134,7 @@ def test_the_copy_relies_on_what_is_condemned_there(monkeypatch: Patch) -> None:
     monkeypatch.setattr(
         replicate._Replication,
         "_manifests_to_copy",
-        lambda self, there, head, history: [item for found in history.values() for item in found],
+        lambda self, there, head, history, result: [item for found in history.values() for item in found],
     )
     found("I3:", copies=1, nodes=0, upkeep="compact,drop,replicate", first=15)
 
@@ -172,7 +172,7 @@ def test_a_replication_does_not_hold_what_it_brings(monkeypatch: Patch) -> None:
             super().take(head, *seqs)
 
     monkeypatch.setattr(replicate, "intent", lambda dataset, host: OwnOnly(dataset, host, intent_key))
-    found("I3:", copies=1, nodes=0, upkeep="drop,replicate", first=55)
+    found("I3:", copies=1, nodes=0, upkeep="drop,replicate", first=95)
 
 
 def test_a_replication_does_not_look_whether_its_claim_stands(monkeypatch: Patch) -> None:
