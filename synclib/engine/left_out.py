@@ -51,5 +51,6 @@ def lacking(
 
 
 def _key_of(dataset: Dataset, manifest: Manifest, name: bytes) -> str:
-    keys = {item.ulid: item.key(dataset.root) for item in [*manifest.runs, *manifest.attachments]}
+    keys = {run.ulid: run.key(dataset.root) for run in manifest.runs}
+    keys |= {item.ulid: item.key(dataset.root) for item in manifest.attachments}
     return keys.get(name) or pack_key(dataset.root, ulid_text(name))
