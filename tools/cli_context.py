@@ -65,6 +65,13 @@ class Context:
             )
         return url
 
+    @property
+    def url_source(self) -> str:
+        """Which of these it is from."""
+        if self.store_url:
+            return "--store"
+        return "BOXLINK_STORE" if os.environ.get("BOXLINK_STORE") else _config_path()
+
     def open_store(self) -> Store:
         """The store with retry and metering; the meter's figures go into the verb's result."""
         from synclib.store.open import open_store
@@ -98,6 +105,18 @@ class Context:
         costs: dict[str, object] = {} if self.meter is None else dict(self.meter.as_dict())
         return {**result, **costs, "seconds": round(time.monotonic() - self.started, 3)}
 
+    def note_costs(self) -> None:
+        """With ``-v``, when all is done or has failed: what was chosen, and what was asked of the store."""
+        if not self.is_verbose or self.meter is None:
+            return
+        path = _config_path()
+        settings = path if os.path.exists(path) else "none"
+        self.note(f"boxlink: store {self.url} ({self.url_source}); settings: {settings}")
+        requests = ", ".join(f"{number} {verb.upper()}" for verb, number in self.meter.requests.items())
+        traffic = f"{self.meter.bytes_up:,} bytes up, {self.meter.bytes_down:,} down"
+        seconds = time.monotonic() - self.started
+        self.note(f"boxlink: {requests}; {traffic}; ${self.meter.usd:.6f}; {seconds:.2f} s")
+
     def note(self, text: str) -> None:
         """A line for a person on stderr."""
         if not self.is_quiet:
@@ -122,13 +141,16 @@ def verb(function: F) -> Callable[..., Any]:
     )
     @click.option("--json", "is_json", is_flag=True, help="JSON on stdout: one object (daemons, logs -f: one a line).")
     @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+    @click.option("-v", "--verbose", is_flag=True, help="Say more: what was chosen, and each request, on stderr.")
     @functools.wraps(function)
     def run(*args: Any, store: str | None, is_json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> Any:
         context = _running
         context.store_url, context.is_json, context.is_quiet, context.is_verbose = store, is_json, quiet, verbose
         context.node_name = kwargs.pop("node_name", None)
-        return function(context, *args, **kwargs)
+        try:
+            return function(context, *args, **kwargs)
+        finally:
+            context.note_costs()
 
     return run
 
@@ -206,8 +228,12 @@ def report_bug(error: Exception) -> int:
     return BoxlinkError.exit_code
 
 
+def _config_path() -> str:
+    return os.environ.get("BOXLINK_CONFIG", CONFIG_FILE)
+
+
 def _read_settings() -> Settings | None:
-    path = os.environ.get("BOXLINK_CONFIG", CONFIG_FILE)
+    path = _config_path()
     if not os.path.exists(path):
         return None
     import tomllib
@@ -220,4 +246,6 @@ def _read_settings() -> Settings | None:
         with open(path, "rb") as file:
             return Settings.model_validate(tomllib.load(file))
     except (tomllib.TOMLDecodeError, ValidationError, OSError) as error:
-        raise Invalid(f"{path} does not read: {error}", hint=f"correct {path}, or set BOXLINK_CONFIG") from error
+        from tools.settings_error import settings_error
+
+        raise settings_error(path, error) from error

@@ -2,7 +2,7 @@
 
 A publisher's intent names the seqs that it builds on, and the objects that it uploads carry its tag; a reader's pin
 names the seq that it reads. Both are leases: they end when their holder takes them away, or when a collector finds
-them expired and says so in them.
+them expired and says so in them. A collector's own says that it deletes.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Lease(msgspec.Struct, frozen=True):
     renewed_at_ns: int
     ended_at_ns: int = 0
     holds_all: bool = False  # it uploads what other sessions made (a replication): nothing is to be deleted
+    is_sweep: bool = False  # a collector's: it holds nothing, but what is condemned must not come back while it stands
 
     def is_expired(self, now_ns: int) -> bool:
         return now_ns - self.renewed_at_ns > LEASE_S * 10**9

@@ -6,22 +6,22 @@ re-reads the head afterwards, and starts anew when the epoch has moved: of the t
 set by a compare-and-swap of the head, so nothing that has one is ever condemned.
 
 What was condemned stays so until it is gone, also while a lease that was there first still holds it: nobody new gets
-hold of it. Only a commit of such a holder takes it off the list, and that one every sweeper has seen. So a collector
-that was asleep, and goes on with what it found then, deletes nothing that anybody has. No clock decides: time only ends
-the leases of those who are silent, and these are fenced by the same compare-and-swap.
+hold of it. Only a commit of such a holder takes it off the list, and that one every sweeper has seen. What is gone
+stays on the list while another collector's sweep stands (engine/sweep.py), lest a replication bring it back for that
+one to delete. So a collector that was asleep, and goes on with what it found then, deletes nothing that anybody has.
+Time only ends the leases of those who are silent; who commits is fenced by the same compare-and-swap.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import msgspec
 
-from synclib.clock import ulid_from_text
-from synclib.core.lease import LEASE_BYTES_MAX, Lease, decode_lease, encode_lease, owner_tag
+from synclib.core.lease import owner_tag
 from synclib.core.manifest import (
     CONDEMNED_MAX,
     Head,
@@ -30,20 +30,24 @@ from synclib.core.manifest import (
     manifest_digest,
     manifest_id,
 )
-from synclib.core.names import intent_prefix, manifest_key, parse_ulid_key, pin_prefix
+from synclib.core.names import manifest_key
 from synclib.core.retention import Retention
 from synclib.engine.head_swap import archive, update_head
 from synclib.engine.host import Host, Progress
 from synclib.engine.lease import Moved
+from synclib.engine.leases import HeldLease, all_leases, end_expired
 from synclib.engine.objects import StoredObject, list_attachments, list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach, kept
+from synclib.engine.sweep import Sweep
+from synclib.engine.swept import Presence, named
 from synclib.engine.tags import tags
-from synclib.errors import BoxlinkError, Conflict, Missing
+from synclib.errors import Conflict, Missing
 from synclib.lazy.dataset import Dataset, HeadState
 
 _KINDS = ("manifests", "runs", "packs", "attachments")
 _ROUNDS_MAX = 10_000
 _ARCHIVE_ATTEMPTS = 10
+_ATTEMPTS = 10
 
 
 @dataclass
@@ -60,14 +64,7 @@ class CollectResult:
     swept: dict[str, tuple[int, int]] = field(default_factory=dict)
     held: int = 0
     waiting_for: list[str] = field(default_factory=list)  # leases, as "node (key)"
-
-
-@dataclass(frozen=True)
-class HeldLease:
-    key: str
-    etag: str
-    lease: Lease
-    tag: bytes  # the owner tag of its session
+    sweeping: list[str] = field(default_factory=list)  # other collections, likewise, which keep the list from clearing
 
 
 def collect(
@@ -80,7 +77,19 @@ def collect(
     is_dry_run: bool = False,
 ) -> CollectResult:
     """Delete what no kept seq, lease or tag reaches."""
-    return _Collection(dataset, host, retention, executor, progress).run(is_dry_run=is_dry_run)
+    for _ in range(_ATTEMPTS):
+        collection = _Collection(dataset, host, retention, executor, progress)
+        try:
+            return collection.run(is_dry_run=is_dry_run)
+        except _Begun:
+            continue
+        finally:
+            collection.sweep.end()
+    raise Conflict(f"{dataset.name} is just being made", hint="run it again when that is done", dataset=dataset.name)
+
+
+class _Begun(Exception):
+    """The first head came meanwhile."""
 
 
 class _Collection:
@@ -90,6 +99,7 @@ class _Collection:
         self._dataset, self._host, self._retention, self._progress = dataset, host, retention, progress
         self._reach = Reach(dataset, executor)
         self._result = CollectResult()
+        self.sweep = Sweep(dataset, host)
         # Listed first: the lease of whoever uploads one of these was written before it was.
         self._listed: list[StoredObject] = []
         self._seen: set[bytes] = set()  # runs and packs that were there when they were listed
@@ -98,7 +108,7 @@ class _Collection:
         dataset, result = self._dataset, self._result
         self._listed = self._list()
         if not is_dry_run:
-            self._end_expired()
+            end_expired(dataset, self._host.clock.wall_ns())
         try:
             head = dataset.read_head()
         except Missing as error:
@@ -116,21 +126,28 @@ class _Collection:
             for _ in range(_ROUNDS_MAX):
                 if not self._round():
                     break
+            self.sweep.look()
         return result
 
     def _collect_headless(self, *, is_dry_run: bool) -> CollectResult:
         """What first publishes left that never came to a head: nothing reaches it, and whoever is at work has a lease
-        that was written before his first object was listed."""
+        that was written before his first object was listed; whoever was is done when there is a head now. A replication
+        that finds such objects, and would rely on them, does not begin while a sweep stands."""
         result = self._result
+        if not is_dry_run:
+            self.sweep.begin()
         leases = list(self._leases())
-        result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
+        result.waiting_for = [str(held) for held in leases]
         owners = {held.tag for held in leases}
         holds_all = any(held.lease.holds_all for held in leases)
         found = [item for item in self._listed if not holds_all and owner_tag(item.id) not in owners]
         result.found, result.held = _by_kind(found), len(self._listed) - len(found)
         if not is_dry_run:
+            if self._dataset.read_head_or_empty().etag is not None:
+                raise _Begun
             for item in found:
-                self._dataset.store.delete(item.key)
+                self.sweep.delete(item)
+            self.sweep.look()
             result.swept = _by_kind(found)
         return result
 
@@ -175,20 +192,24 @@ class _Collection:
             and owner_tag_of(item) not in held.tags
         ]
         for number, item in enumerate(sorted(doomed, key=lambda item: item.kind), 1):
-            self._dataset.store.delete(item.key)
+            self.sweep.delete(item)
             self._progress("swept", number, len(doomed))
         gone = {item.id for item in doomed}
         self._listed = [item for item in self._listed if item.id not in gone]
         self._result.swept = _sum(self._result.swept, _by_kind(doomed))
         self._result.held += len(by_id) - len(doomed)
-        self._clear(gone | (condemned - by_id.keys()))
-        return bool(doomed) and len(condemned) >= CONDEMNED_MAX // 2
+        is_shorter = self._clear(gone | (condemned - by_id.keys()))
+        return (bool(doomed) or is_shorter) and len(condemned) >= CONDEMNED_MAX // 2
 
     def _find(self, condemned: set[bytes]) -> dict[bytes, StoredObject]:
         return {item.id: item for item in [*list_manifests(self._dataset), *self._listed] if item.id in condemned}
 
     def _condemn(self) -> HeadState:
-        """The head, with what is garbage now on its list, as far as there is room."""
+        """The head, with what is garbage now on its list, as far as there is room.
+
+        It is replaced after our sweep was told even where the list stays as it is: whoever clears the list without
+        having seen that we sweep then loses the race, or has cleared it before we read it.
+        """
 
         def condemn(state: HeadState) -> Head | None:
             listed = set(state.head.condemned)
@@ -198,7 +219,11 @@ class _Collection:
             # Half the room is for manifests alone: one that came late holds what is listed, until it is listed too.
             new += [item.id for item in found if item.kind][: max(0, room - len(new) - CONDEMNED_MAX // 2)]
             if not new:
-                return None
+                if not listed or self.sweep.is_begun:
+                    return None
+                self.sweep.begin()
+                return state.head
+            self.sweep.begin()
             return msgspec.structs.replace(
                 state.head,
                 epoch=state.head.epoch + 1,
@@ -208,21 +233,25 @@ class _Collection:
 
         return update_head(self._dataset, self._host, condemn) or self._dataset.read_head()
 
-    def _clear(self, gone: set[bytes]) -> None:
-        """Take what is gone, or what the head reaches by a commit that was allowed to, off the list."""
+    def _clear(self, gone: set[bytes]) -> bool:
+        """Take what is gone, or what the head reaches by a commit that was allowed to, off the list. False when nothing
+        went off: what is gone stays while others sweep, looked for between the reading of a head and its replacement.
+        """
 
         def clear(state: HeadState) -> Head | None:
-            reached = self._reach.closure([(b"", state.manifest)])
-            left = [name for name in state.head.condemned if name not in gone and name not in reached]
+            others = self.sweep.others()
+            self._result.sweeping = [str(held) for held in others]
+            goes = self._reach.closure([(b"", state.manifest)]) | (set() if others else gone)
+            left = [name for name in state.head.condemned if name not in goes]
             return None if left == state.head.condemned else msgspec.structs.replace(state.head, condemned=left)
 
-        update_head(self._dataset, self._host, clear)
+        return update_head(self._dataset, self._host, clear) is not None
 
     def _garbage(self, head: HeadState, *, is_dry_run: bool = False) -> list[StoredObject]:
         """Manifests, then runs, then packs that nothing live reaches. Those in the head stay; a dry run takes them for
         objects, as they would be."""
         leases = [held for held in self._leases() if not held.lease.ended_at_ns]
-        self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
+        self._result.waiting_for = [str(held) for held in leases]
         if any(held.lease.holds_all for held in leases):
             return []
         owners = {held.tag for held in leases}
@@ -269,37 +298,21 @@ class _Collection:
     def _swept_before(
         self, head: HeadState, history: dict[int, list[tuple[bytes, Manifest]]], stays: list[tuple[bytes, Manifest]]
     ) -> set[bytes]:
-        """The manifests among ``stays`` of which a collection has swept all else that was theirs alone: they were
-        written late, by one who was asleep for longer than a lease, or whose write was long under way.
-
-        Nothing can be had of them any more. One that lacks anything but exactly that is damaged, and stays.
-        """
-        if self._named(stays) <= self._seen:
+        """The manifests among ``stays`` that came late."""
+        if named(self._reach, stays) <= self._seen:
             return set()
         # Whatever a manifest names was there before it.
         present = {item.id for item in self._list()}
-        every = [item for found in history.values() for item in found]
-        suspects = [item for item in stays if item[1] != head.manifest and not self._named([item]) <= present]
-        return {suspect[0] for suspect in suspects if self._is_swept(suspect, every, present)}
-
-    def _is_swept(
-        self, suspect: tuple[bytes, Manifest], every: list[tuple[bytes, Manifest]], present: set[bytes]
-    ) -> bool:
-        named = self._named([suspect])
-        others = self._named(item for item in every if item is not suspect)
-        return named & others <= present and present.isdisjoint(named - others)
-
-    def _named(self, manifests: Iterable[tuple[bytes, Manifest]]) -> set[bytes]:
-        """The runs and packs that manifests name, there or not."""
-        manifests = list(manifests)
-        return self._reach.closure(manifests, may_lack=True) - {name for name, _ in manifests}
+        presence = Presence(self._reach, (item for found in history.values() for item in found), present)
+        swept = presence.swept()
+        return {name for name, manifest in stays if manifest != head.manifest and name in swept}
 
     def _held(self, head: HeadState) -> _Held:
         """What leases hold, also those ended lately. Not what tags name: a tag that stands was seen before anything was
         condemned, one that came since was refused or counts for nothing."""
         now_ns = self._host.clock.wall_ns()
         leases = [held for held in self._leases() if held.lease.protects(now_ns)]
-        self._result.waiting_for = [f"{held.lease.node} ({held.key})" for held in leases]
+        self._result.waiting_for = [str(held) for held in leases]
         history = self._reach.history(head)
         condemned = set(head.head.condemned)
         # What has come since is not on the list: nothing that it names goes before it.
@@ -316,34 +329,7 @@ class _Collection:
         return {tag.seq for tag in tags(self._dataset).values()}
 
     def _leases(self) -> Iterator[HeldLease]:
-        for prefix in (intent_prefix(self._dataset.root), pin_prefix(self._dataset.root)):
-            for info in list(self._dataset.store.list(prefix)):
-                tag = owner_tag(ulid_from_text(parse_ulid_key(prefix, info.key)))
-                try:
-                    found = self._dataset.store.get(info.key, size_max=LEASE_BYTES_MAX)
-                    assert found is not None
-                    yield HeldLease(info.key, found.etag, decode_lease(found.data), tag)
-                except Missing:
-                    # Given back meanwhile.
-                    continue
-                except BoxlinkError as error:
-                    error.key = error.key or info.key
-                    error.hint = error.hint or "if nobody is at work, delete this object and run it again"
-                    raise
-
-    def _end_expired(self) -> None:
-        """Tell silent holders, in their leases, that these have ended; forget those that ended long ago."""
-        now_ns = self._host.clock.wall_ns()
-        for held in self._leases():
-            try:
-                if not held.lease.protects(now_ns):
-                    self._dataset.store.delete(held.key, if_match=held.etag)
-                elif not held.lease.ended_at_ns and held.lease.is_expired(now_ns):
-                    ended = msgspec.structs.replace(held.lease, ended_at_ns=now_ns)
-                    self._dataset.store.put(held.key, encode_lease(ended), if_match=held.etag)
-            except (Conflict, Missing):
-                # It was renewed or given back at this moment.
-                continue
+        return (held for held in all_leases(self._dataset) if not held.lease.is_sweep)
 
 
 @dataclass(frozen=True)

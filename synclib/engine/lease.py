@@ -23,10 +23,10 @@ class Holder:
     def __init__(self, dataset: Dataset, host: Host, name_key: Callable[[str, str], str]) -> None:
         self._dataset, self._host = dataset, host
         self.session = ulid_bytes(host.clock, host.entropy)
-        self._key = name_key(dataset.root, ulid_text(self.session))
+        self.key = name_key(dataset.root, ulid_text(self.session))
         self._etag: str | None = None
         self._seqs: list[int] = []
-        self._holds_all = False
+        self._holds_all = self._is_sweep = False
         self._renewed_at = 0.0
         self._epoch = 0  # of the head that a session without a lease builds on
 
@@ -55,6 +55,11 @@ class Holder:
         if again is not None and again.head.epoch != head.head.epoch:
             raise Moved(f"{self._dataset.name} is being collected", hint="run it again")
 
+    def take_sweep(self) -> None:
+        """Say that a collector begins to delete (engine/sweep.py)."""
+        self._is_sweep = True
+        self._put(is_new=True)
+
     def _first_head(self) -> HeadState | None:
         try:
             return self._dataset.read_head()
@@ -63,13 +68,16 @@ class Holder:
 
     def _put(self, *, is_new: bool) -> None:
         clock = self._host.clock
-        data = encode_lease(Lease(1, self._host.node, self._seqs, clock.wall_ns(), holds_all=self._holds_all))
+        lease = Lease(
+            1, self._host.node, self._seqs, clock.wall_ns(), holds_all=self._holds_all, is_sweep=self._is_sweep
+        )
+        data = encode_lease(lease)
         if is_new:
             # No one else has this key.
-            self._etag = self._dataset.store.put(self._key, data)
+            self._etag = self._dataset.store.put(self.key, data)
         else:
             try:
-                self._etag = self._dataset.store.put(self._key, data, if_match=self._etag)
+                self._etag = self._dataset.store.put(self.key, data, if_match=self._etag)
             except (Conflict, Missing) as error:
                 raise self._fenced() from error
         self._renewed_at = clock.monotonic()
@@ -84,7 +92,7 @@ class Holder:
         if not self.is_held:
             return
         try:
-            found = self._dataset.store.get(self._key, size_max=LEASE_BYTES_MAX)
+            found = self._dataset.store.get(self.key, size_max=LEASE_BYTES_MAX)
         except Missing as error:
             raise self._fenced() from error
         assert found is not None
@@ -101,7 +109,7 @@ class Holder:
 
     def _fenced(self) -> Fenced:
         return Fenced(
-            "a collector has ended this: it was silent for longer than a lease", key=self._key, hint="run it again"
+            "a collector has ended this: it was silent for longer than a lease", key=self.key, hint="run it again"
         )
 
     def end(self) -> None:
@@ -109,7 +117,7 @@ class Holder:
         if self.is_held:
             self._etag = None
             with contextlib.suppress(BoxlinkError):
-                self._dataset.store.delete(self._key)
+                self._dataset.store.delete(self.key)
 
 
 def intent(dataset: Dataset, host: Host) -> Holder:

@@ -71,9 +71,13 @@ class Reach:
 
     def _open(self, refs: list[RunRef], *, may_lack: bool) -> None:
         if may_lack:
-            for ref in refs:
-                with contextlib.suppress(Missing):
-                    self._open([ref], may_lack=False)
+            # All at once; one by one only where something does lack.
+            try:
+                self._open(refs, may_lack=False)
+            except Missing:
+                for ref in refs:
+                    with contextlib.suppress(Missing):
+                        self._open([ref], may_lack=False)
             return
         chain = Chain.of(StoreRuns(self._dataset.store, self._executor), self._dataset.root, refs)
         if self._executor is not None:

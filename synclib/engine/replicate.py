@@ -1,7 +1,8 @@
 """Replication: a dataset with its history in another store, usable there at every moment.
 
 Objects are immutable and keep their names, so what is there already is passed over, and a replication that was killed
-goes on. The head comes last, by compare-and-swap. Every byte is verified on its way: damage is not copied.
+goes on. The head comes last, by compare-and-swap. Every byte is verified on its way: damage is not copied. An older seq
+of which something is not there is left out, and said; what the head needs has to be.
 """
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ import msgspec
 
 from synclib.clock import ulid_bytes, ulid_text
 from synclib.core.manifest import EMPTY, Attachment, Head, Manifest, RunRef, encode_manifest, manifest_digest
-from synclib.core.names import ATTACHMENTS, manifest_key, pack_key, tag_key
+from synclib.core.names import ATTACHMENTS, manifest_key, pack_key, pack_prefix, run_prefix, tag_key
 from synclib.core.pack import PackInfo, decode_chunk, parse_header, parse_tail
 from synclib.core.run import HEADER_BYTES, check_header
 from synclib.core.tag import encode_tag
 from synclib.engine.head_swap import swap_head, update_head
 from synclib.engine.host import Host, Progress
 from synclib.engine.lease import Holder, Moved, intent, pin
+from synclib.engine.leases import sweeps_under_way
+from synclib.engine.left_out import LeftOut, lacking
 from synclib.engine.objects import list_attachments, list_manifests, list_packs, list_runs
 from synclib.engine.reach import Reach
 from synclib.engine.tags import tags
-from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Unsupported
+from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Missing, Unsupported
 from synclib.lazy.attachment import check_attachment
 from synclib.lazy.dataset import Dataset, HeadLost, HeadState
 from synclib.lazy.run_cache import RunCache
@@ -51,6 +54,7 @@ class ReplicateResult:
     copied: dict[str, tuple[int, int]] = field(default_factory=lambda: dict.fromkeys(_KINDS, (0, 0)))
     tags: int = 0
     is_new: bool = False
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def count(self, kind: str, size: int) -> None:
         objects, total = self.copied[kind]
@@ -70,16 +74,26 @@ def replicate(
 
     ``executor``: threads that copy packs side by side.
     """
+    is_gone = False
     for _ in range(_ATTEMPTS):
         holds, claim = pin(source, host), intent(target, host)
         try:
             return _Replication(source, target, host, holds, claim, executor, progress).run(is_dry_run=is_dry_run)
         except Moved:
             continue
+        except Missing as error:
+            # Once: it was listed, and the source's collector has taken it since. The second time it is left out.
+            if is_gone or not _is_part(source, error.key):
+                raise
+            is_gone = True
         finally:
             holds.end()
             claim.end()
     raise Conflict(f"{source.name} is being collected", hint="run it again when that is done")
+
+
+def _is_part(dataset: Dataset, key: str) -> bool:
+    return key.startswith((run_prefix(dataset.root), pack_prefix(dataset.root)))
 
 
 class _Replication:
@@ -108,8 +122,9 @@ class _Replication:
         self._check_ancestry(there, head, history)
         if not is_dry_run:
             self._claim.take(there, holds_all=True)
+            self._check_sweeps(there)
         result = ReplicateResult(head.manifest)
-        manifests = self._manifests_to_copy(there, head, history)
+        manifests = self._manifests_to_copy(there, head, history, result)
         with self._cache.in_use():
             runs = self._runs_to_copy(manifests)
             self._copy_packs(result, is_dry_run=is_dry_run)
@@ -127,6 +142,18 @@ class _Replication:
             return self._target.read_head_or_empty()
         except HeadLost:
             return HeadState(Head(self._target.root, 0, b"", [], []), EMPTY, None)
+
+    def _check_sweeps(self, there: HeadState) -> None:
+        """Where there is no head there is no list of what a collector may be about to delete: it has seen our claim, or
+        we see its sweep."""
+        under_way = sweeps_under_way(self._target, self._host.clock.wall_ns()) if there.etag is None else []
+        if under_way:
+            raise Conflict(
+                f"{self._target.name} in {self._target.store.url} is being collected by {under_way[0]}",
+                hint="run it again when that is done; if it was killed, delete that object, or wait two days",
+                dataset=self._target.name,
+                key=under_way[0].key,
+            )
 
     def _check_ancestry(
         self, there: HeadState, head: HeadState, history: dict[int, list[tuple[bytes, Manifest]]]
@@ -147,23 +174,32 @@ class _Replication:
             )
 
     def _manifests_to_copy(
-        self, there: HeadState, head: HeadState, history: dict[int, list[tuple[bytes, Manifest]]]
+        self,
+        there: HeadState,
+        head: HeadState,
+        history: dict[int, list[tuple[bytes, Manifest]]],
+        result: ReplicateResult,
     ) -> list[tuple[bytes, Manifest]]:
-        """All but those of which the copy's collector has condemned something: it may be asleep amid its sweep, and
-        has not seen our claim."""
+        """All that are whole, but those of which the copy's collector has condemned something: it may be asleep amid
+        its sweep, and has not seen our claim."""
         # What was published while the history was listed comes with the next replication: beyond the copy's head it
         # would be taken for what one left that never ended.
-        manifests = [item for seq, found in history.items() if seq <= head.manifest.seq for item in found]
+        every = [item for seq, found in history.items() if seq <= head.manifest.seq for item in found]
+        why = lacking(self._reach, self._source, self._target, head, every)
         condemned = set(there.head.condemned)
-        if not condemned:
-            return manifests
-        left = [item for item in manifests if condemned.isdisjoint(self._reach.closure([item]))]
+        for name, manifest in every:
+            if condemned and name not in why and not condemned.isdisjoint(self._reach.closure([(name, manifest)])):
+                why[name] = LeftOut(manifest.seq, "it is being collected in the copy")
+        left = [item for item in every if item[0] not in why]
         if all(manifest != head.manifest for _, manifest in left):
             raise Conflict(
                 f"{self._target.name} in {self._target.store.url} is being collected",
                 hint="run gc there to its end, then replicate again",
                 dataset=self._target.name,
             )
+        copied = {manifest.seq for _, manifest in left}
+        reasons = {reason.seq: reason for reason in why.values() if reason.seq not in copied}
+        result.left_out = [reason for _, reason in sorted(reasons.items())]
         return left
 
     def _runs_to_copy(self, manifests: Iterable[tuple[bytes, Manifest]]) -> list[RunRef]:

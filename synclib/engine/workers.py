@@ -127,8 +127,12 @@ def run_jobs(
 
     def submit(job: J) -> None:
         # It may start a process, which would be lost, and say so, if we were interrupted halfway.
-        with _held_back({signal.SIGINT, signal.SIGTERM}):
-            pending.append(executor.submit(there, job))
+        try:
+            with _held_back({signal.SIGINT, signal.SIGTERM}):
+                pending.append(executor.submit(there, job))
+        except (EOFError, ConnectionError) as error:
+            # Of the server that workers fork from, which was asked for one more.
+            raise Unavailable("the server of worker processes was killed", hint="run it again") from error
 
     def taken() -> Future[R]:
         found = pending[0] if is_ordered else next(iter(wait(pending, return_when=FIRST_COMPLETED).done))

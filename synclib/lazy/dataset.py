@@ -19,6 +19,7 @@ from synclib.core.manifest import (
     manifest_id,
 )
 from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
+from synclib.lazy.lost_head import PUT_BACK, what_is_there
 from synclib.store.base import Store
 
 STORE_KEY = "boxlink.json"  # what `boxlink init` leaves in a store
@@ -35,6 +36,10 @@ class HeadState:
 
 class HeadLost(Corrupt):
     """A dataset has a history, but no head."""
+
+
+def _with(text: str, more: str) -> str:
+    return f"{text}; {more}" if more else text
 
 
 class Dataset:
@@ -71,7 +76,9 @@ class Dataset:
             head, manifest = decode_head(fetched.data, self.root)
         except BoxlinkError as error:
             error.key, error.dataset = key, self.name
-            error.hint = error.hint or "the head is damaged: put an older copy of it back, or publish anew elsewhere"
+            if isinstance(error, Corrupt):
+                error.message = _with(f"the head is damaged: {error.message}", what_is_there(self))
+                error.hint = error.hint or PUT_BACK
             raise
         return HeadState(head, manifest, fetched.etag)
 
@@ -103,8 +110,8 @@ class Dataset:
             return
         if first is not None:
             raise HeadLost(
-                f"the head of {self.name} is gone, its history is there",
-                hint="put the object back: an older version of it, or the one of a copy that `replicate` made",
+                _with(f"the head of {self.name} is gone, its history is there", what_is_there(self)),
+                hint=PUT_BACK,
                 dataset=self.name,
                 key=names.head_key(self.root),
             ) from cause

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -289,9 +290,56 @@ def test_what_cannot_be_is_told(machine: Machine, words: tuple[str, ...], code: 
 
 
 def test_settings_that_do_not_read(machine: Machine) -> None:
-    for text in ("store = [", "store = 5", "unknown = 1"):
+    for text, says in (
+        ("store = [", "no TOML"),
+        ("store = 5", "store is 5, it has to be text in quotes"),
+        ("unknown = 1", "there is no setting unknown; the file has store, node,"),
+        ("[s3]\nregoin = 'x'", "there is no setting s3.regoin; [s3] has endpoint, region, profile"),
+        ("gc = 3", "gc is 3, it has to be a table"),
+        ("[gc]\nkeep_last = -1", "gc.keep_last is -1, it has to be at least 0"),
+        ("[gc]\nkeep_last = 'x'\nkeep_daily = -1", "gc.keep_last is 'x', it has to be a whole number; gc.keep_daily"),
+        ("poll_s = 0", "poll_s is 0, it has to be more than 0"),
+        ("allow = 'x'", "allow is 'x', it has to be a list in brackets"),
+    ):
         (machine.place / "boxlink.toml").write_text(text)
-        assert machine.json("log", "covers", code=2)["error"]["kind"] == "invalid"
+        error = machine.json("log", "covers", code=2)["error"]
+        assert (error["kind"], error["path"]) == ("invalid", str(machine.place / "boxlink.toml"))
+        assert says in error["message"], error
+        assert "BOXLINK_CONFIG" in error["hint"]
+        assert "pydantic" not in str(error)
+
+
+def test_verbose_says_what_was_chosen_and_asked(machine: Machine) -> None:
+    """On stderr, also of a verb that fails; the answer on stdout is the same."""
+    machine.run("init")
+    (machine.place / "some").mkdir()
+    (machine.place / "some/a").write_bytes(b"a")
+    machine.run("publish", "covers", machine.place / "some", "-q")
+    for words, says in ((("ls", "covers"), "1 GET"), (("log", "nothing"), "GET")):
+        process = machine.start(*words, "-v")
+        out, err = process.communicate(timeout=60)
+        lines = [line for line in err.decode().splitlines() if line.startswith("boxlink: ")]
+        assert any("(BOXLINK_STORE)" in line and machine.store in line for line in lines), lines
+        assert any(" GET, " in line and " bytes up, " in line and says.split()[-1] in line for line in lines), lines
+        process = machine.start(*words)
+        plain, quiet = process.communicate(timeout=60)
+        assert plain == out
+        assert b"bytes up" not in quiet
+
+
+def test_ctrl_c_while_it_is_still_importing() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'click':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from tools.entry import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_an_empty_path_is_refused(machine: Machine) -> None:

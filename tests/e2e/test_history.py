@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from synclib.errors import Conflict, Corrupt, Invalid, Missing
+from synclib.errors import Conflict, Corrupt, Invalid, Missing, Partial
 from tests.e2e.boxlink_process import Machine
 from tests.kit import read_tree
 
@@ -111,6 +111,27 @@ def test_replicate_and_follow_the_copy(tmp_path: Path) -> None:
     machine.run("publish", "covers", "other", "--store", copy, "--allow-delete")
     machine.run("replicate", copy, "covers", code=Conflict.exit_code)
     machine.run("replicate", machine.store, "covers", code=Invalid.exit_code)
+
+
+def test_a_replication_names_what_is_lost_and_carries_the_rest(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.run("init")
+    (tmp_path / "source").mkdir()
+    for number in range(2):
+        (tmp_path / "source/a").write_bytes(b"%d" % number)
+        machine.run("publish", "covers", "source")
+    machine.run("compact", "covers", "--full")
+    machine.run("gc", "covers")
+    machine.run("gc", "covers")
+    (pack, _) = sorted((tmp_path / "store/data/covers/pack").iterdir())
+    pack.unlink()
+    copy = f"file://{tmp_path}/copy"
+    machine.run("init", "--store", copy)
+    done = machine.json("replicate", copy, "covers", code=Partial.exit_code)
+    assert [left["seq"] for left in done["left_out"]] == [1]
+    assert pack.name in done["left_out"][0]["why"]
+    assert machine.json("restore", "covers", tmp_path / "here", "--store", copy)["seq"] == 2
+    assert (tmp_path / "here/a").read_bytes() == b"1"
 
 
 def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:

@@ -398,6 +398,11 @@ def test_killed_at_any_write_a_collector_leaves_everything_whole(kit: Kit, tmp_p
     else:
         pytest.fail("it never came to its end")
     assert keys(kit, "manifest") == {key for key in keys(kit, "manifest") if int(key.split("/")[3][:20]) in (2, 4)}
+    # The sweeps of those that were killed are not over for two days; then the list is cleared.
+    assert gc(kit, LAST).sweeping
+    for key in keys(kit, "intent"):
+        kit.store.delete(key)
+    assert gc(kit, LAST).sweeping == []
     assert kit.dataset.read_head().head.condemned == []
 
 

@@ -12,6 +12,7 @@ from synclib.core.retention import Retention
 from synclib.engine import pack_job
 from synclib.engine.collect import collect
 from synclib.engine.compact import compact
+from synclib.engine.head_swap import archive
 from synclib.engine.host import no_progress
 from synclib.engine.lease import intent
 from synclib.engine.repack import RepackOptions, repack_dataset
@@ -182,6 +183,38 @@ def test_a_lost_head_is_no_new_beginning(kit: Kit) -> None:
         with pytest.raises(HeadLost):
             use()
     assert len(list(kit.store.list(manifest_prefix("data/covers")))) == 1
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_a_lost_head_says_what_there_is(kit: Kit, how: str) -> None:
+    """Two seqs are objects, three were in the head alone; of the two the newer one does not read."""
+    for number in range(5):
+        kit.write({b"a": b"%d" % number})
+        kit.publish()
+        if number == 1:
+            archive(kit.dataset, kit.host, kit.dataset.read_head())
+    keys = [info.key for info in kit.store.list(manifest_prefix("data/covers"))]
+    head = head_key("data/covers")
+    data = kit.store.get_suffix(head, 1 << 20).data
+
+    def lose() -> None:
+        if how == "gone":
+            kit.store.delete(head)
+        else:
+            kit.store.put(head, data[: len(data) // 2])
+
+    lose()
+    with pytest.raises(Corrupt) as caught:
+        kit.dataset.read_head()
+    assert f"of seq 2 ({keys[1]}), the manifests of the 3 seqs after it" in caught.value.message
+    assert "put an older version" in caught.value.hint
+    kit.store.put(keys[1], b"garbage")
+    with pytest.raises(Corrupt) as caught:
+        kit.dataset.read_head()
+    assert f"of seq 1 ({keys[0]}), the manifests of the 4 seqs" in caught.value.message
+    # What the hint says helps.
+    kit.store.put(head, data)
+    assert not kit.verify().damage
 
 
 def test_a_dry_run_counts_what_would_go(kit: Kit, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class PinnedReader(Reader):
             try:
                 self.compare(View(manifest, chain, ChunkSource(self.retrying, ROOT)))
             except Missing as error:
-                if self.history.keeping.claims.stands(holder._key, self.clock.monotonic()):
+                if self.history.keeping.claims.stands(holder.key, self.clock.monotonic()):
                     text = f"I3: {self.name} has a pin on seq {manifest.seq}, but {error.key} is gone"
                     self.world.scheduler.fail(Violation(text))
                 raise

@@ -15,6 +15,7 @@ from synclib.core.names import intent_key, pack_key
 from synclib.core.runfile import RunBuilder
 from synclib.engine import collect, compact, repack, replicate, revert, tags
 from synclib.engine.lease import Holder
+from synclib.engine.sweep import Sweep
 from synclib.lazy.dataset import HeadState
 from synclib.lazy.merge import Moves, merge
 from tests.sim.faults import Aim, Fault
@@ -27,7 +28,7 @@ Patch = pytest.MonkeyPatch
 def test_leases_are_not_looked_at(monkeypatch: Patch) -> None:
     """Collection by reachability alone."""
     monkeypatch.setattr(collect._Collection, "_leases", lambda _: iter(()))
-    found("I3:", keepers=2, nodes=0, upkeep="compact,drop", intents="early", first=8)
+    found("I3:", keepers=2, nodes=0, upkeep="compact,drop", intents="early", first=175)
 
 
 def test_leases_are_not_looked_at_again_after_the_condemnation(monkeypatch: Patch) -> None:
@@ -120,9 +121,9 @@ def test_a_repack_deletes_the_old_packs_itself(monkeypatch: Patch) -> None:
 def test_the_copy_gets_its_head_first(monkeypatch: Patch) -> None:
     real = replicate._Replication._manifests_to_copy
 
-    def manifests(self: Any, there: HeadState, head: HeadState, history: Any) -> Any:
+    def manifests(self: Any, there: HeadState, head: HeadState, *others: Any) -> Any:
         self._put_head(there, head, set())
-        return real(self, there, head, history)
+        return real(self, there, head, *others)
 
     monkeypatch.setattr(replicate._Replication, "_manifests_to_copy", manifests)
     found("I3:", copies=1, nodes=0)
@@ -133,7 +134,7 @@ def test_the_copy_relies_on_what_is_condemned_there(monkeypatch: Patch) -> None:
     monkeypatch.setattr(
         replicate._Replication,
         "_manifests_to_copy",
-        lambda self, there, head, history: [item for found in history.values() for item in found],
+        lambda self, there, head, history, result: [item for found in history.values() for item in found],
     )
     found("I3:", copies=1, nodes=0, upkeep="compact,drop,replicate", first=15)
 
@@ -171,7 +172,7 @@ def test_a_replication_does_not_hold_what_it_brings(monkeypatch: Patch) -> None:
             super().take(head, *seqs)
 
     monkeypatch.setattr(replicate, "intent", lambda dataset, host: OwnOnly(dataset, host, intent_key))
-    found("I3:", copies=1, nodes=0, upkeep="drop,replicate")
+    found("I3:", copies=1, nodes=0, upkeep="drop,replicate", first=95)
 
 
 def test_a_replication_does_not_look_whether_its_claim_stands(monkeypatch: Patch) -> None:
@@ -201,3 +202,10 @@ def test_a_run_that_ends_with_a_copied_block_ends_where_that_begins(monkeypatch:
     """What comes after the block's first key is not found in it."""
     monkeypatch.setattr(RunBuilder, "end_at", lambda *_: None)
     found("the blocks of a run overlap", keepers=1, nodes=0, upkeep="compact", scale=TINY)
+
+
+def test_what_another_one_still_sweeps_leaves_the_list(monkeypatch: Patch) -> None:
+    """As it once was: a replication brings it back, and the other, who was slow, deletes it."""
+    monkeypatch.setattr(Sweep, "others", lambda _: [])
+    aim = Aim("copykeeper", "delete", "/")
+    found("I3:", Fault.SLOW, copies=1, copykeepers=2, nodes=0, upkeep="drop,replicate", aim=aim, first=16)

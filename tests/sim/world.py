@@ -54,6 +54,7 @@ class Plan:
     pinned: int = 0  # readers that hold a pin
     keepers: int = 0
     copies: int = 0  # stores that it is copied to, each with a node and a keeper
+    copykeepers: int = 1  # of each copy
     upkeep: str = ""  # what keepers do, with commas between; left out, the seed chooses for each of them
     scale: Scale | None = None  # left out, the seed chooses
     aim: Aim | None = None  # where alone faults are; left out, everywhere
@@ -77,7 +78,7 @@ class Plan:
 
 
 SCALES = {AS_IT_IS: "normal", TINY: "tiny"}
-COUNTS = ("publishers", "nodes", "readers", "folders", "pinned", "keepers", "copies")
+COUNTS = ("publishers", "nodes", "readers", "folders", "pinned", "keepers", "copies", "copykeepers")
 
 
 # One of everything.
@@ -153,7 +154,7 @@ class World:
             (Keeper, plan.keepers, [self.history]),
             (Replicator, 1, self.copies),
             (CopyNode, 1, self.copies),
-            (CopyKeeper, 1, self.copies),
+            (CopyKeeper, plan.copykeepers, self.copies),
         ]
         self.actors: list[Actor] = [
             kind(self, f"{kind.__name__.lower()}{number}", Random(random.random()), history)
@@ -357,7 +358,7 @@ class World:
             if actor is not None:
                 history = self._history_of(holder)
                 with self.judged():
-                    history.keeping.claims.take(actor.name, holder._key, history.needs(holder._key, head, seqs))
+                    history.keeping.claims.take(actor.name, holder.key, history.needs(holder.key, head, seqs))
 
         return take
 
@@ -365,7 +366,7 @@ class World:
         def end(holder: Holder) -> None:
             actor = self._by_thread.get(threading.get_ident())
             if actor is not None and not actor.life.is_dead:
-                self._history_of(holder).keeping.claims.give_back(holder._key)
+                self._history_of(holder).keeping.claims.give_back(holder.key)
             real(holder)
 
         return end

@@ -64,6 +64,11 @@ def command(
         say(context, f"{name}: {seqs}; {verb_text} {what} ({size_text(freed)})")
         if done.held:
             context.note(f"boxlink: {name}: {done.held} objects more are held by {', '.join(done.waiting_for)}")
+        if done.sweeping:
+            context.note(
+                f"boxlink: {name}: {', '.join(done.sweeping)} collects too, or was killed while it did: until that is "
+                "over, at most two days, no replication brings back what is deleted now"
+            )
         return {
             "dataset": name,
             "seq": done.seq,
@@ -76,6 +81,7 @@ def command(
             "bytes_freed": freed,
             "held": done.held,
             "waiting_for": done.waiting_for,
+            "sweeping": done.sweeping,
             "dry_run": dry_run,
         }
 

@@ -20,13 +20,14 @@ def command(context: Context, target: str, dataset: str | None, dry_run: bool) -
     boxlink replicate s3://other-bucket/boxlink covers
     boxlink replicate file:///mnt/copy
 
-    What is there already is not copied again; a run that was broken off goes on. Nodes can follow either store.
+    What is there already is not copied again; a run that was broken off goes on. Nodes can follow either store. An
+    older seq of which an object is lost is left out and named (exit code 3); what the newest needs has to be there.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     from synclib.core.names import dataset_root
     from synclib.engine.replicate import replicate
-    from synclib.errors import Invalid
+    from synclib.errors import Invalid, Partial
     from synclib.lazy.dataset import Dataset
     from synclib.store.open import open_store
     from tools.cli_engine import dataset_names, each_dataset, manifest_fields, open_host, progress_bar, say, size_text
@@ -47,6 +48,8 @@ def command(context: Context, target: str, dataset: str | None, dry_run: bool) -
         what = ", ".join(f"{number} {kind}" for kind, (number, _) in done.copied.items() if number) or "nothing new"
         place = f"is at seq {manifest.seq} there, digest {manifest.digest[:16]}"
         say(context, f"{name} {'would copy' if dry_run else f'{place}; copied'} {what} ({size_text(size)})")
+        for left in done.left_out:
+            context.note(f"boxlink: {name}: seq {left.seq} left out: {left.why}")
         return {
             "dataset": name,
             **manifest_fields(manifest),
@@ -54,7 +57,9 @@ def command(context: Context, target: str, dataset: str | None, dry_run: bool) -
             "bytes_copied": size,
             "tags": done.tags,
             "is_new": done.is_new,
+            "left_out": [{"seq": left.seq, "why": left.why} for left in done.left_out],
             "dry_run": dry_run,
+            "exit_code": Partial.exit_code if any(left.is_damage for left in done.left_out) else 0,
         }
 
     each_dataset(context, dataset, [] if dataset else dataset_names(source), run)
