@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--s3", action="store_true", help="on a real S3 server, rather than a local directory")
     parser.add_argument("--s3-ms", type=int, help="on a real S3 server so many milliseconds away, there and back")
     parser.add_argument("--only", nargs="*", help="only these tools, beside boxlink")
+    parser.add_argument("--skip", nargs="*", default=[], help="steps left out, as TOOL:STEP (kopia:restore)")
     parser.add_argument("--place", type=Path, help="where data and repositories go (default: a temporary directory)")
     parser.add_argument("--out", type=Path, help="write tables (.md), samples (.json) and a plot (.svg) there")
     parser.add_argument("--again", type=Path, nargs="*", help="make tables and plots anew from these samples (.json)")
@@ -97,7 +98,7 @@ def _one_shape(
     store = "file://"
     if bucket:
         store = f"s3:// {arguments.s3_ms} ms away" if arguments.s3_ms else "s3://"
-    samples, floors = measure(place, shape, tools, arguments.rounds, bucket)
+    samples, floors = measure(place, shape, tools, arguments.rounds, bucket, frozenset(arguments.skip))
     result = Result(
         shape=shape.title,
         store=store,

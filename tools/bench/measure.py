@@ -33,9 +33,15 @@ class Bucket:
 
 
 def measure(
-    place: Path, shape: Shape, tools: list[Tool], rounds: int, bucket: Bucket | None
+    place: Path,
+    shape: Shape,
+    tools: list[Tool],
+    rounds: int,
+    bucket: Bucket | None,
+    skipped: frozenset[str] = frozenset(),
 ) -> tuple[list[Sample], list[dict[str, float]]]:
-    """The samples, and the floors of each round. ``place``: a directory of its own, for data and repositories."""
+    """The samples, and the floors of each round. ``place``: a directory of its own, for data and repositories;
+    ``skipped``: steps of tools that are left out, as TOOL:STEP."""
     source = place / "source"
     shutil.rmtree(source, ignore_errors=True)
     shape.make(source)
@@ -51,11 +57,13 @@ def measure(
         _settle()
         for tool in tools:
             print(f"{shape.title}: round {number + 1} of {rounds}, {tool.name}", file=sys.stderr)
-            samples += _one_turn(place, shape, tool, number, bucket)
+            samples += _one_turn(place, shape, tool, number, bucket, skipped)
     return samples, floor
 
 
-def _one_turn(place: Path, shape: Shape, tool: Tool, number: int, bucket: Bucket | None) -> list[Sample]:
+def _one_turn(
+    place: Path, shape: Shape, tool: Tool, number: int, bucket: Bucket | None, skipped: frozenset[str]
+) -> list[Sample]:
     source, target = place / "source", place / "target"
     prefix = f"{tool.name}{number}"
     tool.prepare(place / "repository", bucket.meter.endpoint if bucket else "", prefix)
@@ -63,6 +71,8 @@ def _one_turn(place: Path, shape: Shape, tool: Tool, number: int, bucket: Bucket
     samples = []
     undo = None
     for step in STEPS:
+        if f"{tool.name}:{step}" in skipped:
+            continue
         _put_away(target, place / "used")
         if step == "small change":
             undo = shape.change(source, seed=number)

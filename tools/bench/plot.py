@@ -22,13 +22,14 @@ def plot(result: Result, path: Path) -> None:
     others = [tool for tool in result.tools if tool != OURS]
     width = _BAR / max(len(others), 1)
     for index, tool in enumerate(others):
-        ratios = [result.ratios(tool, step, lambda sample: sample.seconds) for step in STEPS]
+        done = [number for number, step in enumerate(STEPS) if result.of(tool, step)]
+        ratios = [result.ratios(tool, STEPS[number], lambda sample: sample.seconds) for number in done]
         medians = [statistics.median(found) for found in ratios]
         reach = [
             [median - min(found) for median, found in zip(medians, ratios, strict=True)],
             [max(found) - median for median, found in zip(medians, ratios, strict=True)],
         ]
-        places = [step + (index - (len(others) - 1) / 2) * width for step in range(len(STEPS))]
+        places = [step + (index - (len(others) - 1) / 2) * width for step in done]
         bars = axes.bar(places, [median - 1 for median in medians], width, bottom=1, label=tool, yerr=reach)
         axes.bar_label(bars, [f"{median:.1f}" for median in medians], fontsize=7, padding=2)
     axes.axhline(1, color="black", linewidth=1)

@@ -42,7 +42,9 @@ def _rounds(result: Result) -> int:
 
 def _table(result: Result, cell: Callable[[str, str], str]) -> str:
     lines = [f"| tool | {' | '.join(STEPS)} |", "|---" * (len(STEPS) + 1) + "|"]
-    lines += [f"| {tool} | {' | '.join(cell(tool, step) for step in STEPS)} |" for tool in result.tools]
+    for tool in result.tools:
+        cells = [cell(tool, step) if result.of(tool, step) else "left out" for step in STEPS]
+        lines.append(f"| {tool} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -72,8 +74,11 @@ def _kept(result: Result) -> str:
     for tool in result.tools:
         first = result.median(tool, "publish", lambda sample: sample.stored_bytes)
         more = result.median(tool, "small change", lambda sample: sample.stored_bytes) - first
-        waits = [result.median(tool, step, lambda sample: sample.unwritten_seconds) for step in ("publish", "restore")]
-        lines.append(f"| {tool} | {first / 1e6:.1f} | +{more / 1e6:.2f} | {waits[0]:.2f} | {waits[1]:.2f} |")
+        waits = [
+            f"{result.median(tool, step, lambda sample: sample.unwritten_seconds):.2f}" if result.of(tool, step) else ""
+            for step in ("publish", "restore")
+        ]
+        lines.append(f"| {tool} | {first / 1e6:.1f} | +{more / 1e6:.2f} | {waits[0]} | {waits[1]} |")
     return "\n".join(lines)
 
 
