@@ -20,7 +20,7 @@ from synclib.core.manifest import (
 )
 from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
 from synclib.lazy.lost_head import PUT_BACK, what_is_there
-from synclib.store.base import Store
+from synclib.store.base import Fetched, Store
 
 STORE_KEY = "boxlink.json"  # what `boxlink init` leaves in a store
 
@@ -58,18 +58,23 @@ class Dataset:
 
     def read_head_since(self, etag: str | None) -> HeadState | None:
         """The head now, or None when it still has ``etag`` (a conditional GET: no body)."""
+        return self._read_head(etag, is_empty_enough=False)
+
+    def _read_head(self, etag: str | None, *, is_empty_enough: bool) -> HeadState | None:
+        """``is_empty_enough``: where the first head comes at this very moment it is Missing still."""
         key = names.head_key(self.root)
         try:
             fetched = self.store.get(key, size_max=HEAD_BYTES_MAX, if_none_match=etag)
         except Missing as error:
             self._check_store(error)
-            self._check_history(error)
-            raise Missing(
-                f"{self.name} has never been published here",
-                hint=f"boxlink publish {self.name} DIR",
-                dataset=self.name,
-                key=key,
-            ) from error
+            if not self._has_history() or (is_empty_enough and self._head_with_history()):
+                raise Missing(
+                    f"{self.name} has never been published here",
+                    hint=f"boxlink publish {self.name} DIR",
+                    dataset=self.name,
+                    key=key,
+                ) from error
+            fetched = self._head_with_history()
         if fetched is None:
             return None
         try:
@@ -85,7 +90,9 @@ class Dataset:
     def read_head_or_empty(self) -> HeadState:
         """The head now; before the first publish an empty one of seq 0, whose store must have been initialised."""
         try:
-            return self.read_head()
+            found = self._read_head(None, is_empty_enough=True)
+            assert found is not None
+            return found
         except Missing as error:
             if error.dataset != self.name:
                 raise
@@ -101,20 +108,26 @@ class Dataset:
                 key=STORE_KEY,
             ) from cause
 
-    def _check_history(self, cause: Missing) -> None:
-        """Corrupt where there are manifests, but no head: a publish would begin a second history over the first."""
+    def _has_history(self) -> bool:
+        """Whether there are manifests: then a publish without a head would begin a second history over the first."""
         try:
-            first = next(iter(self.store.list(names.manifest_prefix(self.root))), None)
+            return next(iter(self.store.list(names.manifest_prefix(self.root))), None) is not None
         except Invalid:
             # Not everyone may list.
-            return
-        if first is not None:
+            return False
+
+    def _head_with_history(self) -> Fetched | None:
+        """The head of a dataset that has manifests, which was not there a moment ago: the first one may just have come,
+        and its manifest after it. HeadLost where it is gone."""
+        try:
+            return self.store.get(names.head_key(self.root), size_max=HEAD_BYTES_MAX)
+        except Missing as error:
             raise HeadLost(
                 _with(f"the head of {self.name} is gone, its history is there", what_is_there(self)),
                 hint=PUT_BACK,
                 dataset=self.name,
                 key=names.head_key(self.root),
-            ) from cause
+            ) from error
 
     def manifest_at(self, seq: int | None) -> Manifest:
         """The manifest of a seq (None: the newest): from the head, else by one listing."""

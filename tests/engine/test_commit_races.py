@@ -15,7 +15,7 @@ from synclib.engine.host import no_progress
 from synclib.engine.revert import revert
 from synclib.errors import Ambiguous, Conflict, Invalid, Unavailable
 from synclib.lazy.run_cache import RunCache
-from synclib.store.base import Body
+from synclib.store.base import Body, Fetched
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter, MeteredStore
 from tests.kit import Content, Kit, read_tree
@@ -264,3 +264,30 @@ def test_publishers_that_share_a_cache_do_not_prune_each_others_runs(tmp_path: P
     one.publish()
     assert before <= set(os.listdir(runs))
     assert len(os.listdir(runs)) <= 6
+
+
+class ShowsNothing(MemoryStore):
+    """What is read of the head is told only after somebody has done something else: the first publish."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.put("boxlink.json", b"{}")
+        self.meanwhile: Callable[[], object] | None = None
+
+    def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
+        try:
+            return super().get(key, size_max=size_max, if_none_match=if_none_match)
+        finally:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile is not None:
+                meanwhile()
+
+
+def test_the_first_publish_of_another_is_not_taken_for_a_lost_head(tmp_path: Path) -> None:
+    store = ShowsNothing()
+    one, two = Kit(tmp_path / "1", store, seed=1), Kit(tmp_path / "2", store, seed=2)
+    one.write({b"one": b"1"})
+    two.write({b"two": b"2"})
+    store.meanwhile = one.publish
+    assert two.dataset.read_head().manifest.seq == 1
+    assert two.publish().seq == 2
