@@ -6,6 +6,7 @@ seq's entry, and one that is another's, or no longer there, is fetched from the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -32,12 +33,20 @@ if TYPE_CHECKING:
 
 
 def open_local(
-    data_dir: str, dataset: str, store: Store | None, seq: int | None = None, *, executor: Executor | None = None
+    data_dir: str,
+    dataset: str,
+    store: Store | None,
+    seq: int | None = None,
+    *,
+    executor: Executor | None = None,
+    runs: Path | None = None,
 ) -> LocalView:
-    """A reader of ``data_dir/dataset`` at a seq (None: the one that stands there).
+    """A reader of ``data_dir/dataset`` at a seq (None: the one that stands there), restored or mounted there.
 
     Seqs that stood there lately need no store; others are looked up in it. Without a store, bytes that are no longer
-    here are Unavailable. ``executor``: threads for what is asked of a store side by side.
+    here are Unavailable. ``executor``: threads for what is asked of a store side by side. ``runs``: where
+    whole copies of runs are kept for a directory that has none of its own, a mounted one: names are then looked up
+    here, as in a restored one.
     """
     root = names.dataset_root(dataset)
     directory = Path(data_dir) / dataset
@@ -48,7 +57,15 @@ def open_local(
             raise Missing(f"nothing has been restored into {directory}", hint=f"touch {directory / names.ACTIVE}")
         seq = state.seq
     manifest = _manifest(held, store, root, seq)
-    return LocalView(manifest, root, directory, held, store, executor)
+    backing: Store = _NoStore() if store is None else store
+    cache = RunCache(held.runs, backing)
+    if runs is not None and state is None:
+        cache = RunCache(runs, backing)
+        # Where the disk is full names are looked up in the store.
+        with contextlib.suppress(OSError), cache.in_use():
+            cache.fill(root, manifest.runs)
+            cache.prune(manifest.runs)
+    return LocalView(manifest, root, directory, cache, ChunkSource(backing, root, executor))
 
 
 def _manifest(held: Held, store: Store | None, root: str, seq: int) -> Manifest:
@@ -63,18 +80,9 @@ def _manifest(held: Held, store: Store | None, root: str, seq: int) -> Manifest:
 class LocalView(View):
     """A view whose chunks come from a restored directory first."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        root: str,
-        directory: Path,
-        held: Held,
-        store: Store | None,
-        executor: Executor | None = None,
-    ) -> None:
-        backing: Store = _NoStore() if store is None else store
-        chain = Chain.of(RunCache(held.runs, backing), root, manifest.runs)
-        super().__init__(manifest, chain, ChunkSource(backing, root, executor))
+    def __init__(self, manifest: Manifest, root: str, directory: Path, runs: RunCache, source: ChunkSource) -> None:
+        chain = Chain.of(runs, root, manifest.runs)
+        super().__init__(manifest, chain, source)
         for run in chain.runs:
             # Open the runs now: a restore may prune the copies that are read later by path.
             _ = run.tail

@@ -21,6 +21,7 @@ from synclib.lazy.view import RANGES_AT_ONCE
 from synclib.reader import File
 from synclib.store.base import Buffer
 from synclib.store.memory import MemoryStore
+from synclib.store.meter import Meter, MeteredStore, cost_between
 from tests.kit import Kit
 
 PATIENCE_S = 20
@@ -262,3 +263,29 @@ def test_ranges_hold_all_chunks_and_no_more_than_their_limit(site: Site) -> None
             assert landing.chunk.pack == found.pack
             assert found.start <= landing.chunk.offset
             assert landing.chunk.offset + landing.chunk.stored_bytes <= found.stop
+
+
+def test_names_in_a_mounted_directory_are_looked_up_in_local_copies(site: Site) -> None:
+    """A mount has no runs of its own beside it: whole copies are kept elsewhere, those of older chains go."""
+    mounted, runs = site.place / "mounted", site.place / "runs"
+    local = mounted / "covers" / MODEL.decode()
+    local.parent.mkdir(parents=True)
+    local.write_bytes(site.data)
+    runs.mkdir()
+    (runs / "of-an-older-chain").write_bytes(b"x")
+    meter = Meter()
+    metered = MeteredStore(site.store, meter)
+    costs: list[int] = []
+    for _ in range(2):
+        opening = meter.mark()
+        view = open_local(str(mounted), "covers", metered, 1, runs=runs)
+        opened = meter.mark()
+        buffer = bytearray(len(site.data))
+        assert view.open(MODEL).readinto(buffer, 0) == len(site.data)
+        assert buffer == site.data
+        assert {entry.path for entry in view.walk()} == {b"models", MODEL, b"small"}
+        assert set(cost_between(opened, meter.mark()).values()) == {0}
+        view.close()
+        costs.append(cost_between(opening, opened)["bytes_down"])
+    assert costs[1] < costs[0]
+    assert not (runs / "of-an-older-chain").exists()
