@@ -11,6 +11,8 @@ from typing import Protocol
 
 from synclib.core.entry import Entry
 
+WritableBuffer = bytearray | memoryview  # memoryview(…) of whatever else has a buffer
+
 # Called with (path, offset, length) when bytes are asked for that were never asked for before.
 FirstTouch = Callable[[bytes, int, int], None]
 
@@ -22,6 +24,14 @@ class File(Protocol):
 
     def pread(self, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes from ``offset``; fewer only at the end of the file."""
+
+    def readinto(self, buffer: WritableBuffer, offset: int) -> int:
+        """Fill ``buffer`` (contiguous, writable) with the file's bytes from ``offset`` on; how many, fewer than it
+        holds only at the end of the file.
+
+        For large files: what is far is fetched in many ranges at once, each chunk verified before it goes to its place.
+        After an error, whichever it is, the buffer's content is undefined, and nobody writes into it any longer.
+        """
 
     def close(self) -> None: ...
 

@@ -11,7 +11,7 @@ from synclib.core.entry import ChunkRef, Codec, Entry, Kind
 from synclib.core.names import split_path
 from synclib.core.treehash import TreeHash
 from synclib.errors import BoxlinkError, Invalid, Missing
-from synclib.reader import FirstTouch
+from synclib.reader import FirstTouch, WritableBuffer
 
 
 class MemoryFile:
@@ -21,6 +21,12 @@ class MemoryFile:
 
     def pread(self, offset: int, length: int) -> bytes:
         return self._reader.read(self.entry.path)[offset : offset + length]
+
+    def readinto(self, buffer: WritableBuffer, offset: int) -> int:
+        target = memoryview(buffer).cast("B")
+        data = self.pread(offset, len(target))
+        target[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
         pass

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.open import open_view
-from synclib.lazy.view import View
+from synclib.lazy.view import RANGES_AT_ONCE, View
 from tools.cli_context import Context
 
-_THREADS = 24  # a chain has some 20 runs
+_THREADS = RANGES_AT_ONCE  # of a large file; a chain has some 20 runs
 _CACHE_BYTES = 1 << 30
 
 

@@ -26,7 +26,7 @@ from synclib.engine.restore import RestoreOptions, restore
 from synclib.errors import BoxlinkError, Interrupted, Invalid, Missing, Partial, Unsupported
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.store.base import Store
-from synclib.store.meter import Meter
+from synclib.store.meter import Meter, cost_between
 
 _ERROR_DELAY_S = 2.0
 _ERROR_DELAY_MAX_S = 60.0
@@ -233,8 +233,15 @@ class Follower:
             self._why_eager = "other files are here, which a mount would hide"
         else:
             try:
+                before = self._meter.mark()
                 self._put_lazily(prepare(self._dataset, self._host, target))
-                self._log.info("mounted", dataset=self.name, seq=target.seq, digest=target.digest)
+                self._log.info(
+                    "mounted",
+                    dataset=self.name,
+                    seq=target.seq,
+                    digest=target.digest,
+                    **cost_between(before, self._meter.mark()),
+                )
                 return True
             except (Invalid, Unsupported) as error:
                 if is_standing:

@@ -6,16 +6,19 @@ seq's entry, and one that is another's, or no longer there, is fetched from the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from synclib.core import names
 from synclib.core.entry import ChunkRef, Entry
 from synclib.core.manifest import Manifest
+from synclib.core.streaming import Landing, Stretch
 from synclib.disk.held import Held
 from synclib.disk.tree import open_tree
 from synclib.errors import BoxlinkError, Corrupt, Missing, Unavailable
@@ -25,12 +28,25 @@ from synclib.lazy.run_cache import RunCache
 from synclib.lazy.view import ChunkSource, View
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo, Store
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
-def open_local(data_dir: str, dataset: str, store: Store | None, seq: int | None = None) -> LocalView:
-    """A reader of ``data_dir/dataset`` at a seq (None: the one that stands there).
+
+def open_local(
+    data_dir: str,
+    dataset: str,
+    store: Store | None,
+    seq: int | None = None,
+    *,
+    executor: Executor | None = None,
+    runs: Path | None = None,
+) -> LocalView:
+    """A reader of ``data_dir/dataset`` at a seq (None: the one that stands there), restored or mounted there.
 
     Seqs that stood there lately need no store; others are looked up in it. Without a store, bytes that are no longer
-    here are Unavailable.
+    here are Unavailable. ``executor``: threads for what is asked of a store side by side. ``runs``: where
+    whole copies of runs are kept for a directory that has none of its own, a mounted one: names are then looked up
+    here, as in a restored one.
     """
     root = names.dataset_root(dataset)
     directory = Path(data_dir) / dataset
@@ -41,7 +57,15 @@ def open_local(data_dir: str, dataset: str, store: Store | None, seq: int | None
             raise Missing(f"nothing has been restored into {directory}", hint=f"touch {directory / names.ACTIVE}")
         seq = state.seq
     manifest = _manifest(held, store, root, seq)
-    return LocalView(manifest, root, directory, held, store)
+    backing: Store = _NoStore() if store is None else store
+    cache = RunCache(held.runs, backing)
+    if runs is not None and state is None:
+        cache = RunCache(runs, backing)
+        # Where the disk is full names are looked up in the store.
+        with contextlib.suppress(OSError), cache.in_use():
+            cache.fill(root, manifest.runs)
+            cache.prune(manifest.runs)
+    return LocalView(manifest, root, directory, cache, ChunkSource(backing, root, executor))
 
 
 def _manifest(held: Held, store: Store | None, root: str, seq: int) -> Manifest:
@@ -56,10 +80,9 @@ def _manifest(held: Held, store: Store | None, root: str, seq: int) -> Manifest:
 class LocalView(View):
     """A view whose chunks come from a restored directory first."""
 
-    def __init__(self, manifest: Manifest, root: str, directory: Path, held: Held, store: Store | None) -> None:
-        backing: Store = _NoStore() if store is None else store
-        chain = Chain.of(RunCache(held.runs, backing), root, manifest.runs)
-        super().__init__(manifest, chain, ChunkSource(backing, root))
+    def __init__(self, manifest: Manifest, root: str, directory: Path, runs: RunCache, source: ChunkSource) -> None:
+        chain = Chain.of(runs, root, manifest.runs)
+        super().__init__(manifest, chain, source)
         for run in chain.runs:
             # Open the runs now: a restore may prune the copies that are read later by path.
             _ = run.tail
@@ -74,20 +97,35 @@ class LocalView(View):
         fetched = iter(self._source.read(entry, lacking) if lacking else ())
         return [next(fetched) if data is None else data for data in local]
 
+    def fill(self, entry: Entry, landings: list[Landing], stretch: Stretch) -> None:
+        descriptor = self._open(entry)
+        lacking = landings
+        if descriptor is not None:
+            try:
+                lacking = [landing for landing in landings if not _land_local(descriptor, landing, stretch)]
+            finally:
+                os.close(descriptor)
+        if lacking:
+            self._source.fill(entry, lacking, stretch)
+
+    def _open(self, entry: Entry) -> int | None:
+        """A descriptor of what stands at an entry's path, if that is a file."""
+        with self._lock:
+            try:
+                return self._tree.open_file(entry)
+            except (OSError, Corrupt):
+                self._tree.forget()
+                return None
+
     def _read_local(self, entry: Entry, chunks: tuple[ChunkRef, ...], offset: int) -> list[bytes | None]:
         """Each chunk's bytes if the file at this path holds them at their place."""
-        try:
-            with self._lock:
-                descriptor = self._tree.open_file(entry)
-        except (OSError, Corrupt):
-            with self._lock:
-                self._tree.forget()
+        descriptor = self._open(entry)
+        if descriptor is None:
             return [None] * len(chunks)
         found: list[bytes | None] = []
         try:
             for chunk in chunks:
-                data = os.pread(descriptor, chunk.plain_bytes, offset)
-                found.append(data if blake3(data).digest() == chunk.hash else None)
+                found.append(_read_chunk(descriptor, chunk, offset))
                 offset += chunk.plain_bytes
         finally:
             os.close(descriptor)
@@ -96,6 +134,25 @@ class LocalView(View):
     def close(self) -> None:
         with self._lock:
             self._tree.close()
+
+
+def _land_local(descriptor: int, landing: Landing, stretch: Stretch) -> bool:
+    """Put a chunk to its places, if an open file has it at the first of them."""
+    plain = _read_chunk(descriptor, landing.chunk, landing.offsets[0])
+    if plain is None:
+        return False
+    stretch.land(plain, landing)
+    return True
+
+
+def _read_chunk(descriptor: int, chunk: ChunkRef, offset: int) -> bytes | None:
+    """A chunk's bytes, if an open file has them there and can be read: a lazy mount's cannot without its store, whose
+    own error then says more."""
+    try:
+        data = os.pread(descriptor, chunk.plain_bytes, offset)
+    except OSError:
+        return None
+    return data if blake3(data).digest() == chunk.hash else None
 
 
 class _NoStore:

@@ -105,4 +105,5 @@ class MountControl:
             "fault_p99_ms": round(taken[len(taken) * 99 // 100] * 1000, 3) if taken else 0.0,
             **self._hydrator.figures(),
             **self._meter.as_dict(),
+            "round_trips": self._meter.round_trips,
         }

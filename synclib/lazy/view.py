@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import OrderedDict
@@ -16,10 +17,12 @@ from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.manifest import Manifest
 from synclib.core.pack import decode_chunk
 from synclib.core.plan import Piece, coalesce
-from synclib.errors import Corrupt, Invalid, Missing
+from synclib.core.streaming import Landing, StreamRange, Stretch, cut_ranges, landings_of
+from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.run_reader import StoreRuns
-from synclib.reader import FirstTouch
+from synclib.lazy.side_by_side import run_side_by_side
+from synclib.reader import FirstTouch, WritableBuffer
 from synclib.store.base import Buffer, Store
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from synclib.disk.pieces import PieceCache
 
 _CACHE_BYTES = 64 << 20
+# What is asked for at once is kept up to this; more goes past the caches, for one model would drive out all they hold.
+_KEPT_AT_ONCE_BYTES = 8 << 20
+RANGES_AT_ONCE = 32
 
 
 class ChunkSource:
@@ -79,6 +85,27 @@ class ChunkSource:
             for chunk_hash, plain in found.items():
                 self._cache.put(chunk_hash, plain)
         return found
+
+    def fill(self, entry: Entry, landings: list[Landing], stretch: Stretch) -> None:
+        """Put chunks of one file to their places; what is much is fetched in many ranges at once, and not kept."""
+        if sum(landing.chunk.plain_bytes for landing in landings) <= _KEPT_AT_ONCE_BYTES:
+            plain = self.read(entry, tuple(landing.chunk for landing in landings))
+            for landing, data in zip(landings, plain, strict=True):
+                stretch.land(data, landing)
+            return
+        jobs = (functools.partial(self._land, entry, wanted, stretch) for wanted in cut_ranges(landings))
+        run_side_by_side(jobs, self._executor, RANGES_AT_ONCE)
+
+    def _land(self, entry: Entry, wanted: StreamRange, stretch: Stretch) -> None:
+        key = names.pack_key(self._root, ulid_text(wanted.pack))
+        try:
+            stored = memoryview(self._store.get_ranges(key, [(wanted.start, wanted.stop)])[0])
+            for landing in wanted.landings:
+                at = landing.chunk.offset - wanted.start
+                stretch.land(decode_chunk(landing.chunk, stored[at : at + landing.chunk.stored_bytes]), landing)
+        except BoxlinkError as error:
+            error.key, error.path = error.key or key, error.path or os.fsdecode(entry.path)
+            raise
 
     def _take_cached(self, cache: PieceCache, chunks: list[ChunkRef], found: dict[bytes, bytes]) -> None:
         """What the cache on disk has, verified."""
@@ -154,6 +181,10 @@ class View:
         """The plain bytes of some chunks of a file."""
         return self._source.read(entry, entry.chunks[first:stop])
 
+    def fill(self, entry: Entry, landings: list[Landing], stretch: Stretch) -> None:
+        """Put chunks of a file to their places."""
+        self._source.fill(entry, landings, stretch)
+
     def close(self) -> None:
         """Nothing is held that does not end with the view."""
 
@@ -174,6 +205,17 @@ class ViewFile:
         self._touch(first, last, offset, stop)
         joined = b"".join(self._view.read_chunks(self.entry, first, last))
         return joined[offset - start : stop - start]
+
+    def readinto(self, buffer: WritableBuffer, offset: int) -> int:
+        target = memoryview(buffer).cast("B")
+        stop = min(offset + len(target), self.entry.size)
+        if offset < 0 or offset >= stop:
+            return 0
+        first, last, start = _covering(self.entry.chunks, offset, stop)
+        self._touch(first, last, offset, stop)
+        landings = landings_of(self.entry.chunks[first:last], start)
+        self._view.fill(self.entry, landings, Stretch(target[: stop - offset], offset))
+        return stop - offset
 
     def _touch(self, first: int, last: int, offset: int, stop: int) -> None:
         if self._view.on_first_touch is not None and not self._touched.issuperset(range(first, last)):

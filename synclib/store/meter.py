@@ -49,6 +49,12 @@ class Meter:
             self.count(verb, requests=number)
         self.count("get", requests=0, up=other.bytes_up, down=other.bytes_down)
 
+    def mark(self) -> tuple[int, int, int]:
+        """(requests, round trips, bytes down) so far: what lies between two marks is what something cost, and whatever
+        else was asked for meanwhile."""
+        with self._lock:
+            return sum(self.requests.values()), self.round_trips, self.bytes_down
+
     def take(self) -> Meter:
         """The counts so far; counting begins again at nothing."""
         taken = Meter()
@@ -76,6 +82,12 @@ class Meter:
         self.__dict__.update(state)
         self.round_trips = self._under_way = 0
         self._lock = threading.Lock()
+
+
+def cost_between(before: tuple[int, int, int], after: tuple[int, int, int]) -> dict[str, int]:
+    """What was asked of the store between two marks."""
+    names = ("requests", "round_trips", "bytes_down")
+    return {name: last - first for name, first, last in zip(names, before, after, strict=True)}
 
 
 class MeteredStore:

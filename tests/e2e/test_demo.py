@@ -18,6 +18,7 @@ import pytest
 from tests.fleet import until
 from tests.pictures import encoded, picture
 from tests.render_site import fetch
+from tools.lazy_probe import why_not_lazy
 
 
 class RunningDemo:
@@ -133,3 +134,28 @@ def test_a_directory_that_is_not_there_is_said(tmp_path: Path, demos: list[Runni
     demos.append(demo := RunningDemo(tmp_path, "--exit", covers=tmp_path / "nowhere"))
     assert demo.wait() == 1
     assert demo.lines[0] == f"demo: COVERS={tmp_path / 'nowhere'} is no directory"
+
+
+def test_a_cold_nodes_first_tile(tmp_path: Path, demos: list[RunningDemo]) -> None:
+    trouble = why_not_lazy(tmp_path)
+    demos.append(demo := RunningDemo(tmp_path, "--count", "60", "--exit", "--lazy"))
+    assert demo.wait() == 0, demo.lines
+    times = re.search(
+        r"synch.down (.*) s after .*, render ready after (.*) s, the tile after (.*) s", demo.find("first")
+    )
+    assert times, demo.lines
+    down_s, ready_s, tile_s = map(float, times.groups())
+    assert 0 < down_s <= ready_s <= tile_s
+    if trouble:
+        assert demo.find("restored eagerly")
+    else:
+        costs = re.search(r"store (\d+) times, in (\d+) round trips .* for ([\d,]+) bytes", demo.find("round trips"))
+        assert costs, demo.lines
+        requests, trips, size = (int(text.replace(",", "")) for text in costs.groups())
+        total = int(demo.find("round trips").rpartition(" ")[2].replace(",", ""))
+        assert 4 <= trips <= requests < 60
+        # A tile of covers at full size is of a few covers; the rest is names, metadata and what lies around them.
+        assert 10_000 < size < total / 2
+    assert demo.find("the plain address leads to it")
+    until(lambda: demo.own_processes() == [], "no process is left")
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()

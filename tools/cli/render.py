@@ -37,9 +37,11 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
     drains: the registration goes first, what is in flight is finished.
     """
     from synclib.clock import SystemClock
-    from synclib.core.names import LOG_DIRECTORY, check_dataset
+    from synclib.core.names import LOG_DIRECTORY, check_dataset, dataset_root
     from synclib.reader import Reader
+    from synclib.store.meter import cost_between
     from tools import addresses
+    from tools.cli_engine import open_host
     from tools.daemon_log import open_log
     from tools.render_daemon import Plan, RenderDaemon, Stop
 
@@ -53,14 +55,19 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
         plan_ip = addresses.advertised(listener.getsockname()[0], context.url, context.s3_settings()["endpoint"])
         plan_port = None
     store = context.open_store()
+    assert context.meter is not None
+    meter = context.meter
+    runs = open_host(context).dataset_cache(store.url, dataset_root(dataset)) / "run"
     log = open_log("render", data / LOG_DIRECTORY, context.is_verbose)
 
     def open_reader(seq: int) -> Reader:
         from synclib.engine.local import open_local
 
-        return open_local(str(data), dataset, store, seq)
+        return open_local(str(data), dataset, store, seq, runs=runs)
 
     def say(event: str, **fields: object) -> None:
+        if event == "ready":
+            fields |= cost_between((0, 0, 0), meter.mark())
         # Whoever started us may have stopped listening; serving goes on, and the log has it all.
         with contextlib.suppress(BrokenPipeError):
             if context.is_json:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tools.demo.checks import Checks
 from tools.demo.covers import make_covers
+from tools.demo.first_tile import FirstTile
 from tools.demo.processes import Demo, DemoError
 
 COVER_COUNT = 600
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("--exit", action="store_true", help="check it and end, instead of staying up")
     parser.add_argument("--port", type=int, default=8080, help="where the wall is to be seen (default: %(default)s)")
     parser.add_argument("--count", type=int, default=COVER_COUNT, help="how many covers to make (default: %(default)s)")
+    parser.add_argument("--lazy", action="store_true", help="a cold node that mounts, and its first tile (needs root)")
     parser.add_argument("--s3", action="store_true", help="on a real S3 server instead of a directory (needs Go)")
     arguments = parser.parse_args()
     # Its programs have sessions of their own: without this they would outlive a terminal that is closed, or a demo
@@ -71,15 +73,22 @@ def start_all(demo: Demo, arguments: argparse.Namespace) -> None:
     done = demo.boxlink("publish", "covers", str(covers))
     demo.say(f"published {done['files']} files, {megabytes(done['bytes'])} MB, as seq {done['seq']} of 'covers'")
     demo.say(f"    in {done['seconds']} s, with requests {done['requests']}, ${done['usd']:.6f}")
-    demo.start("sync", "--data", str(demo.data), "--poll", "1")
+    # What nobody asks for is not fetched, so that what the first tile takes can be told.
+    lazily = ("--lazy", "--no-hydrate") if arguments.lazy else ()
+    demo.start("sync", "--data", str(demo.data), "--poll", "1", *lazily)
     demo.wait_event("sync", "started")
     demo.say("a node is up on an empty data directory")
     demo.start("render", "--data", str(demo.data), "--dataset", "covers", "--listen", "127.0.0.1:0")
     demo.wait_for((demo.data / "covers/synch.active").exists, "render touches synch.active", "render")
     demo.say("render asked for it: data/covers/synch.active")
+    first_tile = FirstTile(demo, done["bytes"]) if arguments.lazy else None
     demo.wait_for((demo.data / "covers/synch.down").exists, "synch.down", "sync")
     demo.say("the node answered: data/covers/synch.down")
+    if first_tile is not None:
+        first_tile.down()
     ready = demo.wait_event("render", "ready")
+    if first_tile is not None:
+        first_tile.ready(ready)
     demo.say(f"render is ready, and registers itself as {ready['registration']}")
     demo.start_proxy(arguments.port)
     demo.wait_for(lambda: demo.status("/wall.json") == 200, "the proxy finds render", "proxy")

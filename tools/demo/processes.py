@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tools.demo.mounts import end_mounts
 from tools.demo.program import WAIT_S, Program, ProgramError, boxlink_command
 
 _MARK = ".boxlink-demo"
@@ -47,10 +48,6 @@ class Demo:
             fcntl.flock(self._mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DemoError(f"a demo is running in {place}; stop it first") from None
-        for path in place.iterdir():
-            if path.name != _MARK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.data.mkdir()
         self._environ = {
             **os.environ,
             **(environ or {}),
@@ -60,6 +57,12 @@ class Demo:
             "XDG_STATE_HOME": str(place / "state"),
             "XDG_CACHE_HOME": str(place / "cache"),
         }
+        # What a demo that was killed left mounted goes first, or it would be deleted through it.
+        end_mounts(self.data, self.boxlink)
+        for path in place.iterdir():
+            if path.name != _MARK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.data.mkdir()
 
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self._started:7.2f} s  {text}", flush=True)
@@ -100,6 +103,9 @@ class Demo:
         except ProgramError as error:
             raise DemoError(str(error)) from error
 
+    def find_event(self, verb: str, event: str) -> dict[str, Any] | None:
+        return self._programs[verb].find(event)
+
     def wait_for(self, is_true: Callable[[], bool], what: str, verb: str, seconds: float = WAIT_S) -> None:
         deadline = time.monotonic() + seconds
         while not is_true():
@@ -121,9 +127,10 @@ class Demo:
         )
         return done.stdout.splitlines()
 
-    def fetch(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """(status, headers, body) of a path through the proxy; redirects are not followed."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+    def fetch(self, path: str, port: int = 0) -> tuple[int, dict[str, str], bytes]:
+        """(status, headers, body) of a path through the proxy, or of what listens on ``port``; redirects are not
+        followed."""
+        request = urllib.request.Request(f"http://127.0.0.1:{port or self.port}{path}")
         opener = urllib.request.build_opener(_NoRedirect)
         try:
             with opener.open(request, timeout=30) as answer:
@@ -153,11 +160,17 @@ class Demo:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 self.say("stopping")
             codes = [self._end(program) for program in reversed(self._programs.values())]
+            end_mounts(self.data, self.boxlink)
             return not any(codes)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             for program in self._programs.values():
                 program.kill()
+            with contextlib.suppress(DemoError):
+                end_mounts(self.data, self.boxlink)
+            return False
+        except DemoError as error:
+            print(f"demo: {error}", file=sys.stderr)
             return False
 
     def _end(self, program: Program) -> int | None:
