@@ -184,6 +184,15 @@ def cache_size_option(function: F) -> F:
     )(function)
 
 
+def mode_option(function: F) -> F:
+    """``--mode erofs|fuse`` for verbs that mount."""
+    return click.option(
+        "--mode",
+        type=click.Choice(["erofs", "fuse"]),
+        help="How to mount: an EROFS image, or a FUSE tree; by default the best that this machine can.",
+    )(function)
+
+
 def node_option(function: F) -> F:
     """``--node NAME`` for verbs that act as a node."""
     return click.option(

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from synclib.clock import SystemClock, SystemEntropy
 from synclib.engine.host import Host
+from synclib.engine.mount import Mode
 from synclib.engine.workers import worker_count
 from synclib.errors import BoxlinkError, Invalid, Missing, Unsupported
 from synclib.lazy.dataset import STORE_KEY
 from synclib.store.base import Store
 from synclib.store.probe import probe_conditional_writes
-from tools.lazy_probe import why_not_lazy
+from tools.lazy_probe import Rung, rung_of
 
 _DESCRIPTORS_MIN = 256
 _FREE_BYTES_MIN = 64 << 20
@@ -32,6 +33,9 @@ class Finding:
     found: str
     hint: str = ""
     exit_code: int = Invalid.exit_code
+    # Of what can be done in several ways: the best one here, and why not a better one.
+    mode: str = ""
+    why: str = ""
 
 
 def check_machine(host: Host) -> list[Finding]:
@@ -52,10 +56,16 @@ def check_machine(host: Host) -> list[Finding]:
 def _check_lazy(directory: Path) -> Finding:
     """How datasets can stand here; to restore them is always possible."""
     try:
-        reason = why_not_lazy(directory)
+        rung = rung_of(directory, with_overlay=False)
     except OSError as error:
-        reason = error.strerror or str(error)
-    return Finding("lazy", True, f"no, datasets are restored: {reason}" if reason else "datasets can be mounted")
+        rung = Rung(None, error.strerror or str(error))
+    if rung.mode is None:
+        found = f"no, datasets are restored, or read in-process: {rung.why}"
+    elif rung.mode is Mode.FUSE:
+        found = f"datasets can be mounted, as FUSE trees: {rung.why}"
+    else:
+        found = "datasets can be mounted"
+    return Finding("lazy", True, found, mode=str(rung.mode or "reader"), why=rung.why)
 
 
 def _check_directory(what: str, path: Path) -> Finding:

@@ -18,6 +18,7 @@ import sys
 from typing import Any
 
 from synclib.lazy.keeper import Keeper
+from synclib.lazy.kept_mount import ErofsMount, KeptMount, TreeMount
 
 _CHECK_S = 20.0
 
@@ -49,8 +50,6 @@ def main() -> int:
 
 def _keeper(spec_path: str, directory: str) -> Keeper:
     spec = _read(spec_path)
-    blob_directory = os.path.join(directory, "blob")
-    os.makedirs(blob_directory, exist_ok=True)
 
     def spawn(device: int, told: int, is_successor: bool, restarts: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tools.mount_worker", spec_path, str(device), str(told)]
@@ -67,9 +66,17 @@ def _keeper(spec_path: str, directory: str) -> Keeper:
         except (OSError, subprocess.SubprocessError) as error:
             print(f"keeper: {python} cannot go on with it, so this one does: {error}", file=sys.stderr, flush=True)
 
+    return Keeper(_kept(spec, os.path.join(directory, "blob")), spawn, renew)
+
+
+def _kept(spec: dict[str, Any], blob_directory: str) -> KeptMount:
+    prepared, target = spec["prepared"], os.fsencode(spec["target"])
+    if prepared.get("mode") == "fuse":
+        return TreeMount(target)
+    os.makedirs(blob_directory, exist_ok=True)
     # An image that is not here as a file is served beside the blob.
-    image = os.fsencode(spec["prepared"]["image"] or os.path.join(blob_directory, "image"))
-    return Keeper(os.fsencode(blob_directory), image, os.fsencode(spec["target"]), spawn, renew)
+    image = os.fsencode(prepared["image"] or os.path.join(blob_directory, "image"))
+    return ErofsMount(os.fsencode(blob_directory), image, target)
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -15,15 +15,20 @@ from typing import Any
 
 import msgspec
 
+from synclib.core.manifest import Manifest
 from synclib.core.names import STATE_DIRECTORY
 from synclib.disk.atomic import write_atomic
 from synclib.disk.cache_limits import check_limit
+from synclib.disk.faults import disk_errors
+from synclib.disk.fuse_mount import unmount_fuse
 from synclib.disk.hydrated import native_lock, note_native
-from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_erofs, mounted_on, unmount
+from synclib.disk.mounts import mount_erofs, mounted_on
 from synclib.engine.host import Connect, Host, Progress
-from synclib.engine.mount import Background, Prepared, is_hydrated
+from synclib.engine.mount import Background, Mode, Prepared, is_hydrated, prepare, prepare_tree
 from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
+from synclib.lazy.dataset import Dataset
 from synclib.lazy.metadata import prune
+from tools.lazy_probe import Rung, rung_of
 from tools.mount_control import ask
 from tools.mount_spec import READY, MountSpec, all_specs, read_spec, spec_directory
 
@@ -32,6 +37,7 @@ _END_S = 20.0
 _ASK_EVERY_S = 1.0
 _RENEW_S = 90.0
 _EXEC_S = 1.0
+ASKED_FOR = "asked for"
 # What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
 _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES)
 
@@ -40,14 +46,25 @@ class KeeperMounter:
     """Starts keepers for a node's datasets (synclib/engine/lazy_place.py, Mounter)."""
 
     def __init__(
-        self, host: Host, connect: Connect, background: Background, cache_bytes_max: int | None = None
+        self,
+        host: Host,
+        connect: Connect,
+        background: Background,
+        cache_bytes_max: int | None = None,
+        mode: Mode | None = None,
     ) -> None:
+        """``mode``: how; None for the best way that this machine has."""
         self._host, self._connect = host, connect
         self._background, self._cache_bytes_max = background, cache_bytes_max
+        self._rung = None if mode is None else Rung(mode, ASKED_FOR)
 
-    def start(self, prepared: Prepared, target: str) -> bool:
+    def prepare(self, dataset: Dataset, manifest: Manifest) -> Prepared:
         if os.geteuid() != 0:
             raise Unsupported("only root can mount")
+        rung = self._rung or probe(self._host, with_overlay=True)
+        return prepare_as(rung, dataset, self._host, manifest)
+
+    def start(self, prepared: Prepared, target: str) -> bool:
         return start_mount(self._host, self._connect, prepared, target, self._background, self._cache_bytes_max) is None
 
     def is_alive(self, target: str) -> bool:
@@ -56,6 +73,24 @@ class KeeperMounter:
 
     def forget(self, target: str) -> None:
         forget(spec_directory(self._host.state, target))
+
+
+def probe(host: Host, *, with_overlay: bool) -> Rung:
+    """The best way to mount that this machine has, found by doing it."""
+    with disk_errors():
+        host.state.mkdir(parents=True, exist_ok=True)
+        return rung_of(host.state, with_overlay=with_overlay)
+
+
+def prepare_as(rung: Rung, dataset: Dataset, host: Host, manifest: Manifest) -> Prepared:
+    """Bring here what a seq needs to be mounted so. Unsupported where nothing can be mounted."""
+    if rung.mode is None:
+        raise Unsupported(
+            f"nothing can be mounted here: {rung.why}", hint="use boxlink restore, cat, ls, which need no mount"
+        )
+    if rung.mode is Mode.FUSE:
+        return prepare_tree(dataset, host, manifest, rung.why)
+    return prepare(dataset, host, manifest)
 
 
 def check_cache_size(host: Host, cache_bytes_max: int | None) -> None:
@@ -68,12 +103,14 @@ def check_cache_size(host: Host, cache_bytes_max: int | None) -> None:
 
 
 def check_target(directory: Path) -> str:
-    """The real path to mount on: an existing directory that nothing of ours is mounted on."""
-    if os.geteuid() != 0:
+    """The real path to mount on: an existing directory that can be entered."""
+    try:
+        is_there = directory.is_dir()
+    except OSError as error:  # what is mounted there is served by nobody
         raise Invalid(
-            "only root can mount", hint="run it as root, or use boxlink restore, cat, ls", path=str(directory)
-        )
-    if not directory.is_dir():
+            f"it cannot be entered: {error.strerror}", hint=f"boxlink umount --force {directory}", path=str(directory)
+        ) from error
+    if not is_there:
         raise Invalid("there is no such directory", hint=f"mkdir -p {directory}", path=str(directory))
     return os.path.realpath(directory)
 
@@ -198,7 +235,7 @@ def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
             os.kill(spec.keeper_pid, signal.SIGTERM)
     else:
         try:
-            unmount(os.fsencode(target))
+            unmount_fuse(os.fsencode(target))  # by root: whatever kind of mount it is
         except OSError as error:
             if is_served(spec):
                 raise Conflict(
@@ -212,8 +249,17 @@ def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
     if is_forced:
         for place in (os.fsencode(target), os.fsencode(directory / "blob")):
             _detach(place)
+        if not is_keeper(spec.keeper_pid):
+            shutil.rmtree(directory, ignore_errors=True)  # a keeper that was killed has left it
     if spec.is_native:
         forget(directory)
+
+
+def mounted_place(host: Host, directory: Path) -> str:
+    """The real path of a directory, without a look at what is mounted there if that is ours: it may not answer."""
+    parent, name = os.path.split(os.path.abspath(directory))
+    target = os.path.join(os.path.realpath(parent), name)
+    return target if (spec_directory(host.state, target) / "mount.json").exists() else os.path.realpath(directory)
 
 
 def mount_at(host: Host, directory: Path) -> tuple[Path, MountSpec]:
@@ -249,7 +295,7 @@ def _is_alive(pid: int) -> bool:
 
 def _detach(place: bytes) -> None:
     with contextlib.suppress(OSError):  # it is gone already
-        unmount(place, MNT_DETACH | UMOUNT_NOFOLLOW)
+        unmount_fuse(place, is_lazy=True)
 
 
 def is_served(spec: MountSpec) -> bool:

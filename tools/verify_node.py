@@ -62,6 +62,8 @@ def _verify(context: Context, directory: Path) -> ScrubCounts:
             except BoxlinkError as error:
                 context.note(f"boxlink: {path}: {error.message}: what it has is not looked at")
         whole = cache.held_bytes()
+        if whole and not maps:
+            context.note(f"boxlink: {directory}: no map is here, for it was mounted as a tree alone: nothing is hashed")
 
         def show(counts: ScrubCounts) -> bool:
             progress("hashed", counts.bytes, max(whole, counts.bytes))

@@ -83,6 +83,20 @@ def mounted_on(target: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
+def fuse_connection(target: bytes) -> int | None:
+    """The number of the FUSE connection behind what is on top at a path (proc_pid_mountinfo(5): the device's minor);
+    None where that is no FUSE mount of ours. The mount is not touched."""
+    wanted = escaped(target)
+    found: int | None = None
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            words = line.split(b" ")
+            if words[4] == wanted:
+                is_ours = words[words.index(b"-") + 1] == b"fuse.boxlink"
+                found = int(words[2].partition(b":")[2]) if is_ours else None
+    return found
+
+
 def escaped(path: bytes) -> bytes:
     """A path as it stands in mountinfo: blanks and the like in octal."""
     for character in b"\\ \t\n":

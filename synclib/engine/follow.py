@@ -20,7 +20,7 @@ from synclib.disk.markers import Markers, encode_down
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lazy_place import LazyPlace, Mounter, Standing
 from synclib.engine.maintain import maintain
-from synclib.engine.mount import Prepared, is_hydrated, prepare
+from synclib.engine.mount import Mode, Prepared, is_hydrated
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
 from synclib.errors import BoxlinkError, Interrupted, Invalid, Missing, Partial, Unsupported
@@ -234,7 +234,7 @@ class Follower:
         else:
             try:
                 before = self._meter.mark()
-                self._put_lazily(prepare(self._dataset, self._host, target))
+                self._put_lazily(lazy.prepare(self._dataset, target))
                 self._log.info(
                     "mounted",
                     dataset=self.name,
@@ -252,13 +252,8 @@ class Follower:
 
     def _put_lazily(self, prepared: Prepared) -> None:
         assert self._lazy is not None
-        left_out = (
-            f"{prepared.metadata.left_out} entries have attributes that cannot be seen here"
-            if prepared.metadata.left_out
-            else ""
-        )
-        at = now_text(self._host.clock)
-        down = Down(dataset=self.name, seq=prepared.seq, digest=prepared.digest, mode="lazy", reason=left_out, at=at)
+        at, reason = now_text(self._host.clock), _lazy_reason(prepared)
+        down = Down(dataset=self.name, seq=prepared.seq, digest=prepared.digest, mode="lazy", reason=reason, at=at)
         self._lazy.put(prepared, encode_down(down))
 
     def _restore(self, target: Manifest, is_checked: bool) -> None:
@@ -297,11 +292,12 @@ class Follower:
         return progress
 
     def _answer(self, seq: int, digest: str, active: Active) -> None:
-        if self._lazy is not None and self._lazy.standing() is not None:
+        standing = None if self._lazy is None else self._lazy.standing()
+        if standing is not None:
             found = self._markers.down()
             if found is not None and (found.seq, found.digest, found.mode) == (seq, digest, "lazy"):
                 if found.reason == RELEASED:
-                    self._markers.write_down(found.model_copy(update={"reason": ""}))
+                    self._markers.write_down(found.model_copy(update={"reason": _lazy_reason(standing.prepared)}))
                 return
         reason = f"restored eagerly: {self._why_eager}" if self._why_eager else ""
         if active.source == "snapshot":
@@ -357,6 +353,14 @@ class Follower:
                 f"it is published as seq {done.seq}, which has others' changes too that are not here",
                 hint=f"touch {self._directory / names.ACTIVE} to bring them",
             )
+
+
+def _lazy_reason(prepared: Prepared) -> str:
+    """What synch.down says of a mount that is not all that it could be."""
+    if prepared.mode is Mode.FUSE:
+        return f"mounted as a FUSE tree: {prepared.why}"
+    left_out = prepared.metadata.left_out
+    return f"{left_out} entries have attributes that cannot be seen here" if left_out else ""
 
 
 def now_text(clock: Clock) -> str:

@@ -20,17 +20,22 @@ import msgspec
 
 from synclib.core import names
 from synclib.core.frame import DECODE_ERRORS
+from synclib.core.manifest import Manifest
 from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_overlay, mounted_on, put_mount, unmount
 from synclib.engine.mount import Prepared
 from synclib.errors import Unsupported
+from synclib.lazy.dataset import Dataset
 
 _CARRIED = (names.ACTIVE, names.UP)  # markers that a program may have put there
 
 
 class Mounter(Protocol):
     """Starts and ends the processes that serve a seq."""
+
+    def prepare(self, dataset: Dataset, manifest: Manifest) -> Prepared:
+        """What a seq needs to be mounted in the best way that there is here. Unsupported where there is none."""
 
     def start(self, prepared: Prepared, target: str) -> bool:
         """Mount a seq on a directory; returns when it can be read. Whether straight on the cache's file, so that no
@@ -58,6 +63,10 @@ class LazyPlace:
         self._directory = Path(os.path.realpath(data)) / name
         self._home = Path(os.path.realpath(data)) / names.STATE_DIRECTORY / "lazy" / name
         self._mounter = mounter
+
+    def prepare(self, dataset: Dataset, manifest: Manifest) -> Prepared:
+        """What :meth:`put` needs."""
+        return self._mounter.prepare(dataset, manifest)
 
     def standing(self) -> Standing | None:
         """What was put there last; None where nothing was, or where it can no longer be told."""

@@ -7,13 +7,15 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
 from synclib.core.entry import ADDRESS_UNIT
 from synclib.core.frame import DECODE_ERRORS
-from synclib.core.manifest import Manifest
+from synclib.core.manifest import Manifest, RunRef
 from synclib.disk import hydrated
 from synclib.disk.atomic import write_atomic
 from synclib.disk.blob_cache import BlobCache
@@ -28,13 +30,16 @@ from synclib.errors import BoxlinkError, Corrupt
 from synclib.lazy.base_image import BaseImage
 from synclib.lazy.blob import DEADLINE_S, Blob, Extents, MapReader
 from synclib.lazy.dataset import Dataset
-from synclib.lazy.fuse_server import FuseServer, ServedFile, ServedFiles
+from synclib.lazy.entry_extents import EntryExtents
+from synclib.lazy.fuse_server import FuseServer, Handler, ServedFile, ServedFiles
 from synclib.lazy.hydrate import Hydrator
 from synclib.lazy.maps import Layered, ObjectMap, file_map
 from synclib.lazy.metadata import Metadata, Sources, metadata_of, settle
 from synclib.lazy.mounted_seqs import MountedSeqs, mounted
 from synclib.lazy.run_cache import RunCache
 from synclib.lazy.served_image import ServedImage
+from synclib.lazy.tree_chain import opened_chain
+from synclib.lazy.tree_server import TreeServer
 from synclib.store.base import Store
 from synclib.store.retry import untried
 
@@ -43,6 +48,13 @@ _KERNEL_TIMEOUT_S = int(DEADLINE_S) * 2
 _PIN_CHECK_S = 600.0
 _ASKED_AT_ONCE = 16
 _RETIRE_S = 10.0
+
+
+class Mode(StrEnum):
+    """How a seq is mounted."""
+
+    EROFS = "erofs"  # an image of its metadata, over a file that holds the bytes
+    FUSE = "fuse"  # a tree, of which every lookup is answered
 
 
 class Background(msgspec.Struct, frozen=True):
@@ -64,6 +76,11 @@ class Prepared(msgspec.Struct, frozen=True):
     metadata: Metadata
     cache: str  # directory of the dataset's blob
     plain_bytes: int = 0  # of all files
+    mode: Mode = Mode.EROFS
+    why: str = ""  # why it is not mounted in a better way
+    # Of a tree alone: what it is read from, and the time that its directories show.
+    runs: tuple[RunRef, ...] = ()
+    published_at_ns: int = 0
 
     @property
     def blob(self) -> Path:
@@ -91,6 +108,30 @@ def prepare(dataset: Dataset, host: Host, manifest: Manifest) -> Prepared:
         found,
         os.fspath(directory / "lazy"),
         manifest.plain_bytes,
+    )
+
+
+def prepare_tree(dataset: Dataset, host: Host, manifest: Manifest, why: str) -> Prepared:
+    """As :func:`prepare` for a FUSE tree: the ends of the runs are brought here, in one round trip. ``why``: what keeps
+    it from being mounted in a better way."""
+    directory = host.dataset_cache(dataset.store.url, dataset.root) / "lazy"
+    with disk_errors():
+        directory.mkdir(parents=True, exist_ok=True)
+    with opened_chain(dataset.store, dataset.root, manifest.runs, directory) as chain:
+        chain.open()
+    return Prepared(
+        dataset.root,
+        manifest.seq,
+        manifest.digest,
+        manifest.address_end,
+        "",
+        Metadata("", "", "", None, 0, "none: a tree needs no image"),
+        os.fspath(directory),
+        manifest.plain_bytes,
+        Mode.FUSE,
+        why,
+        tuple(manifest.runs),
+        manifest.published_at_ns,
     )
 
 
@@ -123,14 +164,12 @@ def serve(
     directory = Path(prepared.cache)
     cache = BlobCache(directory, prepared.address_end, limits_of(directory, cache_bytes_max))
     _note_dataset(directory, store.url, prepared.root)
-    with mounted(directory, msgspec.json.encode(prepared)), opened(prepared, store) as (extents, image):
+    with mounted(directory, msgspec.json.encode(prepared)), _content(prepared, store) as content:
+        extents = content.extents
         seqs = MountedSeqs(directory, lambda data: open_map(data, store))
         upkeep = CacheUpkeep(cache, extents, prepared.address_end, seqs, host.clock, on_error)
         blob = Blob(store, prepared.root, extents, cache, host.clock)
-        files = [ServedFile(b"blob", prepared.blob_bytes, blob.read)]
-        if image is not None:
-            files.append(ServedFile(b"image", image.image_bytes, image.read))
-        server = FuseServer(device, ServedFiles(files), _KERNEL_TIMEOUT_S, on_error)
+        server = FuseServer(device, content.handler(blob), _KERNEL_TIMEOUT_S, on_error)
         start_up = StartUp(
             Dataset(untried(store), prepared.root),
             host,
@@ -150,7 +189,7 @@ def serve(
             total_bytes=prepared.plain_bytes,
             touches=start_up.touches,
             read_trace=start_up.read_trace,
-            on_whole=lambda stamp: _note_whole(prepared, image, stamp),
+            on_whole=lambda stamp: _note_whole(prepared, content.image, stamp),
         )
         ended = threading.Event()
         holder = threading.Thread(target=_hold, args=(Dataset(store, prepared.root), host, prepared.seq, ended))
@@ -191,6 +230,8 @@ def serve(
 
 def _note_whole(prepared: Prepared, image: ServedImage | None, stamp: hydrated.Stamp) -> None:
     """Every byte of the seq is here: then its image shall be, too, so that nothing need run for the next mount."""
+    if prepared.mode is Mode.FUSE:
+        return  # no image would say so
     path = prepared.image if image is None else settle(prepared.metadata, image)
     hydrated.write_word(Path(path), prepared.digest, stamp)
 
@@ -240,13 +281,46 @@ def opened(prepared: Prepared, store: Store) -> Iterator[tuple[Extents, ServedIm
         yield Layered(layers), image
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What a worker serves: where its bytes are, its image where that is served too, and who answers the kernel."""
+
+    extents: Extents
+    image: ServedImage | None
+    handler: Callable[[Blob], Handler]
+
+
 @contextlib.contextmanager
-def open_map(data: bytes, store: Store) -> Iterator[Extents]:
-    """The extents of what a worker said that it serves."""
+def _content(prepared: Prepared, store: Store) -> Iterator[_Content]:
+    if prepared.mode is Mode.FUSE:
+        with opened_chain(store, prepared.root, prepared.runs, Path(prepared.cache)) as chain:
+            extents = EntryExtents(chain)
+            # What one who is not root mounts nobody else can enter: all of it is theirs, as after a restore.
+            owner = None if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+            size, time_ns = prepared.plain_bytes, prepared.published_at_ns
+            yield _Content(extents, None, lambda blob: TreeServer(chain, extents, blob, size, time_ns, owner))
+    else:
+        with opened(prepared, store) as (mapped, image):
+            yield _Content(mapped, image, lambda blob: ServedFiles(_files(prepared, image, blob)))
+
+
+def _files(prepared: Prepared, image: ServedImage | None, blob: Blob) -> list[ServedFile]:
+    files = [ServedFile(b"blob", prepared.blob_bytes, blob.read)]
+    if image is not None:
+        files.append(ServedFile(b"image", image.image_bytes, image.read))
+    return files
+
+
+@contextlib.contextmanager
+def open_map(data: bytes, store: Store) -> Iterator[Extents | None]:
+    """The extents of what a worker said that it serves; None where no map says them."""
     try:
         prepared = msgspec.json.decode(data, type=Prepared)
     except DECODE_ERRORS as error:
         raise Corrupt("what another mount says of itself does not decode") from error
+    if prepared.mode is Mode.FUSE:
+        yield None
+        return
     with disk_errors(), opened(prepared, store) as (extents, _):
         yield extents
 

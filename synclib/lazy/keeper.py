@@ -12,7 +12,6 @@ answers. Where the new program does not start, or its worker does not come to li
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import signal
@@ -23,17 +22,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from synclib.core import fuse
-from synclib.disk.mounts import (
-    MNT_DETACH,
-    MS_NODEV,
-    MS_NOSUID,
-    MS_RDONLY,
-    UMOUNT_NOFOLLOW,
-    mount,
-    mount_erofs,
-    mounted_on,
-    unmount,
-)
+from synclib.lazy.kept_mount import KeptMount
 
 # How long readers may wait for a worker that does not come to life.
 DEADLINE_S = 30.0
@@ -43,7 +32,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _STOP_S = 5.0
 _LOOK_FIRST_MS, _LOOK_MS = 10, 1000
-_READ_BYTES_MAX = 1 << 20
 
 
 class Worker(Protocol):
@@ -94,7 +82,7 @@ class Inherited:
 
 
 class Keeper:
-    """One mount: the blob at ``blob_directory``, the seq at ``target``.
+    """One mount.
 
     ``spawn(device, ready, is_successor, restarts)`` starts a worker that inherits both descriptors, writes a byte to
     ``ready`` when it answers, ends when the mount is gone, and retires on SIGTERM. ``renew(device, worker, restarts)``
@@ -103,13 +91,11 @@ class Keeper:
 
     def __init__(
         self,
-        blob_directory: bytes,
-        image: bytes,
-        target: bytes,
+        kept: KeptMount,
         spawn: Callable[[int, int, bool, int], subprocess.Popen[bytes]],
         renew: Callable[[int, int, int], None],
     ) -> None:
-        self._blob_directory, self._image, self._target = blob_directory, image, target
+        self._kept = kept
         self._spawn, self._renew = spawn, renew
         self._device = -1
         self._worker: Worker | None = None
@@ -121,13 +107,13 @@ class Keeper:
         """Mount, and keep while it is used; then take everything away again. SIGTERM ends it at once.
 
         What is unmounted may still be used: by files that are open after a lazy unmount, in another mount namespace, as
-        a layer of an overlay. All of those have the blob open.
+        a layer of an overlay.
         """
         self._listen()
-        self._mount_blob()
+        self._device = self._kept.connect()
         try:
             self._start_worker(is_successor=False)
-            mount_erofs(self._image, self._blob_directory + b"/blob", self._target)
+            self._kept.show()
             on_mounted()
             self._keep_all()
         finally:
@@ -140,6 +126,7 @@ class Keeper:
         old = Inherited(worker)
         self._worker = old
         self._listen()
+        self._kept.go_on()
         try:
             try:
                 self._start_worker(is_successor=False)
@@ -154,11 +141,10 @@ class Keeper:
 
     def _keep_all(self) -> None:
         try:
-            self._keep(self._is_mounted)
-            self._keep(self._is_used)
+            self._keep(self._kept.is_shown)
+            self._keep(lambda: self._kept.is_used(self._device))
         finally:
-            with contextlib.suppress(OSError):
-                unmount(self._target, MNT_DETACH | UMOUNT_NOFOLLOW)
+            self._kept.hide()
 
     def _listen(self) -> None:
         signal.set_wakeup_fd(self._wake_write)
@@ -200,16 +186,13 @@ class Keeper:
         with contextlib.suppress(OSError):  # before Linux 6.9
             os.write(self._device, fuse.resend_notice())
 
-    def _mount_blob(self) -> None:
-        self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        options = f"fd={self._device},rootmode=40000,user_id=0,group_id=0,max_read={_READ_BYTES_MAX}"
-        mount(b"boxlink", self._blob_directory, b"fuse.boxlink", MS_RDONLY | MS_NOSUID | MS_NODEV, options.encode())
-
     def _start_worker(self, *, is_successor: bool) -> None:
         """A worker that answers; TimeoutError when none does within the deadline."""
         deadline = time.monotonic() + DEADLINE_S
         for attempt in range(1 << 30):
             time.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+            if not self._is_connected():
+                raise TimeoutError("the connection to the kernel is over")
             ready, told = os.pipe2(os.O_CLOEXEC)
             try:
                 self._worker = self._spawn(self._device, told, is_successor or attempt > 0, self.restarts)
@@ -245,34 +228,20 @@ class Keeper:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
 
-    def _is_mounted(self) -> bool:
-        return bool(mounted_on(self._target))
-
-    def _is_used(self) -> bool:
-        """Whether the blob is open; where it is not, it is unmounted."""
-        try:
-            unmount(self._blob_directory)
-        except OSError as error:
-            return error.errno == errno.EBUSY
-        return False
+    def _is_connected(self) -> bool:
+        """Whether the kernel may still ask (fs/fuse/dev.c, fuse_dev_poll)."""
+        watch = select.poll()
+        watch.register(self._device, 0)
+        return not watch.poll(0)
 
     def _end(self) -> None:
-        """The blob's mount goes, then its worker, which sees that it went; one that does not is killed."""
-        self._abort()
-        with contextlib.suppress(OSError):
-            unmount(self._blob_directory, MNT_DETACH | UMOUNT_NOFOLLOW)
+        """The connection goes, then its worker, which sees that it went; one that does not is killed."""
+        self._kept.disconnect()
         os.close(self._device)
         if self._worker is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._worker.wait(_STOP_S)
         self._stop_worker()
-
-    def _abort(self) -> None:
-        """Whoever still waits for bytes gets an error (fs/fuse/control.c)."""
-        with contextlib.suppress(OSError):
-            number = os.minor(os.lstat(self._blob_directory).st_dev)
-            with open(f"/sys/fs/fuse/connections/{number}/abort", "wb") as file:
-                file.write(b"1")
 
     def _stop_worker(self) -> None:
         if self._worker is not None and self._worker.poll() is None:

@@ -18,11 +18,12 @@ from synclib.lazy.blob import Extents
 
 
 class MountedSeqs:
-    """Of the cache in ``directory``; ``open_map`` opens the map that a worker's file names. Used by one thread."""
+    """Of the cache in ``directory``; ``open_map`` opens the map that a worker's file names: None where there is none,
+    and all that is here may be wanted. Used by one thread."""
 
-    def __init__(self, directory: Path, open_map: Callable[[bytes], AbstractContextManager[Extents]]) -> None:
+    def __init__(self, directory: Path, open_map: Callable[[bytes], AbstractContextManager[Extents | None]]) -> None:
         self._directory, self._open_map = directory / "mounted", open_map
-        self._maps: list[Extents] = []
+        self._maps: list[Extents | None] = []
         self._open = contextlib.ExitStack()
         self._word = ""
 
@@ -42,9 +43,12 @@ class MountedSeqs:
         return word, self._starts
 
     def _starts(self, first: int, stop: int) -> set[int]:
+        maps = [reader for reader in self._maps if reader is not None]
+        if len(maps) < len(self._maps):
+            return set(range(first, stop))
         return {
             extent.position // ADDRESS_UNIT
-            for reader in self._maps
+            for reader in maps
             for extent in reader.overlapping(first * ADDRESS_UNIT, stop * ADDRESS_UNIT)
         }
 

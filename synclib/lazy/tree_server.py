@@ -28,11 +28,20 @@ _ROOT = Entry(b"", b"", Kind.DIRECTORY, 0o755)
 
 
 class TreeServer:
-    """What a FuseServer serves. ``time_ns``: what directories show as their time, for a seq has none of them."""
+    """What a FuseServer serves. ``time_ns``: what directories show as their time, for a seq has none of them.
+    ``owner``: uid and gid of all that is in it; None where each has its own."""
 
-    def __init__(self, chain: Chain, extents: EntryExtents, blob: Blob, plain_bytes: int, time_ns: int) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        extents: EntryExtents,
+        blob: Blob,
+        plain_bytes: int,
+        time_ns: int,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
         self._chain, self._extents, self._blob = chain, extents, blob
-        self._plain_bytes, self._time_ns = plain_bytes, time_ns
+        self._plain_bytes, self._time_ns, self._owner = plain_bytes, time_ns, owner
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._listings: OrderedDict[int, list[tuple[int, Entry]]] = OrderedDict()
         self._lock = threading.Lock()
@@ -84,7 +93,9 @@ class TreeServer:
 
     def _attributes(self, entry: Entry) -> fuse.Attributes:
         kind = Kind(entry.kind)
-        uid, gid = next((struct.unpack("<II", value) for name, value in entry.extra if name == OWNER), (0, 0))
+        uid, gid = self._owner or next(
+            (struct.unpack("<II", value) for name, value in entry.extra if name == OWNER), (0, 0)
+        )
         size = len(entry.target) if kind == Kind.SYMLINK else entry.size
         time_ns = self._time_ns if kind == Kind.DIRECTORY else entry.mtime_ns
         return fuse.Attributes(size, _FORMATS[kind] | entry.mode, time_ns, uid, gid, 2 if kind == Kind.DIRECTORY else 1)

@@ -149,7 +149,7 @@ def test_one_who_is_not_root_mounts_with_the_helper(tmp_path: Path, monkeypatch:
     target = tmp_path / "mount"
     target.mkdir()
     for path in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(path, 0o755)
+        os.chmod(path, stat.S_IMODE(path.stat().st_mode) | 0o055)
     os.chown(target, 65534, 65534)
     assert as_nobody(target) == ""
     assert os.fsencode(target) not in Path("/proc/self/mountinfo").read_bytes()

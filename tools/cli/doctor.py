@@ -32,7 +32,13 @@ def command(context: Context) -> None:
     lines = [f"{'ok ' if finding.is_good else 'BAD'} {finding.what}: {finding.found}" for finding in findings]
     lines += [f"    hint: {finding.hint}" for finding in bad if finding.hint]
     rows = [
-        {"what": finding.what, "ok": finding.is_good, "found": finding.found, "hint": finding.hint}
+        {
+            "what": finding.what,
+            "ok": finding.is_good,
+            "found": finding.found,
+            "hint": finding.hint,
+            **({"mode": finding.mode, "why": finding.why} if finding.mode else {}),
+        }
         for finding in findings
     ]
     context.emit({"node": context.node, "ok": not bad, "findings": rows}, "\n".join(lines))

@@ -36,7 +36,8 @@ def command(context: Context, metrics: bool) -> None:
             "seq": prepared.seq,
             "digest": prepared.digest,
             "directory": spec.target,
-            "mode": "erofs",
+            "mode": str(prepared.mode),
+            "why": prepared.why,
             "served": "native" if spec.is_native else "daemon",
             "state": state,
             "keeper": spec.keeper_pid,
@@ -45,6 +46,8 @@ def command(context: Context, metrics: bool) -> None:
         }
         rows.append(row)
         line = f"{name} seq {prepared.seq} on {spec.target}: {state}"
+        if prepared.mode == "fuse":
+            line += f"; a FUSE tree ({prepared.why})"
         if spec.is_native:
             line += "; every byte is here, nothing runs"
         elif figures is not None:

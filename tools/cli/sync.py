@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tools.cli_context import Context, cache_size_option, node_option, verb
+from tools.cli_context import Context, cache_size_option, mode_option, node_option, verb
 from tools.cli_rate import rate_option
 
 
@@ -19,6 +19,7 @@ from tools.cli_rate import rate_option
 @rate_option
 @click.option("--no-hydrate", is_flag=True, help="Of mounted datasets fetch what is read, not the rest.")
 @cache_size_option
+@mode_option
 @node_option
 @verb
 def command(
@@ -30,6 +31,7 @@ def command(
     rate: int,
     no_hydrate: bool,
     cache_size: int | None,
+    mode: str | None,
 ) -> None:
     """Bring down the datasets that DIR asks for, keep following them, and send DIR/log up.
 
@@ -41,7 +43,7 @@ def command(
     read. synch.up asks for the directory to be published. synch.error
     says why something did not happen. --json: one object a line for each event.
     """
-    from synclib.engine.mount import Background
+    from synclib.engine.mount import Background, Mode
     from synclib.engine.node import Node
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, open_host
@@ -59,7 +61,8 @@ def command(
     host, connect = open_host(context), connect_of(context)
     check_cache_size(host, cache_size)
     background = Background(rate, is_whole=not no_hydrate)
-    mounter = None if connect is None else KeeperMounter(host, connect, background, cache_size)
+    way = None if mode is None else Mode(mode)
+    mounter = None if connect is None else KeeperMounter(host, connect, background, cache_size, way)
     node = Node(data, store, connect, host, log, poll_s, context.meter, mounter, is_lazy=lazy)
     if once:
         errors = node.run_once()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -17,8 +16,9 @@ from tools.cli_context import Context, verb
 def command(context: Context, directory: Path, force: bool) -> None:
     """Unmount DIR, where boxlink mount has mounted a dataset. What was fetched is kept."""
     from tools.cli_engine import open_host
-    from tools.mounting import end_mount
+    from tools.mounting import end_mount, mounted_place
 
-    target = os.path.realpath(directory)
-    end_mount(open_host(context), target, is_forced=force)
+    host = open_host(context)
+    target = mounted_place(host, directory)
+    end_mount(host, target, is_forced=force)
     context.emit({"directory": target}, f"{target} is unmounted")
