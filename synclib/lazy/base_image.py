@@ -34,6 +34,7 @@ class BaseImage:
             else:
                 mirror.fetch([tail_at, (0, min(_FIRST_BYTES, tail_at[0]))])
         self.tail: ImageTail = mirror.decoded([tail_at], self._decode_tail)[0]
+        self.is_here = item.object_bytes <= _WHOLE_OBJECT_BYTES  # so that no read waits for the store
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()
         self._fetching: dict[int, threading.Event] = {}

@@ -202,7 +202,7 @@ def _laid(manifest: Manifest, snap: SnapMetadata, sources: Sources, stem: Path) 
 
 def _apply(chain: Chain, patch: ImagePatch, base: BaseImage, extents: IO[bytes], executor: Executor) -> None:
     """Lay diffs over the image; their extents become a map."""
-    if base.tail.image_bytes > WHOLE_IMAGE_BYTES:
+    if not base.is_here:
         _look_ahead(chain, base, executor)
     with ExtentRows() as rows:
         live = (entry for entry, _ in chain.merged())
