@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
 
 
 def run_side_by_side(jobs: Iterable[Callable[[], None]], executor: Executor | None, at_once: int) -> None:
@@ -16,6 +19,8 @@ def run_side_by_side(jobs: Iterable[Callable[[], None]], executor: Executor | No
         for job in jobs:
             job()
         return
+    from concurrent.futures import wait  # which a command that reads one small file does without
+
     under_way: set[Future[None]] = set()
     try:
         for job in jobs:
@@ -32,6 +37,8 @@ def run_side_by_side(jobs: Iterable[Callable[[], None]], executor: Executor | No
 
 def _take_done(under_way: set[Future[None]]) -> None:
     """Wait for jobs that are done, and take them out; their error is raised."""
+    from concurrent.futures import FIRST_COMPLETED, wait
+
     done, _ = wait(under_way, return_when=FIRST_COMPLETED)
     under_way -= done
     for future in done:
