@@ -283,7 +283,9 @@ def renew(place: Path, spec: MountSpec) -> dict[str, Any]:
     deadline = time.monotonic() + _RENEW_S
     while time.monotonic() < deadline and is_keeper(spec.keeper_pid):
         found = ask(place)
-        if found is not None and found["worker"] != former and not _is_alive(former):
+        is_renewed = found is not None and found["worker"] != former and not _is_alive(former)
+        # Looked at last: a keeper that was killed meanwhile has a worker that answers still.
+        if found is not None and is_renewed and is_keeper(spec.keeper_pid):
             return found
         time.sleep(0.02)
     raise Unavailable("this boxlink did not take over", hint=f"see {place / 'log'}", path=spec.target)

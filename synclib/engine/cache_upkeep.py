@@ -59,7 +59,8 @@ class CacheUpkeep:
         self._ended.set()
         self._cache.is_short.set()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():  # it may never have begun
+                thread.join()
         self._seqs.close()
 
     def evict_to(self, target_bytes: int) -> int:

@@ -210,7 +210,6 @@ def serve(
                 server.retire(_RETIRE_S)
                 on_retired()
 
-        threading.Thread(target=retire, name="retire", daemon=True).start()
         try:
             if is_successor:
                 server.take_over()
@@ -218,14 +217,17 @@ def serve(
             on_ready(MountControl(blob, cache, upkeep, hydrator, meter, restarts))
             hydrator.start()
             recorder.start()
+            # Only now: what has not begun cannot be ended. A word that came before is not lost.
+            threading.Thread(target=retire, name="retire", daemon=True).start()
             server.serve()
         finally:
             stop_work()
             blob.close()
             cache.sync()
             cache.close()
-            recorder.join()
-            holder.join()
+            for thread in (recorder, holder):
+                if thread.is_alive():
+                    thread.join()
 
 
 def _note_whole(prepared: Prepared, image: ServedImage | None, stamp: hydrated.Stamp) -> None:

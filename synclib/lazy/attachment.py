@@ -8,7 +8,7 @@ from synclib.core.extent_map import decode_page
 from synclib.core.extent_map import decode_tail as decode_map_tail
 from synclib.core.manifest import Attachment
 from synclib.core.stored_image import decode_image_tail, decode_piece
-from synclib.errors import BoxlinkError, Corrupt, Unsupported
+from synclib.errors import Corrupt, Unsupported
 from synclib.store.base import Buffer
 
 ReadRange = Callable[[int, int], Buffer]  # (start, stop) of the object
@@ -45,12 +45,3 @@ def _in_order(places: list[tuple[int, int]], read: ReadRange) -> Iterator[memory
             raise Corrupt("an attachment is shorter than its index says")
         yield from (view[offset - start : offset - start + size] for offset, size in places[first:after])
         first = after
-
-
-def read_tail(item: Attachment, read: ReadRange, key: str) -> bytes:
-    """The last bytes of an attachment, to be decoded with its digest; errors name the object."""
-    try:
-        return bytes(read(item.object_bytes - item.tail_bytes, item.object_bytes))
-    except BoxlinkError as error:
-        error.key = error.key or key
-        raise

@@ -88,7 +88,8 @@ class Hydrator:
         with self._changed:
             self._is_stopping = True
             self._tell()
-        self._thread.join()
+        if self._thread.is_alive():  # it may never have begun
+            self._thread.join()
         self._fetchers.shutdown(cancel_futures=True)
 
     def set_rate(self, bytes_per_s: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 from blake3 import blake3
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from synclib.core.extent_map import (
     encode_tail,
 )
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
+from synclib.lazy.maps import Layered, file_map
 from tests.property.test_fuzz import bounded, mutations
 from tests.samples import sample_map
 from tests.strategies import chunks
@@ -115,3 +117,19 @@ def test_bytes_that_were_changed_are_refused(mutate: Callable[[bytes], bytes]) -
         tail, pages = read(damaged)
         for info in tail.pages:
             decode_page(info, pages[info.offset])
+
+
+def test_of_two_maps_the_newer_says_where_a_content_is(tmp_path: Path) -> None:
+    chunk = ChunkRef(b"h" * 32, b"a" * 16, 0, 10, 10, 0)
+    moved = ChunkRef(b"h" * 32, b"b" * 16, 50, 10, 10, 0)
+    for name, found in (
+        ("old", [Extent(4096, chunk), Extent(8192, chunk)]),
+        ("new", [Extent(8192, moved), Extent(12288, chunk)]),
+    ):
+        (tmp_path / name).write_bytes(b"".join(encode_map(found)))
+    with (tmp_path / "new").open("rb") as new, (tmp_path / "old").open("rb") as old:
+        both = Layered([file_map(new), file_map(old)])
+        expected = [Extent(4096, chunk), Extent(8192, moved), Extent(12288, chunk)]
+        assert both.overlapping(0, 1 << 20) == expected
+        walked = [extent for page in both.walk() for extent in page]
+        assert sorted(walked, key=lambda extent: extent.position) == expected
