@@ -211,6 +211,34 @@ def channel_key(name: str) -> str:
     return f"channel/{check_node(name)}"
 
 
+def upgrade_key(ulid: str) -> str:
+    return f"upgrade/{ulid}"
+
+
+def statement_prefix(name: str) -> str:
+    """The listing prefix of what was signed of a release's seqs."""
+    return f"{release_root(name)}/signed/"
+
+
+def statement_key(name: str, seq: int) -> str:
+    return f"{statement_prefix(name)}{seq:020}"
+
+
+def current_key(name: str) -> str:
+    """The statement of the seq of a release that new nodes take; moved by compare-and-swap."""
+    return f"{release_root(name)}/current"
+
+
+def boot_key(name: str, seq: int) -> str:
+    """The tar.gz of a release's seq that a first boot unpacks."""
+    return f"{release_root(name)}/boot-{seq}.tar.gz"
+
+
+def bootstrap_key(name: str) -> str:
+    """The program of a release that first boots run."""
+    return f"{release_root(name)}/bootstrap.pyz"
+
+
 def check_component(name: bytes) -> bytes:
     """``name`` if it may name one entry in a directory (I9): no separator, no NUL, not ``.`` or ``..``."""
     if not name or len(name) > NAME_BYTES_MAX or name in (b".", b"..") or b"/" in name or b"\0" in name:

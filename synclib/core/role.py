@@ -1,0 +1,97 @@
+"""A role: which processes a node runs. A small TOML file that a person can read and write.
+
+    role = "render"
+
+    [values]                        # what {…} below stands for; --set NAME=VALUE takes the place of one
+    listen = "0.0.0.0:8000"
+
+    [[process]]
+    name = "sync"
+    run = ["boxlink", "sync", "--data", "{data}"]
+
+    [[process]]
+    name = "render"
+    run = ["boxlink", "render", "--data", "{data}", "--listen", "{listen}"]
+    stop_s = 45
+
+They are started in this order and stopped in the other. ``{data}``, ``{node}``, ``{role}`` and ``{release}`` (the
+directory of the release that runs) always stand for something.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from synclib.errors import Invalid
+
+ROLE_BYTES_MAX = 64 << 10
+BUILT_IN_VALUES = ("data", "node", "role", "release")
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+_VALUE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+
+
+class Process(BaseModel):
+    """One process. ``stop_s``: how long it may take to end after SIGTERM, before it is killed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    run: list[str] = Field(min_length=1, max_length=256)
+    environment: dict[str, str] = {}
+    stop_s: float = Field(default=45, gt=0, le=600)
+
+
+class Role(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Name
+    values: dict[str, str] = {}
+    process: list[Process] = Field(min_length=1, max_length=32)
+
+    @model_validator(mode="after")
+    def _check(self) -> Role:
+        found = [process.name for process in self.process]
+        if len(set(found)) != len(found):
+            raise ValueError("two processes have one name")
+        return self
+
+    def with_values(self, values: dict[str, str]) -> list[Process]:
+        """Its processes with every ``{name}`` in ``run`` and ``environment`` replaced. Invalid for a name that stands
+        for nothing."""
+        known = {**self.values, **values}
+
+        def replaced(text: str) -> str:
+            try:
+                return _VALUE.sub(lambda match: known[match[1]], text)
+            except KeyError as error:
+                name = error.args[0]
+                raise Invalid(
+                    f"role {self.role}: {{{name}}} stands for nothing", hint=f"--set {name}=…, or under [values]"
+                ) from None
+
+        return [
+            process.model_copy(
+                update={
+                    "run": [replaced(word) for word in process.run],
+                    "environment": {name: replaced(value) for name, value in process.environment.items()},
+                }
+            )
+            for process in self.process
+        ]
+
+
+def parse_role(data: bytes, where: str) -> Role:
+    """``where``: what an error names."""
+    if len(data) > ROLE_BYTES_MAX:
+        raise Invalid(f"a role of {len(data)} bytes is too large", path=where)
+    try:
+        return Role.model_validate(tomllib.loads(data.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"this is no TOML: {error}", path=where) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Invalid(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", path=where) from error
