@@ -59,6 +59,13 @@ class SystemEntropy:
         return (int.from_bytes(os.urandom(7), "big") >> 3) * 2.0**-53
 
 
+def now_text(clock: Clock) -> str:
+    """RFC 3339, UTC."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class ManualClock:
     """A clock that stands still until told; sleeping moves it at once."""
 

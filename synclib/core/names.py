@@ -207,6 +207,18 @@ def node_key(node: str) -> str:
     return f"node/{check_node(node)}"
 
 
+def channel_prefix() -> str:
+    return "channel/"
+
+
+def node_prefix() -> str:
+    return "node/"
+
+
+def upgrade_prefix() -> str:
+    return "upgrade/"
+
+
 def channel_key(name: str) -> str:
     return f"channel/{check_node(name)}"
 

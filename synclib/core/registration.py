@@ -6,14 +6,24 @@ import ipaddress
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from synclib.core.names import proxy_key
-from synclib.errors import Corrupt
+from synclib.core.names import check_dataset, dataset_root, proxy_key, release_root
+from synclib.errors import Corrupt, Invalid
 
 REGISTRATION_BYTES_MAX = 16 << 10
+CHANNEL_BYTES_MAX = 16 << 10
 CACHE_SECONDS_MAX = 10 * 365 * 86400
 
+
+def _dataset(name: str) -> str:
+    try:
+        return check_dataset(name)
+    except Invalid as error:
+        raise ValueError(error.message) from error
+
+
+Dataset = Annotated[str, AfterValidator(_dataset)]
 Pattern = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*\*?$", max_length=256)]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SLIDE = re.compile(r"\s*I handle ['\u2018\u2019]([^'\u2018\u2019]+)['\u2018\u2019]\.(?:\s*Cache for (\w+)\.?)?\s*")
@@ -57,14 +67,42 @@ class NodeStatus(BaseModel):
 
 
 class Channel(BaseModel):
-    """``channel/<name>``: what its followers should stand at; moved by compare-and-swap."""
+    """``channel/<name>``: the seq that its followers should stand at; moved by compare-and-swap."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     v: Literal[1] = 1
-    dataset: str | None = None
-    release: str | None = None
-    seq: int = Field(ge=1)
-    frozen: bool = False
-    at: str
+    dataset: Dataset | None = None
+    release: Dataset | None = None
+    seq: int = Field(ge=1, lt=1 << 63)
+    frozen: bool = False  # it is not to be moved
+    moves: int = Field(default=0, ge=0, lt=1 << 63)  # rises with each change: an older state is told from a newer one
+    at: str = Field(max_length=64)
+
+    @model_validator(mode="after")
+    def _check(self) -> Channel:
+        if (self.dataset is None) == (self.release is None):
+            raise ValueError("a channel names a dataset, or a release")
+        return self
+
+    @property
+    def root(self) -> str:
+        """The key prefix of what it names."""
+        if self.dataset is not None:
+            return dataset_root(self.dataset)
+        assert self.release is not None
+        return release_root(self.release)
+
+
+def parse_channel(data: bytes, name: str) -> Channel:
+    try:
+        return Channel.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Corrupt(
+            f"channel {name} does not parse: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            hint=f"boxlink channel set {name} DATASET SEQ writes it anew",
+        ) from error
 
 
 def parse_registration(data: bytes) -> Registration:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from synclib.clock import Clock
+from synclib.clock import now_text
 from synclib.core import names
 from synclib.core.manifest import Manifest
 from synclib.core.markers import Active, Down, error_marker
@@ -17,6 +16,7 @@ from synclib.core.node import RELEASED, Do, Seen, decide, poll_delay
 from synclib.disk.faults import disk_error
 from synclib.disk.held import Held
 from synclib.disk.markers import Markers, encode_down
+from synclib.engine.channels import ChannelWatch
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lazy_place import LazyPlace, Mounter, Standing
 from synclib.engine.maintain import maintain
@@ -54,10 +54,12 @@ class Follower:
         should_stop: Callable[[], bool],
         meter: Meter,
         mounter: Mounter | None = None,
+        channels: ChannelWatch | None = None,
         *,
         is_lazy: bool = False,
     ) -> None:
-        """``mounter``: where datasets can be mounted; ``is_lazy``: where synch.active does not say how, they are."""
+        """``mounter``: where datasets can be mounted; ``channels``: what this node follows rather than heads;
+        ``is_lazy``: where synch.active does not say how, they are mounted."""
         self.name = names.check_dataset(directory.name)
         self._directory, self._store, self._connect, self._host, self._log = directory, store, connect, host, log
         self._poll_s, self._should_stop, self._meter = poll_s, should_stop, meter
@@ -69,6 +71,8 @@ class Follower:
         self._lazy = None if mounter is None else LazyPlace(directory.parent, self.name, mounter)
         self._why_eager = ""
         self._settled = 0  # the slot that was made when all was here
+        self._channels = channels
+        self._named: Manifest | None = None  # that of the seq that is asked for by number, as it was found last
         self._head: HeadState | None = None
         self._head_due = 0.0
         self._changed_at: float | None = None
@@ -138,6 +142,7 @@ class Follower:
 
     def _is_overtaken(self, target: Manifest | None) -> bool:
         """Whether the head moved on from a target whose objects are gone: then the next look plans anew."""
+        self._named = None
         if target is None or self._head is None or target != self._head.manifest:
             return False
         self._head_due = self._host.clock.monotonic()
@@ -153,7 +158,10 @@ class Follower:
         active = self._markers.active()
         is_up = self._markers.up_identity() is not None
         state = self._held.read()
-        target = self._target(active) if active is not None and not is_up else None
+        target = None
+        if active is not None and not is_up:
+            active = self._on_channel(active)
+            target = self._target(active)
         if standing is not None:
             local = (standing.prepared.seq, standing.prepared.digest, False, True)
         elif state is not None:
@@ -178,25 +186,45 @@ class Follower:
             self._settled = 0 if again is None else again.slot
             self._log.info("mounted on the cache", dataset=self.name, seq=standing.prepared.seq)
 
+    def _on_channel(self, active: Active) -> Active:
+        """What is asked for, where a channel says which seq: an operator moved it there, by name (I2)."""
+        if active.seq is not None or self._channels is None:
+            return active
+        seq = self._channels.seq_of(self._dataset.root)
+        return active if seq is None else active.model_copy(update={"seq": seq})
+
     def _target(self, active: Active) -> Manifest:
-        """What should stand here: the head, by one conditional GET when it is due; or the seq that is asked for."""
-        clock = self._host.clock
-        now = clock.monotonic()
-        if self._head is None or now >= self._head_due:
-            state = self._dataset.read_head_since(self._head.etag if self._head is not None else None)
-            if state is not None:
-                if self._head is not None:
-                    self._changed_at = now
-                self._head = state
-            since = None if self._changed_at is None else now - self._changed_at
-            self._head_due = now + poll_delay(self._poll_s, since, self._host.entropy.uniform())
+        """What should stand here: the head, by one conditional GET when it is due; or the seq that is asked for, for
+        which the head is read once."""
+        now = self._host.clock.monotonic()
+        named = self._named
+        if active.seq is not None and named is not None and named.seq == active.seq:
+            self._head_due = now + poll_delay(self._poll_s, None, self._host.entropy.uniform())
+            return named
+        if self._head is None or now >= self._head_due or active.seq is not None:
+            self._poll(now)
         assert self._head is not None
-        if active.seq is None or active.seq == self._head.manifest.seq:
+        if active.seq is None:
             return self._head.manifest
+        self._named = self._manifest_of(active.seq, self._head)
+        return self._named
+
+    def _poll(self, now: float) -> None:
+        state = self._dataset.read_head_since(self._head.etag if self._head is not None else None)
+        if state is not None:
+            if self._head is not None:
+                self._changed_at = now
+            self._head = state
+        since = None if self._changed_at is None else now - self._changed_at
+        self._head_due = now + poll_delay(self._poll_s, since, self._host.entropy.uniform())
+
+    def _manifest_of(self, seq: int, head: HeadState) -> Manifest:
+        if seq == head.manifest.seq:
+            return head.manifest
         try:
-            return self._held.manifest(active.seq)
+            return self._held.manifest(seq)
         except BoxlinkError:
-            return self._dataset.manifest_at(active.seq)
+            return self._dataset.manifest_at(seq)
 
     def _act(self, action: Do, seen: Seen, target: Manifest | None, active: Active | None) -> None:
         self._is_told = False
@@ -361,8 +389,3 @@ def _lazy_reason(prepared: Prepared) -> str:
         return f"mounted as a FUSE tree: {prepared.why}"
     left_out = prepared.metadata.left_out
     return f"{left_out} entries have attributes that cannot be seen here" if left_out else ""
-
-
-def now_text(clock: Clock) -> str:
-    """RFC 3339, UTC."""
-    return datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

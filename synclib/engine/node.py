@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from synclib.clock import now_text
 from synclib.core import names
 from synclib.core.markers import error_marker
 from synclib.disk.faults import disk_error
 from synclib.disk.markers import Markers
-from synclib.engine.follow import Follower, Log, now_text
+from synclib.engine.channels import ChannelWatch
+from synclib.engine.follow import Follower, Log
 from synclib.engine.host import Connect, Host
 from synclib.engine.lazy_place import Mounter
 from synclib.engine.logship import LogShipper
@@ -44,10 +47,12 @@ class Node:
         poll_s: float,
         meter: Meter,
         mounter: Mounter | None = None,
+        channels: Sequence[str] = (),
         *,
         is_lazy: bool = False,
     ) -> None:
         self._mounter, self._is_lazy = mounter, is_lazy
+        self._channels = ChannelWatch(store, host.clock, channels, poll_s) if channels else None
         self._data, self._store, self._connect, self._host = data, store, connect, host
         self._log, self._poll_s, self._meter = log, poll_s, meter
         self._is_stopping = False
@@ -155,6 +160,7 @@ class Node:
                 lambda: self._is_stopping,
                 self._meter,
                 self._mounter,
+                self._channels,
                 is_lazy=self._is_lazy,
             )
         except Invalid as error:

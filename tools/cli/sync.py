@@ -20,6 +20,13 @@ from tools.cli_rate import rate_option
 @click.option("--no-hydrate", is_flag=True, help="Of mounted datasets fetch what is read, not the rest.")
 @cache_size_option
 @mode_option
+@click.option(
+    "--channel",
+    "channels",
+    multiple=True,
+    metavar="NAME",
+    help="Follow a channel, for the dataset that it is of, rather than the head (repeatable).",
+)
 @node_option
 @verb
 def command(
@@ -32,6 +39,7 @@ def command(
     no_hydrate: bool,
     cache_size: int | None,
     mode: str | None,
+    channels: tuple[str, ...],
 ) -> None:
     """Bring down the datasets that DIR asks for, keep following them, and send DIR/log up.
 
@@ -43,6 +51,7 @@ def command(
     read. synch.up asks for the directory to be published. synch.error
     says why something did not happen. --json: one object a line for each event.
     """
+    from synclib.core.names import check_node
     from synclib.engine.mount import Background, Mode
     from synclib.engine.node import Node
     from synclib.errors import Invalid
@@ -57,13 +66,15 @@ def command(
     log = open_events(context, "sync", data / "log")
     poll_s = poll or (context.settings.poll_s if context.settings else 10.0)
     store = context.open_store()
+    for name in channels:
+        check_node(name)
     assert context.meter is not None
     host, connect = open_host(context), connect_of(context)
     check_cache_size(host, cache_size)
     background = Background(rate, is_whole=not no_hydrate)
     way = None if mode is None else Mode(mode)
     mounter = None if connect is None else KeeperMounter(host, connect, background, cache_size, way)
-    node = Node(data, store, connect, host, log, poll_s, context.meter, mounter, is_lazy=lazy)
+    node = Node(data, store, connect, host, log, poll_s, context.meter, mounter, channels, is_lazy=lazy)
     if once:
         errors = node.run_once()
         shown = {name: error.as_dict() for name, error in errors.items()}

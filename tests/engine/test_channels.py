@@ -1,0 +1,219 @@
+"""Channels: moved by compare-and-swap, spared by retention, followed by nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from synclib.core.markers import Down, parse_down
+from synclib.core.names import channel_key
+from synclib.core.registration import Channel, parse_channel
+from synclib.engine.channels import channels, freeze_channel, move_channel, read_channel
+from synclib.engine.follow import Follower
+from synclib.engine.tags import tags
+from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Missing
+from synclib.store.base import Body
+from synclib.store.memory import MemoryStore
+from synclib.store.meter import Meter
+from tests.engine.test_node import Silent
+from tests.kit import Kit, read_tree
+
+CONTENT = {b"a": b"one"}
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    """Three seqs of covers, each with its own number in the file a."""
+    kit = Kit(tmp_path)
+    for number in (1, 2, 3):
+        kit.write({b"a": b"%d" % number})
+        kit.publish()
+    return kit
+
+
+def to(seq: int, dataset: str = "covers") -> Channel:
+    return Channel(dataset=dataset, seq=seq, at="")
+
+
+def move(kit: Kit, seq: int, *, back: bool = False) -> Channel:
+    return move_channel(kit.store, kit.host, "stable", to(seq), is_back_allowed=back)
+
+
+def test_a_channel_is_made_moved_and_listed(kit: Kit) -> None:
+    assert move(kit, 1).moves == 1
+    assert move(kit, 2).seq == 2
+    assert move(kit, 2).moves == 2, "nothing changes, nothing is written"
+    (found,) = channels(kit.store).values()
+    assert isinstance(found, Channel)
+    assert (found.dataset, found.seq, found.frozen) == ("covers", 2, False)
+
+
+def test_it_goes_back_only_where_that_is_said(kit: Kit) -> None:
+    move(kit, 3)
+    with pytest.raises(Conflict, match="every follower would go back"):
+        move(kit, 2)
+    assert move(kit, 2, back=True).seq == 2
+
+
+def test_a_frozen_one_is_not_moved(kit: Kit) -> None:
+    move(kit, 2)
+    assert freeze_channel(kit.store, kit.host, "stable", is_frozen=True).frozen
+    with pytest.raises(Conflict, match="frozen at seq 2"):
+        move(kit, 3)
+    freeze_channel(kit.store, kit.host, "stable", is_frozen=False)
+    assert move(kit, 3).seq == 3
+    with pytest.raises(Missing, match="no channel other"):
+        freeze_channel(kit.store, kit.host, "other", is_frozen=True)
+
+
+def test_it_names_only_what_is_there(kit: Kit) -> None:
+    with pytest.raises(Missing):
+        move(kit, 4)
+    with pytest.raises(Missing):
+        move_channel(kit.store, kit.host, "stable", to(1, "maps"), is_back_allowed=False)
+    move(kit, 1)
+    with pytest.raises(Conflict, match=r"is of data/covers"):
+        move_channel(kit.store, kit.host, "stable", Channel(release="covers", seq=1, at=""), is_back_allowed=False)
+
+
+def test_what_it_names_and_named_before_is_spared(kit: Kit) -> None:
+    move(kit, 1)
+    move(kit, 3)
+    assert {name: tag.seq for name, tag in tags(kit.dataset).items()} == {
+        "channel-stable": 3,
+        "channel-stable-before": 1,
+    }
+
+
+class LosesAnswers(MemoryStore):
+    """Every write of a channel is applied, and its first answer lost."""
+
+    lost = False
+
+    def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        etag = super().put(key, body, if_absent=if_absent, if_match=if_match)
+        if key.startswith("channel/") and not self.lost:
+            self.lost = True
+            raise Ambiguous("the answer was lost")
+        return etag
+
+
+def test_a_lost_answer_is_no_second_move(tmp_path: Path) -> None:
+    store = LosesAnswers()
+    store.put("boxlink.json", b"{}")
+    kit = Kit(tmp_path, store)
+    kit.write(CONTENT)
+    kit.publish()
+    assert move(kit, 1).moves == 1
+    assert store.lost
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b'{"v":2,"dataset":"covers","seq":1,"at":""}',
+        b'{"v":1,"seq":1,"at":""}',
+        b'{"v":1,"dataset":"covers","release":"covers","seq":1,"at":""}',
+        b'{"v":1,"dataset":"../covers","seq":1,"at":""}',
+        b'{"v":1,"dataset":"covers","seq":0,"at":""}',
+        b'{"v":1,"dataset":"covers","seq":%d,"at":""}' % (1 << 63),
+    ],
+)
+def test_what_is_no_channel_is_refused_by_name(kit: Kit, text: bytes) -> None:
+    with pytest.raises(Corrupt, match="channel stable"):
+        parse_channel(text, "stable")
+    kit.store.put(channel_key("stable"), text)
+    (found,) = channels(kit.store).values()
+    assert isinstance(found, BoxlinkError)
+
+
+def test_one_that_is_too_long_is_not_read(kit: Kit) -> None:
+    kit.store.put(channel_key("stable"), b" " * (1 << 20))
+    with pytest.raises(Corrupt):
+        read_channel(kit.store, "stable")
+
+
+class Following:
+    """A node's directory of covers that follows the channel."""
+
+    def __init__(self, kit: Kit, place: Path) -> None:
+        from synclib.engine.channels import ChannelWatch
+
+        self.directory = place / "data" / "covers"
+        self.directory.mkdir(parents=True)
+        (self.directory / "synch.active").touch()
+        watch = ChannelWatch(kit.store, kit.host.clock, ["stable"], 0.0)
+        self.follower = Follower(
+            self.directory, kit.store, None, kit.host, Silent(), 0.0, lambda: False, Meter(), None, watch
+        )
+
+    def round(self) -> bytes:
+        """What stands in the file a after a look."""
+        self.follower.round()
+        found = read_tree(self.directory).get(b"a", b"")
+        assert isinstance(found, bytes)
+        return found
+
+    def down(self) -> Down:
+        return parse_down((self.directory / "synch.down").read_bytes())
+
+
+def test_a_node_follows_its_channel_and_not_the_head(kit: Kit, tmp_path: Path) -> None:
+    move(kit, 1)
+    node = Following(kit, tmp_path / "node")
+    assert node.round() == b"1"
+    assert node.down().seq == 1
+    kit.write({b"a": b"4"})
+    kit.publish()
+    assert node.round() == b"1"
+    move(kit, 3)
+    assert node.round() == b"3"
+    move(kit, 2, back=True)
+    assert node.round() == b"2", "an operator moved it there, by name"
+    assert node.down().seq == 2
+
+
+def test_an_older_state_of_a_channel_takes_nobody_back(kit: Kit, tmp_path: Path) -> None:
+    move(kit, 1)
+    older = kit.store.get(channel_key("stable"), size_max=1 << 14)
+    assert older is not None
+    move(kit, 3)
+    node = Following(kit, tmp_path / "node")
+    assert node.round() == b"3"
+    kit.store.put(channel_key("stable"), older.data)
+    assert node.round() == b"3"
+
+
+def test_without_its_channel_a_node_says_so_and_stays(kit: Kit, tmp_path: Path) -> None:
+    node = Following(kit, tmp_path / "node")
+    assert node.round() == b""
+    assert "there is no channel stable" in (node.directory / "synch.error").read_text()
+    move(kit, 2)
+    assert node.round() == b"2"
+    kit.store.put(channel_key("stable"), b"garbage")
+    assert node.round() == b"2"
+    assert "channel stable does not parse" in (node.directory / "synch.error").read_text()
+
+
+def test_a_seq_that_is_asked_for_by_a_marker_stands_above_the_channel(kit: Kit, tmp_path: Path) -> None:
+    move(kit, 3)
+    node = Following(kit, tmp_path / "node")
+    (node.directory / "synch.active").write_text("seq=1")
+    assert node.round() == b"1"
+
+
+def test_an_idle_look_costs_one_conditional_get(kit: Kit, tmp_path: Path) -> None:
+    from synclib.store.meter import MeteredStore
+
+    move(kit, 2)
+    meter = Meter()
+    kit.store = MeteredStore(kit.store, meter)
+    node = Following(kit, tmp_path / "node")
+    node.round()
+    before = dict(meter.requests)
+    node.round()
+    after = dict(meter.requests)
+    assert {verb: after[verb] - before.get(verb, 0) for verb in after if after[verb] != before.get(verb, 0)} == {"get": 1}

@@ -1,0 +1,78 @@
+"""Channels: which seq nodes follow."""
+
+from __future__ import annotations
+
+import click
+
+from tools.cli_context import Context, node_option, verb
+
+
+@click.group()
+def command() -> None:
+    """Names that say which seq their followers should stand at: `boxlink sync --channel stable`.
+
+    \b
+    boxlink channel set stable covers 42
+    boxlink channel set stable covers 41 --back
+    boxlink channel freeze stable
+    boxlink channel ls
+    """
+
+
+@command.command("ls")
+@verb
+def list_(context: Context) -> None:
+    """Say where every channel stands."""
+    from synclib.engine.channels import channels
+    from synclib.errors import BoxlinkError
+
+    rows: list[dict[str, object]] = []
+    lines: list[str] = []
+    for name, found in sorted(channels(context.open_store()).items()):
+        if isinstance(found, BoxlinkError):
+            rows.append({"name": name, "error": found.as_dict()})
+            lines.append(f"{name}  damaged: {found.message}")
+        else:
+            rows.append({"name": name, **found.model_dump(exclude_none=True)})
+            lines.append(f"{name}  {found.root} seq {found.seq}  {'frozen  ' if found.frozen else ''}{found.at}")
+    context.emit({"channels": rows}, "\n".join(lines) or "there are no channels")
+
+
+@command.command("set")
+@click.argument("name")
+@click.argument("what", metavar="DATASET|RELEASE")
+@click.argument("seq", type=click.IntRange(min=1), required=False)
+@click.option("--release", "is_release", is_flag=True, help="It is of a release, not of a dataset.")
+@click.option("--back", is_flag=True, help="Also to an earlier seq: every follower goes back.")
+@node_option
+@verb
+def set_(context: Context, name: str, what: str, seq: int | None, is_release: bool, back: bool) -> None:
+    """Let channel NAME stand at SEQ (by default the newest) of a dataset or release."""
+    from synclib.core.names import check_node, dataset_root, release_root
+    from synclib.core.registration import Channel
+    from synclib.engine.channels import move_channel
+    from synclib.lazy.dataset import Dataset
+    from tools.cli_engine import open_host
+
+    store = context.open_store()
+    root = release_root(what) if is_release else dataset_root(what)
+    chosen = seq or Dataset(store, root).read_head().manifest.seq
+    wanted = Channel.model_validate({"release" if is_release else "dataset": what, "seq": chosen, "at": ""})
+    channel = move_channel(store, open_host(context), check_node(name), wanted, is_back_allowed=back)
+    context.emit({"name": name, **channel.model_dump(exclude_none=True)}, f"channel {name}: {root} seq {channel.seq}")
+
+
+@command.command("freeze")
+@click.argument("name")
+@click.option("--thaw", is_flag=True, help="Allow it again.")
+@node_option
+@verb
+def freeze(context: Context, name: str, thaw: bool) -> None:
+    """Refuse that channel NAME is moved."""
+    from synclib.core.names import check_node
+    from synclib.engine.channels import freeze_channel
+    from tools.cli_engine import open_host
+
+    channel = freeze_channel(context.open_store(), open_host(context), check_node(name), is_frozen=not thaw)
+    state = "frozen" if channel.frozen else "free to move"
+    context.emit({"name": name, **channel.model_dump(exclude_none=True)}, f"channel {name}: {state} at {channel.seq}")
