@@ -216,4 +216,6 @@ def test_an_idle_look_costs_one_conditional_get(kit: Kit, tmp_path: Path) -> Non
     before = dict(meter.requests)
     node.round()
     after = dict(meter.requests)
-    assert {verb: after[verb] - before.get(verb, 0) for verb in after if after[verb] != before.get(verb, 0)} == {"get": 1}
+    assert {verb: count - before.get(verb, 0) for verb, count in after.items() if count != before.get(verb, 0)} == {
+        "get": 1
+    }

@@ -1,0 +1,249 @@
+"""Driving a rolling upgrade: the journal in the store, the fleet, the proxy's figures (core/rollout.py decides)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from synclib.clock import now_text
+from synclib.core.names import upgrade_key, upgrade_prefix
+from synclib.core.rollout import (
+    JOURNAL_BYTES_MAX,
+    Drain,
+    Effect,
+    NodeSpec,
+    Phase,
+    Rollout,
+    Start,
+    State,
+    Step,
+    Traffic,
+    View,
+    alarm_of,
+    batches,
+    decide,
+    parse_rollout,
+    rolled_back,
+    views_wanted,
+)
+from synclib.engine.host import Host
+from synclib.errors import Ambiguous, BoxlinkError, Conflict, Fenced, Missing, Unavailable
+from synclib.store.base import Store
+
+_LOOK_S = 0.25
+_STORE_S_MAX = 600.0
+Say = Callable[[str, Rollout], None]
+
+
+class Fleet(Protocol):
+    """Where nodes run. Every call may be made again."""
+
+    def look(self, specs: Sequence[NodeSpec]) -> dict[str, View]:
+        """What is seen of each, by name."""
+
+    def start(self, spec: NodeSpec) -> None:
+        """Start a node, unless it runs. Any BoxlinkError is tried again."""
+
+    def drain(self, spec: NodeSpec) -> None:
+        """Ask a node to end in order, unless it was asked; one that does not within its time is ended."""
+
+    def traffic(self) -> Traffic | None:
+        """What the proxy counted; None where there is none to ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A journal as it was read."""
+
+    rollout: Rollout
+    etag: str
+
+
+class Journal:
+    """The journals of a store."""
+
+    def __init__(self, store: Store, host: Host) -> None:
+        self._store, self._host = store, host
+
+    def open_of(self, role: str) -> Entry | None:
+        """The newest journal of a role that is not at its end."""
+        prefix = f"{upgrade_prefix()}{role}-"
+        keys = [info.key for info in self._store.list(prefix) if info.key.removeprefix(prefix).isdigit()]
+        if not keys:
+            return None
+        entry = self.read(keys[-1].removeprefix(upgrade_prefix()))
+        return None if entry is None or entry.rollout.state.is_final else entry
+
+    def next_id(self, role: str) -> str:
+        prefix = f"{upgrade_prefix()}{role}-"
+        numbers = [info.key.removeprefix(prefix) for info in self._store.list(prefix)]
+        return f"{role}-{max([0, *(int(number) for number in numbers if number.isdigit())]) + 1:06}"
+
+    def read(self, name: str, etag: str | None = None) -> Entry | None:
+        """A journal; None while it has ``etag``."""
+        key = upgrade_key(name)
+        found = self._store.get(key, size_max=JOURNAL_BYTES_MAX, if_none_match=etag)
+        return None if found is None else Entry(parse_rollout(found.data, key), found.etag)
+
+    def create(self, rollout: Rollout) -> Entry:
+        """Conflict where another began one at the same moment."""
+        return self._put(rollout, None)
+
+    def replace(self, former: Entry, rollout: Rollout) -> Entry:
+        """Conflict where it is no longer as it was read."""
+        return self._put(rollout, former.etag)
+
+    def _put(self, rollout: Rollout, etag: str | None) -> Entry:
+        key = upgrade_key(rollout.id)
+        rollout = rollout.model_copy(update={"at": now_text(self._host.clock)})
+        body = rollout.model_dump_json().encode()
+        try:
+            return Entry(rollout, self._store.put(key, body, if_absent=etag is None, if_match=etag))
+        except (Ambiguous, Conflict):
+            # The answer to a first try may have been lost: is it ours that stands there?
+            found = self.read(rollout.id)
+            if found is not None and found.rollout == rollout:
+                return found
+            raise
+
+
+def plan(name: str, olds: Sequence[NodeSpec], new_of: Callable[[NodeSpec], NodeSpec], size: int, at: str) -> Rollout:
+    """A rollout of these nodes. ``size``: how many at a time, once a first and a tenth went well."""
+    if not olds:
+        raise Missing("no node of that role runs", hint="boxlink launch ROLE starts one")
+    steps = [
+        Step(old=old, new=new_of(old), batch=batch) for old, batch in zip(olds, batches(len(olds), size), strict=True)
+    ]
+    return Rollout(id=name, role=olds[0].role, steps=steps, at=at)
+
+
+class Driver:
+    """Carries a rollout to its end. One at a time has the journal: who is overtaken ends with Fenced."""
+
+    def __init__(
+        self, journal: Journal, fleet: Fleet, host: Host, say: Say, *, ready_s_max: float, bake_s: float
+    ) -> None:
+        """``bake_s``: how long the proxy is watched after a batch, before the next."""
+        self._journal, self._fleet, self._host, self._say = journal, fleet, host, say
+        self._ready_s_max, self._bake_s = ready_s_max, bake_s
+        self._before: Traffic | None = None
+        self._changed_at = 0.0
+        self._baked = -1
+
+    def take(self, entry: Entry, *, state: State | None = None, reason: str = "") -> Entry:
+        """Become the driver of a journal; ``state``: what an operator wants of it."""
+        rollout = entry.rollout
+        if state is State.ROLLING_BACK:
+            rollout = rolled_back(rollout, reason)
+        elif state is not None:
+            rollout = rollout.model_copy(update={"state": state, "reason": reason})
+        return self._journal.replace(
+            entry, rollout.model_copy(update={"epoch": rollout.epoch + 1, "driver": self._host.node})
+        )
+
+    def run(self, entry: Entry) -> Rollout:
+        """Until it is done, rolled back, failed, or paused by somebody."""
+        self._changed_at = self._host.clock.monotonic()
+        self._before = self._fleet.traffic()
+        while True:
+            entry = self._patient(entry, self._newest)
+            rollout = entry.rollout
+            if rollout.state.is_final or rollout.state is State.PAUSED:
+                return rollout
+            views = self._fleet.look(views_wanted(rollout))
+            waited_s = self._host.clock.monotonic() - self._changed_at
+            decision = decide(rollout, views, waited_s, self._ready_s_max, self._alarm())
+            if decision.rollout != rollout:
+                self._bake(rollout, decision.rollout)
+                entry = self._patient(entry, lambda was, now=decision.rollout: self._journal.replace(was, now))  # type: ignore[misc]
+                self._changed_at = self._host.clock.monotonic()
+                self._tell(rollout, entry.rollout)
+                continue
+            refused = [why for why in map(self._carry_out, decision.effects) if why]
+            if refused and rollout.state is State.RUNNING:
+                turned = rolled_back(rollout, refused[0])
+                entry = self._patient(entry, lambda was, now=turned: self._journal.replace(was, now))  # type: ignore[misc]
+                self._changed_at = self._host.clock.monotonic()
+                self._tell(rollout, entry.rollout)
+            self._host.clock.sleep(_LOOK_S)
+
+    def _newest(self, entry: Entry) -> Entry:
+        """The journal as it is now: another may have paused it, or taken it over."""
+        newer = self._journal.read(entry.rollout.id, entry.etag)
+        if newer is None:
+            return entry
+        if newer.rollout.epoch != entry.rollout.epoch:
+            raise Fenced(
+                f"{newer.rollout.driver or 'another'} drives {newer.rollout.id} now",
+                hint="nothing is broken: what it does is in the store",
+            )
+        return newer
+
+    def _patient(self, entry: Entry, ask: Callable[[Entry], Entry]) -> Entry:
+        """What the store answers; one that does not is waited for, while the fleet stays as it is."""
+        until = self._host.clock.monotonic() + _STORE_S_MAX
+        told = False
+        while True:
+            try:
+                return ask(entry)
+            except Conflict:
+                # Somebody wrote between our look and our write: look again.
+                return self._newest(entry)
+            except Unavailable as error:
+                if self._host.clock.monotonic() > until:
+                    raise
+                if not told:
+                    self._say(f"the store does not answer, it is waited for: {error.message}", entry.rollout)
+                    told = True
+                # The time does not count against a node that gets ready.
+                self._changed_at += 1.0
+                self._host.clock.sleep(1.0)
+
+    def _carry_out(self, effect: Effect) -> str:
+        """Why it will not do however often it is tried; empty where it was done, or may be at the next look."""
+        try:
+            match effect:
+                case Start(spec):
+                    self._fleet.start(spec)
+                case Drain(spec):
+                    self._fleet.drain(spec)
+        except BoxlinkError as error:
+            return "" if error.is_retryable else f"{effect.spec.node}: {error.message}"
+        return ""
+
+    def _alarm(self) -> str:
+        now = self._fleet.traffic()
+        if self._before is None or now is None:
+            return ""
+        return alarm_of(self._before, now)
+
+    def _bake(self, former: Rollout, rollout: Rollout) -> None:
+        """After a batch is done, before the next begins: does the proxy see anything?"""
+        if rollout.state is not State.RUNNING or rollout.batch() == former.batch() or self._baked == rollout.batch():
+            return
+        self._baked = rollout.batch()
+        until = self._host.clock.monotonic() + self._bake_s
+        while self._host.clock.monotonic() < until and not self._alarm():
+            self._host.clock.sleep(_LOOK_S)
+
+    def _tell(self, former: Rollout, rollout: Rollout) -> None:
+        if rollout.state is not former.state:
+            self._say(f"{rollout.state}{': ' + rollout.reason if rollout.reason else ''}", rollout)
+        for was, step in zip(former.steps, rollout.steps, strict=True):
+            if was.phase is not step.phase:
+                self._say(_step_text(step), rollout)
+
+
+def _step_text(step: Step) -> str:
+    match step.phase:
+        case Phase.STARTING:
+            return f"{step.new.node} is started, to take the place of {step.old.node}"
+        case Phase.DRAINING:
+            return f"{step.new.node} is ready; {step.old.node} drains"
+        case Phase.DONE:
+            return f"{step.old.node} has ended; {step.new.node} serves"
+        case Phase.UNDONE:
+            return f"{step.old.node} serves as before"
+        case Phase.WAITING:
+            return f"{step.old.node} waits for its turn"

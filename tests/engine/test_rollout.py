@@ -1,0 +1,385 @@
+"""Rolling upgrades over a fleet that a clock moves: new nodes that are slow, crash or never get ready; drivers that are
+killed at any step; a store that is away; two operators at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from synclib.clock import ManualClock, SeededEntropy
+from synclib.core.rollout import (
+    GONE,
+    NodeSpec,
+    Phase,
+    Rollout,
+    State,
+    Traffic,
+    View,
+    alarm_of,
+    batches,
+    parse_rollout,
+    rolled_back,
+)
+from synclib.engine.host import Host
+from synclib.engine.rollout import Driver, Entry, Journal, plan
+from synclib.errors import BoxlinkError, Conflict, Corrupt, Fenced, Missing, Unavailable
+from synclib.store.base import Body, Fetched
+from synclib.store.memory import MemoryStore
+
+READY_S = 60.0
+
+
+class Killed(BaseException):
+    """kill -9 of a driver."""
+
+
+class Away(MemoryStore):
+    """A store that does not answer between two moments, or ends its caller at a call."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.away = (0.0, 0.0)
+        self.calls_left: int | None = None
+
+    def _call(self) -> None:
+        if self.away[0] <= self.clock.monotonic() < self.away[1]:
+            raise Unavailable("nobody answers")
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            if self.calls_left < 0:
+                raise Killed
+
+    def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
+        self._call()
+        return super().get(key, size_max=size_max, if_none_match=if_none_match)
+
+    def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        self._call()
+        etag = super().put(key, body, if_absent=if_absent, if_match=if_match)
+        self._call()  # or right after it was applied
+        return etag
+
+
+@dataclass
+class Fake:
+    """A node of the model: when it began to be ready, and when it is gone."""
+
+    ready_at: float
+    gone_at: float = float("inf")
+
+
+@dataclass
+class ModelFleet:
+    """Nodes get ready ``ready_s`` after their start, and are gone ``drain_s`` after they were asked to."""
+
+    clock: ManualClock
+    ready_s: dict[str, float] = field(default_factory=dict)
+    drain_s: float = 5.0
+    nodes: dict[str, Fake] = field(default_factory=dict)
+    figures: Traffic = field(default_factory=lambda: Traffic(0, 0, 1.0))
+    starts: list[str] = field(default_factory=list)
+    refuses: str = ""
+    effects_left: int | None = None
+    fewest: int = 1 << 30
+
+    def serving(self) -> list[str]:
+        now = self.clock.monotonic()
+        return [name for name, node in self.nodes.items() if node.ready_at <= now and node.gone_at == float("inf")]
+
+    def there(self) -> list[str]:
+        now = self.clock.monotonic()
+        return sorted(name for name, node in self.nodes.items() if node.gone_at > now)
+
+    def look(self, specs: Sequence[NodeSpec]) -> dict[str, View]:
+        self.fewest = min(self.fewest, len(self.serving()))
+        serving = self.serving()
+        there = self.there()
+        return {
+            spec.node: View(spec.node in there, spec.node in serving, "it loads") if spec.node in there else GONE
+            for spec in specs
+        }
+
+    def _effect(self) -> None:
+        if self.effects_left is not None:
+            self.effects_left -= 1
+            if self.effects_left < 0:
+                raise Killed
+
+    def start(self, spec: NodeSpec) -> None:
+        self._effect()
+        if spec.node == self.refuses:
+            raise Missing("there is no such release")
+        if spec.node not in self.there():
+            self.starts.append(spec.node)
+            self.nodes[spec.node] = Fake(self.clock.monotonic() + self.ready_s.get(spec.node, 2.0))
+        self._effect()
+
+    def drain(self, spec: NodeSpec) -> None:
+        self._effect()
+        node = self.nodes[spec.node]
+        node.gone_at = min(node.gone_at, self.clock.monotonic() + self.drain_s)
+        self._effect()
+
+    def traffic(self) -> Traffic | None:
+        return self.figures
+
+
+class Rig:
+    """Three nodes that serve, and a store."""
+
+    def __init__(self, tmp_path: Path, count: int = 3) -> None:
+        self.clock = ManualClock()
+        self.store = Away(self.clock)
+        self.host = Host("operator", self.clock, SeededEntropy(1), tmp_path, tmp_path)
+        self.fleet = ModelFleet(self.clock)
+        self.olds = [NodeSpec(node=f"old-{number}", role="render") for number in range(count)]
+        for spec in self.olds:
+            self.fleet.start(spec)
+        self.clock.advance(100)
+        self.fleet.starts.clear()
+        self.journal = Journal(self.store, self.host)
+        self.said: list[str] = []
+
+    @staticmethod
+    def new_of(old: NodeSpec) -> NodeSpec:
+        return old.model_copy(update={"node": old.node.replace("old", "new"), "release": "render@2"})
+
+    def begin(self, size: int = 10) -> Entry:
+        return self.journal.create(plan(self.journal.next_id("render"), self.olds, self.new_of, size, ""))
+
+    def driver(self, node: str = "operator") -> Driver:
+        host = Host(node, self.clock, SeededEntropy(2), self.host.state, self.host.cache)
+        return Driver(
+            Journal(self.store, host),
+            self.fleet,
+            host,
+            lambda text, _: self.said.append(text),
+            ready_s_max=READY_S,
+            bake_s=5,
+        )
+
+    def run(self) -> Rollout:
+        return self.driver().run(self.begin())
+
+    def goes_on(self) -> Rollout:
+        """What the same command does again: begin, or go on with what is open."""
+        entry = self.journal.open_of("render")
+        if entry is None:
+            read = self.journal.read("render-000001") if list(self.store.list("upgrade/")) else None
+            return read.rollout if read is not None else self.run()
+        driver = self.driver()
+        return driver.run(driver.take(entry, state=State.RUNNING if entry.rollout.state is State.PAUSED else None))
+
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        news = [spec.node.replace("old", "new") for spec in self.olds]
+        return [spec.node for spec in self.olds], news
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_every_node_is_replaced_and_never_fewer_serve(rig: Rig) -> None:
+    assert rig.run().state is State.DONE
+    assert rig.fleet.there() == rig.names[1]
+    assert rig.fleet.fewest == 3
+    assert rig.fleet.starts == ["new-0", "new-1", "new-2"]
+
+
+def test_batches_are_one_then_a_tenth_then_as_many_as_asked() -> None:
+    assert list(batches(1, 10)) == [0]
+    assert list(batches(3, 10)) == [0, 1, 2]
+    assert list(batches(40, 10)) == [0] + [1] * 4 + [2] * 10 + [3] * 10 + [4] * 10 + [5] * 5
+    assert list(batches(5, 1)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("bad", ["new-0", "new-1", "new-2"])
+def test_one_that_never_gets_ready_takes_all_back(rig: Rig, bad: str) -> None:
+    rig.fleet.ready_s[bad] = float("inf")
+    done = rig.run()
+    assert done.state is State.ROLLED_BACK
+    assert done.reason == f"{bad} was not ready within 60 s: it loads"
+    assert rig.fleet.there() == rig.names[0]
+    assert rig.fleet.fewest == 3
+
+
+def test_a_slow_one_is_waited_for(rig: Rig) -> None:
+    rig.fleet.ready_s["new-1"] = READY_S - 5
+    assert rig.run().state is State.DONE
+    assert rig.fleet.fewest == 3
+
+
+def test_one_that_cannot_be_started_takes_all_back(rig: Rig) -> None:
+    rig.fleet.refuses = "new-1"
+    done = rig.run()
+    assert (done.state, done.reason) == (State.ROLLED_BACK, "new-1: there is no such release")
+    assert rig.fleet.there() == rig.names[0]
+
+
+def test_failures_at_the_proxy_take_all_back(rig: Rig) -> None:
+    real = rig.fleet.drain
+
+    def drain(spec: NodeSpec) -> None:
+        real(spec)
+        if spec.node == "old-0":
+            rig.fleet.figures = Traffic(1000, 400, 1.0)
+
+    rig.fleet.drain = drain  # type: ignore[method-assign]
+    done = rig.run()
+    assert (done.state, done.reason) == (State.ROLLED_BACK, "400 of 1000 requests failed at the proxy")
+    assert rig.fleet.there() == rig.names[0]
+
+
+def test_what_is_an_alarm() -> None:
+    before = Traffic(1000, 2, 20)
+    assert not alarm_of(before, Traffic(2000, 5, 30))
+    assert "98 of 1000 requests failed" in alarm_of(before, Traffic(2000, 100, 30))
+    assert "waits 2000 ms" in alarm_of(before, Traffic(2000, 2, 2000))
+
+
+def test_old_nodes_that_do_not_come_back_end_it_as_failed(rig: Rig) -> None:
+    rig.fleet.ready_s["new-1"] = float("inf")
+    rig.fleet.ready_s["old-0"] = float("inf")  # from now on: it serves since long
+    done = rig.run()
+    assert done.state is State.FAILED
+    assert "old-0 did not come back" in done.reason
+    assert "new-0" in rig.fleet.serving(), "what serves in its place stays"
+
+
+@pytest.mark.parametrize("bad", ["", "new-1"])
+@pytest.mark.parametrize("kind", ["store", "effect"])
+def test_a_driver_that_is_killed_anywhere_is_followed_by_another(tmp_path: Path, kind: str, bad: str) -> None:
+    """At every call of the store, before it and after it was applied, or at every effect; then the same command."""
+    for number in range(2000):
+        place = tmp_path / str(number)
+        place.mkdir()
+        rig = Rig(place)
+        if bad:
+            rig.fleet.ready_s[bad] = float("inf")
+        if kind == "store":
+            rig.store.calls_left = number
+        else:
+            rig.fleet.effects_left = number
+        try:
+            rig.run()
+        except Killed:
+            pass
+        else:
+            assert number > 6, "it was killed somewhere"
+            return
+        rig.store.calls_left = rig.fleet.effects_left = None
+        done = rig.goes_on()
+        assert done.state is (State.ROLLED_BACK if bad else State.DONE), number
+        assert rig.fleet.there() == rig.names[0 if bad else 1], number
+        assert rig.fleet.fewest == 3, number
+        assert bad or len(set(rig.fleet.starts)) == len(rig.fleet.starts), "nothing was started twice"
+    raise AssertionError("it takes more steps than that?")
+
+
+def test_a_store_that_is_away_for_a_while_stops_nothing(rig: Rig) -> None:
+    rig.store.away = (rig.clock.monotonic() + 3, rig.clock.monotonic() + 13)
+    assert rig.run().state is State.DONE
+    assert any("the store does not answer" in text for text in rig.said)
+    assert rig.fleet.there() == rig.names[1]
+
+
+def test_who_is_overtaken_ends(rig: Rig) -> None:
+    first = rig.begin()
+    second = rig.driver("another")
+    taken = second.take(first)
+    with pytest.raises(Fenced, match="another drives"):
+        rig.driver().run(first)
+    assert second.run(taken).state is State.DONE
+
+
+def test_two_who_begin_at_once(rig: Rig) -> None:
+    rollout = plan(rig.journal.next_id("render"), rig.olds, rig.new_of, 10, "")
+    rig.journal.create(rollout)
+    other = rollout.model_copy(update={"driver": "other"})
+    with pytest.raises(Conflict):
+        rig.journal.create(other)
+
+
+def test_paused_it_stands_still_and_goes_on(rig: Rig) -> None:
+    entry = rig.begin()
+    real = rig.fleet.drain
+
+    def drain(spec: NodeSpec) -> None:
+        real(spec)
+        read = rig.journal.read(entry.rollout.id)
+        if spec.node == "old-0" and read is not None and read.rollout.state is State.RUNNING:
+            rig.journal.replace(read, read.rollout.model_copy(update={"state": State.PAUSED}))
+
+    rig.fleet.drain = drain  # type: ignore[method-assign]
+    assert rig.driver().run(entry).state is State.PAUSED
+    assert rig.fleet.starts == ["new-0"]
+    rig.fleet.drain = real  # type: ignore[method-assign]
+    assert rig.goes_on().state is State.DONE
+    assert rig.fleet.there() == rig.names[1]
+
+
+def test_aborted_in_the_middle_all_is_as_before(rig: Rig) -> None:
+    rig.fleet.ready_s["new-1"] = 50.0
+    entry = rig.begin()
+    rig.fleet.effects_left = 5
+    with pytest.raises(Killed):
+        rig.driver().run(entry)
+    rig.fleet.effects_left = None
+    opened = rig.journal.open_of("render")
+    assert opened is not None
+    driver = rig.driver()
+    done = driver.run(driver.take(opened, state=State.ROLLING_BACK, reason="an operator said so"))
+    assert (done.state, done.reason) == (State.ROLLED_BACK, "an operator said so")
+    assert rig.fleet.there() == rig.names[0]
+    assert rig.fleet.fewest == 3
+    assert rig.journal.open_of("render") is None
+
+
+def test_a_rollout_at_its_end_does_not_turn_round(rig: Rig) -> None:
+    done = rig.run()
+    assert rolled_back(done, "too late") == done
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        b"",
+        b"{",
+        b'{"v":1}',
+        b'{"v":1,"id":"x","role":"r","steps":[],"at":""}',
+        b'{"v":1,"id":"x","role":"r","steps":[{"old":{},"new":{},"batch":0}],"at":""}',
+    ],
+)
+def test_what_is_no_journal_is_refused_by_name(rig: Rig, change: bytes) -> None:
+    with pytest.raises(Corrupt) as caught:
+        parse_rollout(change, "upgrade/render-000001")
+    assert caught.value.key == "upgrade/render-000001"
+    rig.store.put("upgrade/render-000001", change)
+    with pytest.raises(BoxlinkError):
+        rig.journal.open_of("render")
+
+
+def test_nothing_to_replace_is_said(rig: Rig) -> None:
+    with pytest.raises(Missing, match="no node of that role"):
+        plan("render-000001", [], rig.new_of, 10, "")
+
+
+def test_phases_are_journaled_before_they_are_carried_out(rig: Rig) -> None:
+    entry = rig.begin()
+    real = rig.fleet.start
+
+    def start(spec: NodeSpec) -> None:
+        read = rig.journal.read(entry.rollout.id)
+        assert read is not None
+        (step,) = (step for step in read.rollout.steps if step.new.node == spec.node)
+        assert step.phase is Phase.STARTING
+        real(spec)
+
+    rig.fleet.start = start  # type: ignore[method-assign]
+    assert rig.driver().run(entry).state is State.DONE
