@@ -28,6 +28,16 @@ class Metrics:
     def answer(self, status: int) -> None:
         self._answers.labels(str(status)).inc()
 
+    def answers(self) -> tuple[int, int]:
+        """How many there were, and how many of those said 5xx."""
+        counts = {
+            sample.labels["status"]: int(sample.value)
+            for family in self._answers.collect()
+            for sample in family.samples
+            if sample.name.endswith("_total")
+        }
+        return sum(counts.values()), sum(count for status, count in counts.items() if status.startswith("5"))
+
     def tile(self, source: str) -> None:
         self._tiles.labels(source).inc()
 

@@ -38,11 +38,20 @@ class Identity:
 class Registrar:
     """Keeps one registration; its thread runs from :meth:`start` to :meth:`drain`."""
 
-    def __init__(self, store: Store, identity: Identity, clock: Clock, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        store: Store,
+        identity: Identity,
+        clock: Clock,
+        log: FilteringBoundLogger,
+        answers: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        """``answers``: how many requests were answered so far, and how many of them with 5xx."""
         self._store = store
         self._identity = identity
         self._clock = clock
         self._log = log
+        self._answers = answers
         # Seconds since 1970, then counted up: a restarted server's first body differs from the last one's.
         self._renewed = clock.wall_ns() // 1_000_000_000
         self._seq = 0
@@ -90,6 +99,7 @@ class Registrar:
 
     def _put(self, state: Literal["active", "draining"]) -> None:
         self._renewed += 1
+        requests, errors = self._answers()
         registration = Registration(
             handles=list(HANDLES),
             cache=CACHE,
@@ -98,6 +108,8 @@ class Registrar:
             node=self._identity.node,
             release=self._identity.release,
             seq=self._seq,
+            requests=requests,
+            errors=errors,
             renewed=self._renewed,
         )
         self._body = registration.model_dump_json().encode()

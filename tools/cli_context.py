@@ -53,6 +53,15 @@ class Context:
         return check_node(name)
 
     @property
+    def role(self) -> str:
+        """What this node is for, and :attr:`release`, which programs it runs, as whoever started us said."""
+        return os.environ.get("BOXLINK_ROLE", "")[:128]
+
+    @property
+    def release(self) -> str:
+        return os.environ.get("BOXLINK_RELEASE", "")[:128]
+
+    @property
     def url(self) -> str:
         """The store's URL: ``--store``, else ``BOXLINK_STORE``, else ``store =`` in ``boxlink.toml``."""
         url = self.store_url or os.environ.get("BOXLINK_STORE")

@@ -40,6 +40,7 @@ class Plan:
     advertise_ip: str
     advertise_port: int | None  # None: the port that is listened on
     lease_s: float
+    release: str = ""
     # After "draining" is said, proxies get this long to see it, and requests must have stopped for quiet_s.
     grace_s: float = 5.0
     quiet_s: float = 1.0
@@ -142,9 +143,10 @@ class RenderDaemon:
         identity = Identity(
             proxy_key(self._plan.advertise_ip, self._plan.advertise_port or port),
             self._plan.node,
+            self._plan.release,
             lease_s=self._plan.lease_s,
         )
-        registrar = Registrar(self._store, identity, self._clock, self._log)
+        registrar = Registrar(self._store, identity, self._clock, self._log, self._metrics.answers)
         wall = self._walls.current
         assert wall is not None, "nothing listens before a wall is loaded"
         registrar.show_seq(wall.seq)

@@ -13,6 +13,7 @@ from synclib.errors import Corrupt, Invalid
 
 REGISTRATION_BYTES_MAX = 16 << 10
 CHANNEL_BYTES_MAX = 16 << 10
+NODE_STATUS_BYTES_MAX = 256 << 10
 CACHE_SECONDS_MAX = 10 * 365 * 86400
 
 
@@ -43,6 +44,8 @@ class Registration(BaseModel):
     node: str = Field(default="", max_length=128)
     release: str = Field(default="", max_length=128)
     seq: int = Field(default=0, ge=0)
+    requests: int = Field(default=0, ge=0)  # answered since its start, and those of them with 5xx
+    errors: int = Field(default=0, ge=0)
     renewed: int = Field(default=0, ge=0)  # rises with each renewal, so that the object's etag changes
 
     @property
@@ -54,16 +57,34 @@ class Registration(BaseModel):
 
 
 class NodeStatus(BaseModel):
-    """``node/<node>``: what a node says of itself."""
+    """``node/<node>``: what a node says of itself. By dataset: the seq that stands there, how and why so, what part of
+    it is here (0 to 1), what is wrong. ``reads`` and ``failed_reads``: of its mounts, since they were made."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     v: Literal[1] = 1
-    role: str = ""
-    release: str = ""
+    role: str = Field(default="", max_length=128)
+    release: str = Field(default="", max_length=160)
     seq: dict[str, int] = {}
     mode: dict[str, str] = {}
+    reason: dict[str, str] = {}
     hydrated: dict[str, float] = {}
     errors: dict[str, str] = {}
-    at: str
+    reads: int = Field(default=0, ge=0)
+    failed_reads: int = Field(default=0, ge=0)
+    disk_bytes: int = Field(default=0, ge=0)
+    disk_free_bytes: int = Field(default=0, ge=0)
+    every_s: float = Field(default=30, gt=0, le=3600)  # it is said again at least so often
+    at: str = Field(max_length=64)
+
+
+def parse_node_status(data: bytes, key: str) -> NodeStatus:
+    try:
+        return NodeStatus.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = f"a node's status: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise Corrupt(message, key=key) from error
 
 
 class Channel(BaseModel):

@@ -26,6 +26,7 @@ from synclib.engine.follow import Follower, Log
 from synclib.engine.host import Connect, Host
 from synclib.engine.lazy_place import Mounter
 from synclib.engine.logship import LogShipper
+from synclib.engine.report import Identity, Reporter
 from synclib.errors import BoxlinkError, Interrupted, Invalid
 from synclib.store.base import Store
 from synclib.store.meter import Meter
@@ -48,6 +49,7 @@ class Node:
         meter: Meter,
         mounter: Mounter | None = None,
         channels: Sequence[str] = (),
+        identity: Identity | None = None,
         *,
         is_lazy: bool = False,
     ) -> None:
@@ -66,6 +68,8 @@ class Node:
         self._log_error = ""
         self._data_error = ""
         self._present: list[str] = []
+        self._report_error = ""
+        self._reporter = Reporter(data, store, host, identity or Identity())
         self.shipper = LogShipper(
             data / names.LOG_DIRECTORY,
             data / names.STATE_DIRECTORY / "log.json",
@@ -105,6 +109,7 @@ class Node:
                     if name not in self._running and follower.is_due():
                         self._running[name] = pool.submit(follower.round)
                 self._ship(is_last=False)
+                self._report()
                 self._wait()
         finally:
             self._is_stopping = True
@@ -185,6 +190,17 @@ class Node:
                 observer.schedule(_Waker(self._wake), path)  # type: ignore[attr-defined]
             except OSError as error:
                 self._log.warning("no file events: the scan alone will notice", path=path, reason=str(error))
+
+    def _report(self) -> None:
+        """Say how this node does; a store that does not take it hears of it later."""
+        try:
+            self._reporter.round({name: follower.error for name, follower in self._followers.items()})
+            self._report_error = ""
+        except (BoxlinkError, OSError) as error:
+            told = disk_error(error) if isinstance(error, OSError) else error
+            if self._report_error != told.message:
+                self._report_error = told.message
+                self._log.warning("the fleet cannot be told how this node does", **told.as_dict())
 
     def _ship(self, *, is_last: bool) -> None:
         """Send logs; while the store does not answer they wait in their files."""

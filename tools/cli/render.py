@@ -84,5 +84,5 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s)
+    plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s, context.release)
     RenderDaemon(plan, listener, store, open_reader, SystemClock(), log, say, stop).run()

@@ -11,9 +11,31 @@ from tools.cli_context import Context, verb
 
 @click.command()
 @click.option("--metrics", is_flag=True, help="As Prometheus reads it: one scrape for all mounts.")
+@click.option("--fleet", is_flag=True, help="Every node, from what they wrote to the store.")
+@click.option("--check", is_flag=True, help="With --fleet: exit code 3 where anything is wrong.")
+@click.option("--watch", is_flag=True, help="With --fleet: again every few seconds.")
+@click.option(
+    "--lag-max",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="With --fleet: how many seqs a node may be behind its dataset's head.",
+)
 @verb
-def command(context: Context, metrics: bool) -> None:
-    """Say which datasets are mounted on this machine, and how they do. The mounts themselves are not touched."""
+def command(context: Context, metrics: bool, fleet: bool, check: bool, watch: bool, lag_max: int) -> None:
+    """Say which datasets are mounted on this machine, and how they do. The mounts themselves are not touched.
+
+    \b
+    boxlink status
+    boxlink status --fleet --watch
+    boxlink status --fleet --check        for alarms: what is wrong, and exit code 3
+    """
+    if fleet:
+        from tools.fleet_status import show_fleet
+
+        show_fleet(context, lag_max, is_check=check, is_watch=watch)
+        return
     from tools.cli_engine import open_host, size_text
     from tools.hydration_text import hydration_text
     from tools.mount_control import ask

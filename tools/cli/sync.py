@@ -54,9 +54,11 @@ def command(
     from synclib.core.names import check_node
     from synclib.engine.mount import Background, Mode
     from synclib.engine.node import Node
+    from synclib.engine.report import Identity
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, open_host
     from tools.daemon_events import open_events
+    from tools.mount_report import mount_figures
     from tools.mounting import KeeperMounter, check_cache_size
 
     try:
@@ -74,7 +76,8 @@ def command(
     background = Background(rate, is_whole=not no_hydrate)
     way = None if mode is None else Mode(mode)
     mounter = None if connect is None else KeeperMounter(host, connect, background, cache_size, way)
-    node = Node(data, store, connect, host, log, poll_s, context.meter, mounter, channels, is_lazy=lazy)
+    identity = Identity(context.role, context.release, lambda: mount_figures(host.state, data))
+    node = Node(data, store, connect, host, log, poll_s, context.meter, mounter, channels, identity, is_lazy=lazy)
     if once:
         errors = node.run_once()
         shown = {name: error.as_dict() for name, error in errors.items()}

@@ -1,0 +1,53 @@
+"""What a fleet looks like from the store: its nodes, what they serve, how far behind they are, what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from synclib.core.registration import NodeStatus, Registration
+
+_SILENT = 3.0  # intervals
+_DISK_FREE_MIN = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A node as it is found in the store. ``age_s``: since it said something, by this machine's clock."""
+
+    node: str
+    status: NodeStatus | None
+    age_s: float = 0.0
+    registrations: Mapping[str, Registration] = field(default_factory=dict)
+    last_line: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``lag``: by dataset, how many seqs it is behind where it should be."""
+
+    seen: Seen
+    lag: Mapping[str, int]
+    alarms: Sequence[str]
+
+
+def row_of(seen: Seen, wanted: Mapping[str, int], lag_max: int) -> Row:
+    """``wanted``: the seq of each dataset's head. Further behind than ``lag_max`` is an alarm."""
+    status = seen.status
+    if status is None:
+        return Row(seen, {}, ["it is registered, and never said how it does"])
+    lag = {name: max(0, wanted[name] - seq) for name, seq in status.seq.items() if name in wanted}
+    alarms = [f"{name}: {text}" for name, text in status.errors.items()]
+    if seen.age_s > _SILENT * status.every_s:
+        alarms.append(f"it has said nothing for {seen.age_s:.0f} s")
+    alarms += [f"{name} is {behind} seqs behind" for name, behind in lag.items() if behind > lag_max]
+    if status.failed_reads:
+        alarms.append(f"{status.failed_reads} of {status.reads} reads of its mounts failed")
+    if status.disk_bytes and status.disk_free_bytes < status.disk_bytes * _DISK_FREE_MIN:
+        alarms.append(f"its disk has {100 * status.disk_free_bytes / status.disk_bytes:.1f} % left")
+    alarms += [
+        f"{key}: {found.errors} of {found.requests} requests ended in an error"
+        for key, found in seen.registrations.items()
+        if found.errors > max(3, found.requests // 100)
+    ]
+    return Row(seen, lag, alarms)

@@ -1,0 +1,118 @@
+"""Reading what nodes wrote into the store: their status, registrations and logs."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from datetime import datetime
+from itertools import islice
+
+from synclib.clock import Clock
+from synclib.core.fleet import Row, Seen, row_of
+from synclib.core.names import check_node, dataset_root, log_prefix, node_prefix
+from synclib.core.registration import (
+    NODE_STATUS_BYTES_MAX,
+    REGISTRATION_BYTES_MAX,
+    NodeStatus,
+    Registration,
+    parse_node_status,
+    parse_registration,
+)
+from synclib.engine.logship import read_segment
+from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
+from synclib.lazy.dataset import Dataset
+from synclib.store.base import Store
+
+NODES_MAX = 10_000
+_LINE_MAX = 200
+
+
+def fleet_rows(store: Store, clock: Clock, lag_max: int, *, with_logs: bool) -> tuple[list[Row], list[str]]:
+    """A row for each node, by name, and what in the store could not be read."""
+    problems: list[str] = []
+    statuses = _statuses(store, problems)
+    served = _registrations(store, problems)
+    names = sorted(statuses.keys() | served.keys())
+    heads = _heads(store, {name for status in statuses.values() for name in status.seq}, problems)
+    rows = []
+    for name in names:
+        status = statuses.get(name)
+        age_s = 0.0 if status is None else max(0.0, clock.wall_ns() / 1e9 - _seconds(status.at))
+        line = last_line(store, name) if with_logs else ""
+        rows.append(row_of(Seen(name, status, age_s, served.get(name, {}), line), heads, lag_max))
+    return rows, problems
+
+
+def _statuses(store: Store, problems: list[str]) -> dict[str, NodeStatus]:
+    found: dict[str, NodeStatus] = {}
+    for info in islice(store.list(node_prefix()), NODES_MAX):
+        try:
+            name = check_node(info.key.removeprefix(node_prefix()))
+            fetched = store.get(info.key, size_max=NODE_STATUS_BYTES_MAX)
+            assert fetched is not None
+            found[name] = parse_node_status(fetched.data, info.key)
+            _seconds(found[name].at)
+        except Missing:
+            continue
+        except (Corrupt, Invalid, ValueError) as error:
+            found.pop(info.key.removeprefix(node_prefix()), None)
+            problems.append(f"{info.key}: {error}")
+    return found
+
+
+def _registrations(store: Store, problems: list[str]) -> dict[str, dict[str, Registration]]:
+    found: dict[str, dict[str, Registration]] = defaultdict(dict)
+    for info in islice(store.list("proxy/"), NODES_MAX):
+        try:
+            fetched = store.get(info.key, size_max=REGISTRATION_BYTES_MAX)
+            assert fetched is not None
+            registration = parse_registration(fetched.data)
+        except Missing:
+            continue
+        except Corrupt as error:
+            problems.append(f"{info.key}: {error.message}")
+            continue
+        found[registration.node or info.key][info.key] = registration
+    return found
+
+
+def _heads(store: Store, names: set[str], problems: list[str]) -> dict[str, int]:
+    heads: dict[str, int] = {}
+    for name in sorted(names):
+        try:
+            heads[name] = Dataset(store, dataset_root(name)).read_head().manifest.seq
+        except BoxlinkError as error:
+            problems.append(f"{name}: {error.message}")
+    return heads
+
+
+def last_line(store: Store, node: str) -> str:
+    """The last whole line that a node sent up; empty where there is none that reads."""
+    try:
+        infos = list(store.list(log_prefix(node)))
+        if not infos:
+            return ""
+        # The newest of each file; which of the files was written last nothing but their lines could say.
+        newest = {info.key.rpartition("/")[0]: info.key for info in infos}
+        lines = [_last_of(store, key) for key in newest.values()]
+        return max(lines, key=_said_at, default="")[:_LINE_MAX]
+    except BoxlinkError:
+        return ""
+
+
+def _last_of(store: Store, key: str) -> str:
+    lines = read_segment(store, key).decode("utf-8", "replace").splitlines()
+    return lines[-1] if lines else ""
+
+
+def _said_at(line: str) -> str:
+    """Lines of JSON with a field ``at`` in the order of their time; others before them."""
+    try:
+        return str(json.loads(line)["at"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _seconds(text: str) -> float:
+    """Seconds since 1970 of an RFC 3339 time."""
+    return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,94 @@
+"""What a node says of itself in the store, so that a fleet can be looked at from anywhere: ``node/<node>``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synclib.clock import now_text
+from synclib.core.markers import Down
+from synclib.core.names import node_key
+from synclib.core.registration import NodeStatus
+from synclib.disk.markers import Markers
+from synclib.engine.host import Host
+from synclib.errors import BoxlinkError, Invalid
+from synclib.store.base import Store
+
+EVERY_S = 30.0
+_CHANGED_S = 2.0
+_TEXT_MAX = 300
+
+
+@dataclass(frozen=True, slots=True)
+class MountFigures:
+    """Of one mount: what part of its dataset is here, reads since it was made, and those that failed."""
+
+    hydrated: float
+    reads: int = 0
+    failed_reads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a node is, as whoever started it said. ``mounts``: how its mounts do, by dataset."""
+
+    role: str = ""
+    release: str = ""
+    mounts: Callable[[], Mapping[str, MountFigures]] = field(default=dict)
+
+
+class Reporter:
+    """Says it every half minute, and soon after something changed."""
+
+    def __init__(self, data: Path, store: Store, host: Host, identity: Identity) -> None:
+        self._data, self._store, self._host, self._identity = data, store, host, identity
+        self._said: NodeStatus | None = None
+        self._looked_at = self._said_at = float("-inf")
+
+    def round(self, datasets: Mapping[str, BoxlinkError | None]) -> None:
+        """``datasets``: those that the node knows, with what is wrong of each. Any BoxlinkError: it is said later."""
+        now = self._host.clock.monotonic()
+        if now - self._looked_at < _CHANGED_S:
+            return
+        self._looked_at = now
+        is_due = now - self._said_at >= EVERY_S
+        found = self._status(datasets, self._said if not is_due else None)
+        if not is_due and self._said is not None and _is_same(found, self._said):
+            return
+        self._store.put(node_key(self._host.node), found.model_dump_json().encode())
+        self._said, self._said_at = found, now
+
+    def _status(self, datasets: Mapping[str, BoxlinkError | None], former: NodeStatus | None) -> NodeStatus:
+        """``former``: whose figures are good enough, so that mounts are not asked each time."""
+        downs = {name: down for name in datasets if (down := self._down(name)) is not None}
+        mounts = self._identity.mounts() if former is None else {}
+        disk = shutil.disk_usage(self._data)
+        return NodeStatus(
+            role=self._identity.role,
+            release=self._identity.release,
+            seq={name: down.seq for name, down in downs.items()},
+            mode={name: down.mode for name, down in downs.items()},
+            reason={name: down.reason[:_TEXT_MAX] for name, down in downs.items() if down.reason},
+            hydrated=former.hydrated if former else {name: round(one.hydrated, 4) for name, one in mounts.items()},
+            errors={name: f"{error.kind}: {error.message}"[:_TEXT_MAX] for name, error in datasets.items() if error},
+            reads=former.reads if former else sum(one.reads for one in mounts.values()),
+            failed_reads=former.failed_reads if former else sum(one.failed_reads for one in mounts.values()),
+            disk_bytes=disk.total,
+            disk_free_bytes=disk.free,
+            every_s=EVERY_S,
+            at=now_text(self._host.clock),
+        )
+
+    def _down(self, name: str) -> Down | None:
+        try:
+            return Markers(self._data / name).down()
+        except (Invalid, OSError):
+            return None
+
+
+def _is_same(one: NodeStatus, other: NodeStatus) -> bool:
+    """But for what changes always."""
+    always = {"at": "", "disk_free_bytes": 0}
+    return one.model_copy(update=always) == other.model_copy(update=always)

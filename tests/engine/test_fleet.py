@@ -1,0 +1,159 @@
+"""What nodes say of themselves, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from synclib.clock import ManualClock, SeededEntropy, now_text
+from synclib.core import zstd
+from synclib.core.fleet import Seen, row_of
+from synclib.core.registration import NodeStatus, Registration, parse_node_status
+from synclib.engine.fleet import fleet_rows
+from synclib.engine.host import Host
+from synclib.engine.report import Identity, MountFigures, Reporter
+from synclib.errors import BoxlinkError, Corrupt, Unavailable
+from synclib.store.memory import MemoryStore
+from tests.kit import Kit
+
+DIGEST = "5" * 64
+
+
+class Rig:
+    def __init__(self, place: Path) -> None:
+        self.clock = ManualClock()
+        self.store = MemoryStore()
+        self.data = place / "data"
+        self.directory = self.data / "covers"
+        self.directory.mkdir(parents=True)
+        self.asked = 0
+        host = Host("n1", self.clock, SeededEntropy(1), place / "state", place / "cache")
+        self.reporter = Reporter(self.data, self.store, host, Identity("render", "r@2", self._mounts))
+        self.errors: dict[str, BoxlinkError | None] = {"covers": None}
+        self.down(3)
+
+    def _mounts(self) -> dict[str, MountFigures]:
+        self.asked += 1
+        return {"covers": MountFigures(0.5, 100, 0)}
+
+    def down(self, seq: int) -> None:
+        text = {"dataset": "covers", "seq": seq, "digest": DIGEST, "mode": "lazy", "reason": "why", "at": ""}
+        (self.directory / "synch.down").write_text(json.dumps(text))
+
+    def said(self) -> NodeStatus | None:
+        """What was put since the last look."""
+        self.reporter.round(self.errors)
+        keys = [info.key for info in self.store.list("node/")]
+        if not keys:
+            return None
+        fetched = self.store.get(keys[0], size_max=1 << 20)
+        assert fetched is not None
+        self.store.delete(keys[0])
+        return parse_node_status(fetched.data, keys[0])
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_a_node_says_how_it_does(rig: Rig) -> None:
+    said = rig.said()
+    assert said is not None
+    assert (said.role, said.release, said.seq, said.mode) == ("render", "r@2", {"covers": 3}, {"covers": "lazy"})
+    assert (said.reason, said.hydrated, said.reads) == ({"covers": "why"}, {"covers": 0.5}, 100)
+    assert 0 < said.disk_free_bytes <= said.disk_bytes
+
+
+def test_it_says_it_again_when_something_changes_and_each_half_minute(rig: Rig) -> None:
+    rig.said()
+    rig.clock.advance(5)
+    assert rig.said() is None
+    rig.down(4)
+    rig.clock.advance(5)
+    said = rig.said()
+    assert said is not None
+    assert said.seq == {"covers": 4}
+    assert rig.asked == 1, "mounts are asked each half minute"
+    rig.errors["covers"] = Unavailable("nobody answers")
+    rig.clock.advance(5)
+    said = rig.said()
+    assert said is not None
+    assert said.errors == {"covers": "unavailable: nobody answers"}
+    rig.clock.advance(31)
+    assert rig.said() is not None
+    assert rig.asked == 2
+
+
+def status(**fields: object) -> NodeStatus:
+    return NodeStatus.model_validate({"at": "2026-01-01T00:00:00Z", "seq": {"covers": 5}, **fields})
+
+
+@pytest.mark.parametrize(
+    ("seen", "alarm"),
+    [
+        (Seen("n", status()), ""),
+        (Seen("n", None), "never said how it does"),
+        (Seen("n", status(), age_s=89), ""),
+        (Seen("n", status(), age_s=91), "said nothing for 91 s"),
+        (Seen("n", status(seq={"covers": 2})), "covers is 3 seqs behind"),
+        (Seen("n", status(seq={"covers": 3})), ""),
+        (Seen("n", status(seq={"unknown": 3})), ""),
+        (Seen("n", status(errors={"covers": "full: no space"})), "covers: full: no space"),
+        (Seen("n", status(reads=9, failed_reads=1)), "1 of 9 reads"),
+        (Seen("n", status(disk_bytes=1000, disk_free_bytes=49)), "4.9 % left"),
+        (Seen("n", status(disk_bytes=1000, disk_free_bytes=50)), ""),
+        (Seen("n", status(), 0.0, {"proxy/a": Registration(handles=["/"], requests=1000, errors=11)}), "11 of 1000"),
+        (Seen("n", status(), 0.0, {"proxy/a": Registration(handles=["/"], requests=1000, errors=10)}), ""),
+    ],
+)
+def test_what_is_an_alarm(seen: Seen, alarm: str) -> None:
+    alarms = row_of(seen, {"covers": 5}, lag_max=2).alarms
+    assert len(alarms) == bool(alarm)
+    assert alarm in "".join(alarms)
+
+
+def test_a_fleet_is_read_from_the_store(tmp_path: Path) -> None:
+    kit = Kit(tmp_path)
+    for number in range(3):
+        kit.write({b"a": b"%d" % number})
+        kit.publish()
+    clock = ManualClock()
+    said = NodeStatus(role="render", seq={"covers": 2}, at=now_text(clock))
+    kit.store.put("node/n1", said.model_dump_json().encode())
+    kit.store.put("proxy/10.0.0.1.p80", Registration(handles=["/"], node="n1").model_dump_json().encode())
+    kit.store.put("proxy/10.0.0.2.p80", b"I handle '/tiles/*'. Cache for 365d")
+    older, newer = (json.dumps({"at": f"2026-01-0{day}", "event": "e"}) for day in (1, 2))
+    kit.store.put(f"log/n1/a.log/{0:020}", zstd.compress(f"{newer}\n".encode()))
+    kit.store.put(f"log/n1/b.log/{0:020}", zstd.compress(f"{older}\n".encode()))
+    clock.advance(7)
+    rows, problems = fleet_rows(kit.store, clock, 10, with_logs=True)
+    assert problems == []
+    by_name = {row.seen.node: row for row in rows}
+    assert set(by_name) == {"n1", "proxy/10.0.0.2.p80"}
+    row = by_name["n1"]
+    assert (row.lag, row.alarms, round(row.seen.age_s)) == ({"covers": 1}, [], 7)
+    assert row.seen.last_line == newer
+    assert list(row.seen.registrations) == ["proxy/10.0.0.1.p80"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b'{"v":1}', b'{"v":1,"at":"yesterday"}', b'{"v":1,"at":"","reads":-1}', b"\xff", b" " * (1 << 20)],
+)
+def test_what_is_no_status_is_a_problem_and_no_end(tmp_path: Path, data: bytes) -> None:
+    kit = Kit(tmp_path)
+    kit.store.put("node/bad", data)
+    kit.store.put("node/good", NodeStatus(at="2026-01-01T00:00:00Z").model_dump_json().encode())
+    rows, problems = fleet_rows(kit.store, ManualClock(), 10, with_logs=True)
+    assert [row.seen.node for row in rows] == ["good"]
+    assert len(problems) == 1
+    assert problems[0].startswith("node/bad: ")
+
+
+def test_a_status_names_its_key() -> None:
+    with pytest.raises(Corrupt) as caught:
+        parse_node_status(b"{}", "node/x")
+    assert caught.value.key == "node/x"

@@ -1,0 +1,83 @@
+"""`boxlink status --fleet`: a line for each node, and what is wrong."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from synclib.clock import SystemClock
+from synclib.core.fleet import Row
+from synclib.engine.fleet import fleet_rows
+from synclib.errors import Partial, Unavailable
+from synclib.store.base import Store
+from tools.cli_context import Context, shown
+from tools.cli_engine import size_text
+
+_WATCH_S = 5.0
+
+
+def show_fleet(context: Context, lag_max: int, *, is_check: bool, is_watch: bool) -> None:
+    """Once, or for ever. Partial with ``is_check`` where anything is wrong."""
+    store = context.open_store()
+    while is_watch:
+        try:
+            text, _ = _look(context, store, lag_max)
+        except Unavailable as error:
+            text = f"the store does not answer: {error.message}"
+        click.clear()
+        click.echo(shown(f"{time.strftime('%H:%M:%S')}\n{text}"))
+        time.sleep(_WATCH_S)
+    text, answer = _look(context, store, lag_max)
+    alarms = answer["alarms"]
+    assert isinstance(alarms, list)
+    if is_check and alarms:
+        if not context.is_json:
+            context.emit({}, text)
+        raise Partial(f"{len(alarms)} alarms, the first: {alarms[0]}", hint="boxlink status --fleet shows all")
+    context.emit(answer, text)
+
+
+def _look(context: Context, store: Store, lag_max: int) -> tuple[str, dict[str, object]]:
+    rows, problems = fleet_rows(store, SystemClock(), lag_max, with_logs=True)
+    alarms = [f"{row.seen.node}: {alarm}" for row in rows for alarm in row.alarms] + problems
+    lines = [_line(row) for row in rows] or ["no node has said anything"]
+    if alarms:
+        lines += ["", f"{len(alarms)} alarms:", *(f"  {alarm}" for alarm in alarms)]
+    return "\n".join(lines), {"nodes": [_object(row) for row in rows], "alarms": alarms}
+
+
+def _line(row: Row) -> str:
+    seen, status = row.seen, row.seen.status
+    words = [seen.node]
+    if status is not None:
+        words += [word for word in (status.role, status.release) if word]
+        for name, seq in status.seq.items():
+            text = f"{name} seq {seq}"
+            if row.lag.get(name):
+                text += f" ({row.lag[name]} behind)"
+            text += f" {status.mode.get(name, '')}"
+            if name in status.hydrated:
+                text += f" {100 * status.hydrated[name]:.0f} %"
+            if status.reason.get(name):
+                text += f" ({status.reason[name]})"
+            words.append(text)
+        words.append(f"{size_text(status.disk_free_bytes)} free")
+        words.append(f"{seen.age_s:.0f} s ago")
+    for key, found in seen.registrations.items():
+        words.append(f"{key} {found.state}: {found.requests} requests, {found.errors} errors")
+    text = ("! " if row.alarms else "  ") + ", ".join(words)
+    return text + (f"\n      {seen.last_line}" if seen.last_line else "")
+
+
+def _object(row: Row) -> dict[str, object]:
+    seen = row.seen
+    return {
+        "node": seen.node,
+        "status": None if seen.status is None else seen.status.model_dump(),
+        "age_s": round(seen.age_s, 1),
+        "registrations": {key: found.model_dump() for key, found in seen.registrations.items()},
+        "lag": dict(row.lag),
+        "alarms": list(row.alarms),
+        "last_line": seen.last_line,
+    }
