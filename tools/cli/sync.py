@@ -49,6 +49,7 @@ def command(
     from tools.cli_engine import connect_of, open_host
     from tools.daemon_events import open_events
     from tools.mounting import KeeperMounter, check_cache_size
+    from tools.notify import READY, notify
 
     try:
         (data / "log").mkdir(parents=True, exist_ok=True)
@@ -76,5 +77,6 @@ def command(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stop())
     log.info("started", data=str(data), store=context.url, node=context.node)
+    notify(READY)
     node.run()
     log.info("stopped", **context.with_costs({}))
