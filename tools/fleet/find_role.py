@@ -46,6 +46,13 @@ def find_role(name: str, release: Path | None) -> Role:
     raise Missing(f"there is no role {name}", hint=f"name a TOML file, one in ./roles, or one of: {known}")
 
 
+def role_file(name: str, release: Path | None) -> Path | None:
+    """The file of a role that is one, or is found in ``./roles``; None for one that a release or boxlink brings, which
+    is found again by its name wherever it is run."""
+    path = _candidates(name, release)[0]
+    return path if path.exists() else None
+
+
 def _candidates(name: str, release: Path | None) -> list[Path]:
     if name.endswith(".toml") or "/" in name:
         return [Path(name)]
