@@ -26,6 +26,7 @@ from synclib.core.names import proxy_key
 from synclib.errors import Unavailable
 from synclib.store.base import Store
 from tools.addresses import show_address
+from tools.notify import ALIVE, notify
 
 Say = Callable[..., None]  # say(event, **fields): one line for whoever started us
 
@@ -105,6 +106,7 @@ class RenderDaemon:
     def _follow(self, follower: Follower, until: Callable[[], bool]) -> None:
         while not self._stop.is_set:
             self._stop.wake.clear()
+            notify(ALIVE)
             follower.step()
             if until():
                 return

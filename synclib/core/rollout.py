@@ -47,13 +47,13 @@ class State(StrEnum):
 
 
 class NodeSpec(BaseModel):
-    """What is needed to start a node, the same each time. ``release``: NAME@SEQ, empty for the program that runs here;
+    """What is needed to start a node, the same each time. ``role``: its name, or the file it is in. ``release``: NAME@SEQ, empty for the program that runs here;
     ``pins``: datasets that stand at a seq; ``snapshot``: where it begins."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     node: str = Field(min_length=1, max_length=128)
-    role: str = Field(min_length=1, max_length=128)
+    role: str = Field(min_length=1, max_length=4096)
     release: str = Field(default="", max_length=160)
     pins: dict[str, int] = {}
     snapshot: str = Field(default="", max_length=64)

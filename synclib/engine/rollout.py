@@ -151,7 +151,7 @@ class Driver:
             rollout = entry.rollout
             if rollout.state.is_final or rollout.state is State.PAUSED:
                 return rollout
-            views = self._fleet.look(views_wanted(rollout))
+            views = self._look(rollout)
             waited_s = self._host.clock.monotonic() - self._changed_at
             decision = decide(rollout, views, waited_s, self._ready_s_max, self._alarm())
             if decision.rollout != rollout:
@@ -167,6 +167,22 @@ class Driver:
                 self._changed_at = self._host.clock.monotonic()
                 self._tell(rollout, entry.rollout)
             self._host.clock.sleep(_LOOK_S)
+
+    def _look(self, rollout: Rollout) -> dict[str, View]:
+        """What is seen of the nodes; who tells it may be away for a while."""
+        until = self._host.clock.monotonic() + _STORE_S_MAX
+        while True:
+            try:
+                return self._fleet.look(views_wanted(rollout))
+            except Unavailable:
+                if self._host.clock.monotonic() > until:
+                    raise
+                self._wait_for_store()
+
+    def _wait_for_store(self) -> None:
+        """The time does not count against a node that gets ready."""
+        self._changed_at += 1.0
+        self._host.clock.sleep(1.0)
 
     def _newest(self, entry: Entry) -> Entry:
         """The journal as it is now: another may have paused it, or taken it over."""
@@ -196,9 +212,7 @@ class Driver:
                 if not told:
                     self._say(f"the store does not answer, it is waited for: {error.message}", entry.rollout)
                     told = True
-                # The time does not count against a node that gets ready.
-                self._changed_at += 1.0
-                self._host.clock.sleep(1.0)
+                self._wait_for_store()
 
     def _carry_out(self, effect: Effect) -> str:
         """Why it will not do however often it is tried; empty where it was done, or may be at the next look."""

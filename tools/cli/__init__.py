@@ -27,7 +27,7 @@ _GROUPS = (
     ("Upkeep", ("verify", "compact", "gc", "repack", "doctor")),
     ("Node", ("sync", "mount", "umount", "remount", "cache", "status", "trace", "logs")),
     ("Servers", ("render", "proxy")),
-    ("Fleet", ("launch", "bootstrap", "up", "release", "channel", "upgrade", "snapshot")),
+    ("A node's life", ("up", "launch", "release", "bootstrap", "snapshot", "channel", "upgrade")),
 )
 
 

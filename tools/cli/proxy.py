@@ -16,6 +16,7 @@ import click
 
 from synclib.errors import Invalid
 from tools.cli_context import Context, verb
+from tools.notify import ALIVE, READY, notify, watchdog_s
 
 if TYPE_CHECKING:
     import structlog
@@ -97,14 +98,23 @@ async def _serve(
         f"listening on {_text(server.address)}"
         + ("" if server.admin_address is None else f", admin on {_text(server.admin_address)}"),
     )
+    notify(READY)
+    alive = asyncio.create_task(_say_alive())
     waits = [asyncio.create_task(event.wait()) for event in (stopped, server.crashed)]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
+    for wait in (*waits, alive):
         wait.cancel()
     await server.stop()
     if server.crash is not None:
         raise server.crash
     _tell(context, {"event": "stopped"}, "stopped")
+
+
+async def _say_alive() -> None:
+    """As often as systemd wants to hear it; that the loop comes round is what it is to know."""
+    while (pause_s := watchdog_s()) is not None:
+        notify(ALIVE)
+        await asyncio.sleep(pause_s)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -43,6 +43,7 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
     from tools import addresses
     from tools.cli_engine import open_host
     from tools.daemon_log import open_log
+    from tools.notify import READY, notify
     from tools.render_daemon import Plan, RenderDaemon, Stop
 
     check_dataset(dataset)
@@ -67,6 +68,7 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
 
     def say(event: str, **fields: object) -> None:
         if event == "ready":
+            notify(READY)
             fields |= cost_between((0, 0, 0), meter.mark())
         # Whoever started us may have stopped listening; serving goes on, and the log has it all.
         with contextlib.suppress(BrokenPipeError):

@@ -60,6 +60,7 @@ def command(
     from tools.daemon_events import open_events
     from tools.mount_report import mount_figures
     from tools.mounting import KeeperMounter, check_cache_size
+    from tools.notify import READY, notify
 
     try:
         (data / "log").mkdir(parents=True, exist_ok=True)
@@ -90,5 +91,6 @@ def command(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stop())
     log.info("started", data=str(data), store=context.url, node=context.node)
+    notify(READY)
     node.run()
     log.info("stopped", **context.with_costs({}))

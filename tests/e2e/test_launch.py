@@ -1,0 +1,220 @@
+"""`boxlink launch --local`: nodes that go on by themselves, are found again, and are not started twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import botocore.loaders
+import botocore.model
+import botocore.validate
+import pytest
+
+from synclib.clock import SeededEntropy, SystemClock
+from synclib.errors import Conflict, Unavailable
+from tests.e2e.boxlink_process import Machine, started
+from tests.e2e.test_up import is_running, until
+from tools.fleet import local_nodes
+from tools.fleet.local_nodes import Wish
+from tools.fleet.node_file import LocalNode
+from tools.fleet.one_up import holder
+
+ECHO = """
+role = "echo"
+[values]
+listen = "0.0.0.0:80"
+[[process]]
+name = "a"
+run = ["python3", "-u", "{script}", "{listen}"]
+"""
+SERVE = """
+import http.server, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+host, _, port = sys.argv[1].rpartition(":")
+http.server.ThreadingHTTPServer((host, int(port)), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    (tmp_path / "serve.py").write_text(SERVE)
+    (tmp_path / "echo.toml").write_text(ECHO.replace("{script}", str(tmp_path / "serve.py")))
+    machine = Machine(tmp_path)
+    machine.run("init")
+    try:
+        yield machine
+    finally:
+        for node in local_nodes.nodes(tmp_path / "nodes"):
+            local_nodes.stop(node, 10)
+
+
+def answers(node: LocalNode) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{node.ports['listen']}/", timeout=5):
+        return True
+    return False
+
+
+def launch(machine: Machine, *words: object) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = machine.json("launch", "echo.toml", "--local", "nodes", *words)["nodes"]
+    return found
+
+
+def command_lines() -> Iterator[bytes]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes().replace(b"\0", b" ")
+
+
+def nodes(machine: Machine) -> dict[str, LocalNode]:
+    return {node.node: node for node in local_nodes.nodes(machine.place / "nodes")}
+
+
+def test_several_each_with_its_own_place_and_port(machine: Machine) -> None:
+    first = launch(machine, "--count", "3")
+    assert [node["node"] for node in first] == ["echo-1", "echo-2", "echo-3"]
+    assert {node["is_new"] for node in first} == {True}
+    found = nodes(machine)
+    assert len({node.ports["listen"] for node in found.values()}) == 3
+    until(lambda: all(answers(node) for node in found.values()))
+    again = launch(machine, "--count", "3")
+    assert [(node["pid"], node["is_new"]) for node in again] == [(node["pid"], False) for node in first]
+    machine.json("launch", "echo.toml", "--local", "nodes", "--node", "echo-2", "--stop")
+    assert [local_nodes.is_alive(node) for node in nodes(machine).values()] == [True, False, True]
+    assert not answers(found["echo-2"])
+    # The same place and port as before.
+    (back,) = launch(machine, "--node", "echo-2")
+    assert (back["is_new"], back["ports"]) == (True, first[1]["ports"])
+    log = machine.place / "nodes/echo-2/data/log"
+    assert any(path.name.startswith("up-") for path in log.iterdir())
+    machine.json("launch", "echo.toml", "--local", "nodes", "--count", "3", "--stop")
+    assert not any(local_nodes.is_alive(node) for node in nodes(machine).values())
+
+
+@pytest.mark.parametrize("moment", ["node.json", "holder"])
+def test_a_launch_that_was_killed_is_gone_on_with(machine: Machine, moment: str) -> None:
+    """Killed when the node's file is there, and when its `up` is: the same command again makes one node of it."""
+    place = machine.place / "nodes/echo-1"
+
+    def has_come() -> bool:
+        return (place / "node.json").exists() if moment == "node.json" else holder(place / "data", "echo") is not None
+
+    with started(machine, "launch", "echo.toml", "--local", "nodes") as process:
+        until(lambda: has_come() or process.poll() is not None)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    (node,) = launch(machine)
+    until(lambda: answers(nodes(machine)["echo-1"]))
+    ups = [line for line in command_lines() if b" up " in line and f"{place}/data".encode() in line]
+    assert len(ups) == 1
+    assert is_running(int(str(node["pid"])))
+
+
+def test_a_pid_that_is_anothers_now_is_not_believed(machine: Machine) -> None:
+    launch(machine)
+    node = nodes(machine)["echo-1"]
+    assert local_nodes.stop(node, 30)
+    stranger = node.model_copy(update={"pid": os.getpid()})
+    assert not local_nodes.is_alive(stranger)
+    assert local_nodes.stop(stranger, 0)
+    local_nodes.remove(node)
+    assert not node.directory.exists()
+    assert nodes(machine) == {}
+
+
+def test_kill_9_of_up_leaves_nothing_and_the_node_starts_again(machine: Machine) -> None:
+    launch(machine)
+    node = nodes(machine)["echo-1"]
+    until(lambda: answers(node))
+    os.kill(node.pid, signal.SIGKILL)
+    until(lambda: not answers(node))
+    assert not local_nodes.is_alive(node)
+    (again,) = launch(machine)
+    assert again["is_new"]
+    until(lambda: answers(node))
+
+
+def test_in_one_process_as_an_upgrade_does(machine: Machine) -> None:
+    place = machine.place / "nodes"
+    environ = machine.environment
+    wish = Wish(str(machine.place / "echo.toml"))
+    node, is_new = local_nodes.start(place, "one", wish, environ, SystemClock(), SeededEntropy(1))
+    assert is_new
+    with pytest.raises(Conflict, match="values"):
+        local_nodes.start(
+            place, "one", Wish(wish.role, values={"listen": "127.0.0.1:1"}), environ, SystemClock(), SeededEntropy(1)
+        )
+    with pytest.raises(Conflict, match="runs"):
+        local_nodes.remove(node)
+    # An `up` that ignores SIGTERM for too long is killed, and its processes with it.
+    os.kill(node.pid, signal.SIGSTOP)
+    assert not local_nodes.stop(node, 0.1)
+    until(lambda: not answers(node))
+    assert not local_nodes.is_alive(node)
+
+
+def test_one_that_cannot_come_up_says_why(machine: Machine) -> None:
+    bad = machine.place / "bad.toml"
+    bad.write_text('role = "bad"\n[[process]]\nname = "a"\nrun = ["nosuch"]\n')
+    with pytest.raises(Unavailable, match="there is no program nosuch"):
+        local_nodes.start(
+            machine.place / "nodes", "bad", Wish(str(bad)), machine.environment, SystemClock(), SeededEntropy(1)
+        )
+    assert machine.json("launch", "nosuch", "--local", "nodes", code=10)["error"]["kind"] == "missing"
+
+
+def test_the_request_is_what_ec2_takes(machine: Machine) -> None:
+    """Against botocore's own model of RunInstances; the user-data is the bootstrap's."""
+    words = (
+        "--release",
+        "fleet@3",
+        "--image",
+        "ami-0123",
+        "--node",
+        "r1",
+        "--subnet",
+        "subnet-1",
+        "--subnet",
+        "subnet-2",
+    )
+    found = machine.json("launch", "render", *words, "--type", "m7g.large", "--type", "m6g.large", "--profile", "node",
+                         "--set", "dataset=covers", "--dry-run")  # fmt: skip
+    tries = found["requests"]["r1"]
+    assert [(each["InstanceType"], each["SubnetId"]) for each in tries] == [
+        ("m7g.large", "subnet-1"), ("m7g.large", "subnet-2"), ("m6g.large", "subnet-1"), ("m6g.large", "subnet-2"),
+    ]  # fmt: skip
+    model = botocore.model.ServiceModel(botocore.loaders.Loader().load_service_model("ec2", "service-2"))
+    for each in tries:
+        shape = model.operation_model("RunInstances").input_shape
+        report = botocore.validate.ParamValidator().validate(each, shape)
+        assert not report.has_errors(), report.generate_report()
+        assert each["MetadataOptions"]["HttpTokens"] == "required"
+    assert len({each["ClientToken"] for each in tries}) == 4
+    assert all(len(each["ClientToken"]) <= 64 for each in tries)
+    again = machine.json("launch", "render", *words, "--type", "m7g.large", "--type", "m6g.large", "--profile", "node",
+                         "--set", "dataset=covers", "--dry-run")  # fmt: skip
+    assert again["requests"] == found["requests"]
+    assert tomllib.loads(tries[0]["UserData"]) == {
+        "store": machine.store,
+        "role": "render",
+        "release": "fleet@3",
+        "run": ["boxlink", "up", "render", "--node", "r1", "--set", "dataset=covers"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--node", "a", "--count", "2"], "--count"),
+        (["--stop"], "--stop is for local nodes"),
+        (["--image", "ami-1"], "--type is needed"),
+        (["--image", "ami-1", "--type", "t", "--release", "r", "--set", "x=" + "y" * 17000, "--dry-run"], "user-data"),
+        (["--node", "../x", "--local", "nodes"], "no node name"),
+    ],
+)
+def test_refused(machine: Machine, words: list[str], says: str) -> None:
+    assert says in machine.json("launch", "render", *words, code=2)["error"]["message"]

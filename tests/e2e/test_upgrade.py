@@ -1,0 +1,192 @@
+"""Rolling upgrades of render nodes behind the real proxy, under a load that misses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_fleet import changed
+from tests.fleet import Fleet, Load, asks, drawn, until
+from tests.pictures import small_wall
+from tools.demo.program import boxlink_command
+from tools.fleet.local_nodes import nodes, stop
+
+ROLE = """
+role = "render"
+
+[values]
+listen = "127.0.0.1:0"
+extra = "-q"
+
+[[process]]
+name = "sync"
+run = ["boxlink", "sync", "--data", "{data}", "--poll", "0.5"]
+
+[[process]]
+name = "render"
+run = ["boxlink", "render", "--data", "{data}", "--dataset", "covers", "--listen", "{listen}", "--lease", "2", "{extra}"]
+"""
+
+
+class Rolled:
+    """A fleet whose render nodes are those of ``boxlink launch --local``."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.place = fleet.root / "nodes"
+        self.role = fleet.root / "render.toml"
+        self.role.write_text(ROLE)
+
+    def boxlink(self, *words: str, code: int = 0, seconds: float = 240) -> dict[str, Any]:
+        done = subprocess.run(
+            [*boxlink_command(), *words, "--json"],
+            env=self.environ, capture_output=True, text=True, timeout=seconds, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "BOXLINK_STORE": f"file://{self.fleet.store}",
+            "BOXLINK_CONFIG": str(self.fleet.root / "none.toml"),
+            "BOXLINK_NODE": "operator",
+            "XDG_STATE_HOME": str(self.fleet.root / "operator/state"),
+            "XDG_CACHE_HOME": str(self.fleet.root / "operator/cache"),
+        }
+
+    def launch(self, count: int) -> None:
+        for number in range(1, count + 1):
+            pin = self.place / f"render-{number}/data/covers/synch.active"
+            pin.parent.mkdir(parents=True)
+            pin.write_text("seq=1")
+        self.boxlink("launch", str(self.role), "--local", str(self.place), "--count", str(count))
+
+    def upgrade_words(self, admin: str, *words: str) -> list[str]:
+        return ["upgrade", "render", "--local", str(self.place), "--proxy", admin, "--bake", "1", *words]
+
+    def names(self) -> list[str]:
+        return [node.node for node in nodes(self.place)]
+
+    def close(self) -> None:
+        for node in nodes(self.place):
+            stop(node, 0)
+
+
+@pytest.fixture
+def rolled(fleet: Fleet) -> Iterator[Rolled]:
+    rolled = Rolled(fleet)
+    try:
+        yield rolled
+    finally:
+        rolled.close()
+
+
+def admin_of(proxy: Any) -> str:
+    return f"127.0.0.1:{proxy._admin}"
+
+
+def test_three_nodes_are_rolled_to_a_new_seq_without_a_lost_request(rolled: Rolled) -> None:
+    fleet = rolled.fleet
+    before, after = small_wall(40), changed(small_wall(40))
+    fleet.publish(before)
+    rolled.launch(3)
+    proxy = fleet.proxy()
+    until(lambda: list(proxy.states().values()) == ["active"] * 3, "all three are found")
+    fleet.publish(after)
+    wall = proxy.get("/wall.json").json()["wall"]
+    tiles = drawn(before)
+    with Load(proxy.port, asks(str(wall), tiles)) as load:
+        load.wait(500)
+        done = rolled.boxlink(*rolled.upgrade_words(admin_of(proxy), "--seq", "covers=2"))
+        load.wait(500)
+    assert (load.failures, load.wrong, load.cut) == ([], [], [])
+    assert done["state"] == "done"
+    assert rolled.names() == ["render-000001-1", "render-000001-2", "render-000001-3"], "the old ones are gone"
+    assert proxy.get("/wall.json").json()["seq"] == 2
+    again = rolled.boxlink(*rolled.upgrade_words(admin_of(proxy), "--seq", "covers=2"))
+    assert again["id"] is None, "every node is so already"
+
+
+def test_one_that_never_gets_ready_is_taken_back(rolled: Rolled) -> None:
+    fleet = rolled.fleet
+    fleet.publish(small_wall(10))
+    rolled.launch(2)
+    proxy = fleet.proxy()
+    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    words = rolled.upgrade_words(admin_of(proxy), "--seq", "covers=9", "--ready-within", "6")
+    failed = rolled.boxlink(*words, code=13)
+    assert "render-000001-1 was not ready within 6 s" in failed["error"]["message"]
+    assert rolled.names() == ["render-1", "render-2"]
+    assert sorted(fleet.registrations()) == sorted(f"proxy/{address.replace(':', '.p')}" for address in proxy.states())
+
+
+def test_an_operator_who_is_killed_is_followed_by_another(rolled: Rolled) -> None:
+    fleet = rolled.fleet
+    fleet.publish(small_wall(10))
+    rolled.launch(2)
+    proxy = fleet.proxy()
+    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    fleet.publish(changed(small_wall(10)))
+    wall = proxy.get("/wall.json").json()["wall"]
+    words = rolled.upgrade_words(admin_of(proxy), "--seq", "covers=2")
+    with Load(proxy.port, asks(str(wall), drawn(small_wall(10)))) as load:
+        for mark in ("is started", "is ready", "has ended"):
+            process = subprocess.Popen(
+                [*boxlink_command(), *words], env=rolled.environ, stderr=subprocess.PIPE, text=True
+            )
+            assert process.stderr is not None
+            with process.stderr as lines:
+                next((line for line in lines if mark in line), None)
+                process.kill()
+            process.wait()
+        done = rolled.boxlink(*words)
+    assert (load.failures, load.wrong, load.cut) == ([], [], [])
+    assert done["state"] == "done" or done["id"] is None
+    assert rolled.names() == ["render-000001-1", "render-000001-2"]
+
+
+def test_paused_and_aborted(rolled: Rolled) -> None:
+    fleet = rolled.fleet
+    fleet.publish(small_wall(10))
+    rolled.launch(2)
+    fleet.publish(changed(small_wall(10)))
+    until(lambda: len(fleet.registrations()) == 2, "both have registered")
+    words = ["upgrade", "render", "--local", str(rolled.place), "--bake", "0"]
+    rolled.boxlink(*words, "--abort", code=10)
+    process = subprocess.Popen(
+        [*boxlink_command(), *words, "--seq", "covers=2"], env=rolled.environ, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    with process.stderr as lines:
+        assert any("is started" in line for line in lines)
+        assert rolled.boxlink(*words, "--pause")["state"] == "paused"
+        lines.read()
+    assert process.wait(60) == 0
+    conflict = rolled.boxlink(*words, "--seq", "covers=1", code=13)
+    assert "is under way, to something else" in conflict["error"]["message"]
+    aborted = rolled.boxlink(*words, "--abort")
+    assert aborted["state"] == "rolled back"
+    assert rolled.names() == ["render-1", "render-2"]
+    until(lambda: len(fleet.registrations()) == 2, "both serve")
+
+
+def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]) -> None:
+    rolled.fleet.publish(small_wall(5))
+    words = ["upgrade", "render", "--local", str(rolled.place)]
+    assert "no node of that role" in rolled.boxlink(*words, "--seq", "covers=1", code=10)["error"]["message"]
+    assert "to what?" in rolled.boxlink(*words, code=2)["error"]["message"]
+    assert "no DATASET=SEQ" in rolled.boxlink(*words, "--seq", "covers", code=2)["error"]["message"]
+    rolled.launch(1)
+    planned = rolled.boxlink(*words, "--seq", "covers=2", "--dry-run")
+    assert [step["new"]["node"] for step in planned["steps"]] == ["render-000001-1"]
+    time.sleep(0)
+    assert rolled.names() == ["render-1"]

@@ -1,0 +1,201 @@
+"""Start nodes of a role: on this machine, or on EC2."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tools.cli_context import Context, verb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tools.fleet.local_nodes import Wish
+    from tools.fleet.node_file import LocalNode
+
+
+@click.command()
+@click.argument("role")
+@click.option("--local", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Here, below DIR.")
+@click.option("--release", default="", metavar="NAME[@SEQ]", help="A release of the store; else what runs now.")
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the role. Repeatable.")
+@click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="So many: ROLE-1, ROLE-2, …")
+@click.option("--node", "name", metavar="NAME", help="The name of the one node.")
+@click.option("--stop", is_flag=True, help="Let these local nodes drain and end instead.")
+@click.option("--trust", multiple=True, type=click.Path(path_type=Path), help="A public key of releases. Repeatable.")
+@click.option("--allow-unsigned", is_flag=True, help="Take a release that nobody has signed.")
+@click.option("--image", metavar="AMI", help="EC2: a machine image whose first boot runs the bootstrap.")
+@click.option("--type", "types", multiple=True, metavar="TYPE", help="EC2: in order of preference. Repeatable.")
+@click.option("--subnet", "subnets", multiple=True, metavar="ID", help="EC2: in order of preference. Repeatable.")
+@click.option("--security-group", "groups", multiple=True, metavar="ID", help="EC2. Repeatable.")
+@click.option("--profile", default="", metavar="NAME", help="EC2: the instance profile, which may read the store.")
+@click.option("--dry-run", is_flag=True, help="Say what would be started, or asked of EC2; start nothing.")
+@verb
+def command(
+    context: Context,
+    role: str,
+    local: Path | None,
+    release: str,
+    values: tuple[str, ...],
+    count: int,
+    name: str | None,
+    stop: bool,
+    trust: tuple[Path, ...],
+    allow_unsigned: bool,
+    image: str | None,
+    types: tuple[str, ...],
+    subnets: tuple[str, ...],
+    groups: tuple[str, ...],
+    profile: str,
+    dry_run: bool,
+) -> None:
+    """Start nodes of ROLE: with --local on this machine, each in a directory of its own; else on EC2.
+
+    \b
+    boxlink launch render --local ./nodes --count 3
+    boxlink launch render --local ./nodes --count 3 --stop
+    boxlink launch render --release fleet --image ami-0abc --type m7g.large --type m6g.large --dry-run
+
+    A local node that is up already is left as it is. Its boxlink up goes on by itself.
+    """
+    from synclib.core.names import check_node
+    from synclib.errors import Invalid
+    from tools.fleet.find_role import parse_values
+
+    if name is not None and count > 1:
+        raise Invalid("--node names one node, --count makes several", hint="leave one of them out")
+    set_values = parse_values(values)
+    stem = Path(role).stem
+    if local is None:
+        if stop:
+            raise Invalid("--stop is for local nodes", hint="name their directory with --local")
+        names = [check_node(name)] if name is not None else _new_names(stem, count)
+        machine = (image, types, subnets, groups, profile)
+        _launch_instances(context, names, stem, release, set_values, machine, is_dry_run=dry_run)
+        return
+    names = [check_node(name)] if name is not None else [f"{stem}-{number + 1}" for number in range(count)]
+    if stop:
+        _stop(context, local, names)
+        return
+    _launch_local(context, local, names, role, release, set_values, trust, allow_unsigned, is_dry_run=dry_run)
+
+
+def _launch_local(
+    context: Context,
+    local: Path,
+    names: list[str],
+    role: str,
+    release: str,
+    values: Mapping[str, str],
+    trust: tuple[Path, ...],
+    allow_unsigned: bool,
+    *,
+    is_dry_run: bool,
+) -> None:
+    from synclib.clock import SystemClock, SystemEntropy
+    from tools.fleet.find_role import find_role
+    from tools.fleet.local_nodes import Wish, start
+
+    if is_dry_run:
+        find_role(role, None)
+        context.emit({"nodes": [{"node": name} for name in names]}, "\n".join(f"would start {name}" for name in names))
+        return
+    wish = _with_release(context, local, Wish(role, values=values), release, trust, allow_unsigned)
+    environ = {**os.environ, "BOXLINK_STORE": context.url}
+    config = os.environ.get("BOXLINK_CONFIG", "boxlink.toml")
+    if os.path.exists(config):
+        environ["BOXLINK_CONFIG"] = os.path.abspath(config)
+    told = []
+    for name in names:
+        node, is_new = start(local, name, wish, environ, SystemClock(), SystemEntropy())
+        told.append({**_fields(node), "is_new": is_new})
+        context.note(f"boxlink: {node.node} {'started' if is_new else 'is up already'}")
+    lines = [f"{node['node']}: {', '.join(f'{key} {port}' for key, port in node['ports'].items())}" for node in told]  # type: ignore[attr-defined]
+    context.emit({"nodes": told}, "\n".join(lines))
+
+
+def _with_release(
+    context: Context, local: Path, wish: Wish, release: str, trust: tuple[Path, ...], allow_unsigned: bool
+) -> Wish:
+    """The wish with the release's directory, once it stands there."""
+    if release:
+        from synclib.errors import Unsupported
+
+        raise Unsupported("releases cannot be launched yet", hint="leave --release out")
+    return wish
+
+
+def _stop(context: Context, local: Path, names: list[str]) -> None:
+    import click
+
+    from synclib.errors import Missing, Partial
+    from tools.fleet.local_nodes import nodes, stop
+
+    known = {node.node: node for node in nodes(local)}
+    if unknown := [name for name in names if name not in known]:
+        raise Missing(f"there is no node {unknown[0]}", path=str(local), hint="see the directory's names")
+    told = {name: stop(known[name], _STOP_S) for name in reversed(names)}
+    context.emit({"nodes": [{"node": name, "drained": drained} for name, drained in told.items()]}, "stopped")
+    if not all(told.values()):
+        raise click.exceptions.Exit(Partial.exit_code)
+
+
+# Longer than the built-in roles take.
+_STOP_S = 150.0
+
+
+def _fields(node: LocalNode) -> dict[str, object]:
+    return {**node.model_dump(mode="json"), "directory": str(node.directory)}
+
+
+def _new_names(stem: str, count: int) -> list[str]:
+    from synclib.clock import SystemClock, SystemEntropy, ulid_bytes, ulid_text
+
+    clock, entropy = SystemClock(), SystemEntropy()
+    return [f"{stem}-{ulid_text(ulid_bytes(clock, entropy)).lower()}" for _ in range(count)]
+
+
+def _launch_instances(
+    context: Context,
+    names: list[str],
+    role: str,
+    release: str,
+    values: Mapping[str, str],
+    machine: tuple[str | None, tuple[str, ...], tuple[str, ...], tuple[str, ...], str],
+    *,
+    is_dry_run: bool,
+) -> None:
+    import json
+
+    from synclib.errors import Invalid
+    from tools.fleet.instance_request import Machine, Start, requests
+
+    image, types, subnets, groups, profile = machine
+    for option, given in (("--image", image), ("--type", types), ("--release", release)):
+        if not given:
+            raise Invalid(f"{option} is needed for EC2", hint="or start it on this machine: --local DIR")
+    assert image is not None
+    kind = Machine(image, types, subnets, groups, profile)
+    plans = {name: requests(kind, Start(name, role, context.url, release, values=values)) for name in names}
+    if is_dry_run:
+        context.emit({"requests": plans}, json.dumps([tries[0] for tries in plans.values()], indent=1))
+        return
+    told = [{"node": name, "instance": _run_instance(context, tries)} for name, tries in plans.items()]
+    context.emit({"nodes": told}, "\n".join(f"{node['node']}: {node['instance']}" for node in told))
+
+
+def _run_instance(context: Context, tries: list[dict[str, object]]) -> str:
+    """The id of the instance of the first of these requests that there is room for."""
+    import importlib
+
+    from synclib.errors import Unsupported
+
+    try:
+        ec2 = importlib.import_module("tools.fleet.ec2_instances")
+    except ImportError as error:
+        raise Unsupported("this boxlink starts no instances", hint="--dry-run prints the request") from error
+    found: str = ec2.run_instance(ec2.client(context.s3_settings()), tries)
+    return found

@@ -1,0 +1,95 @@
+"""Run the processes of a role."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tools.cli_context import Context, node_option, verb
+
+if TYPE_CHECKING:
+    from tools.fleet.find_role import Place
+    from tools.fleet.supervisor import Planned
+
+
+@click.command()
+@click.argument("role")
+@click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, metavar="DIR")
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the role. Repeatable.")
+@click.option("--release", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Run its programs.")
+@click.option("--systemd", type=click.Path(path_type=Path), metavar="DIR", help="Write units into DIR; run nothing.")
+@node_option
+@verb
+def command(
+    context: Context,
+    role: str,
+    data: Path,
+    values: tuple[str, ...],
+    release: Path | None,
+    systemd: Path | None,
+) -> None:
+    """Run the processes of ROLE, a TOML file or a name: render, proxy, or one in ./roles.
+
+    \b
+    boxlink up render --set dataset=covers
+    boxlink up render --systemd /etc/systemd/system
+
+    One that ends is started again, after 0.5 to 30 seconds. Their lines are shown, and written to DIR/log, which sync
+    sends up. SIGTERM and Ctrl-C stop the last one first, each in the time that its role gives it; a second Ctrl-C kills
+    them. Exit code 3: one did not end in its time and was killed. --json: one object a line for each event.
+    """
+    import os
+
+    from synclib.errors import Invalid
+    from tools.fleet.find_role import Place, environment_of, find_role, parse_values, processes_of
+    from tools.fleet.programs import command_of
+    from tools.fleet.supervisor import Planned
+    from tools.notify import SOCKET
+
+    if release is not None and not release.is_dir():
+        raise Invalid(
+            "there is no such release", path=str(release), hint="boxlink release ls names those that are here"
+        )
+    place = Place(data.resolve(), context.node, None if release is None else release.resolve())
+    found = find_role(role, place.release)
+    environ = {
+        name: value for name, value in os.environ.items() if name not in (SOCKET, "WATCHDOG_USEC", "WATCHDOG_PID")
+    }
+    if context.store_url:
+        environ["BOXLINK_STORE"] = context.store_url
+    environ.setdefault("BOXLINK_ROLE", found.role)
+    processes = processes_of(found, place, parse_values(values))
+    if systemd is not None:
+        from tools.fleet.units import write_units
+
+        paths = write_units(systemd, found.role, processes, place, environ.get("BOXLINK_STORE", ""))
+        context.emit({"role": found.role, "units": [str(path) for path in paths]}, "\n".join(map(str, paths)))
+        return
+    planned = []
+    for process in processes:
+        environment = environment_of(place, environ, process)
+        planned.append(Planned(process.name, command_of(process, place, environment), environment, process.stop_s))
+    _run(context, found.role, planned, place)
+
+
+def _run(context: Context, role: str, planned: list[Planned], place: Place) -> None:
+    from synclib.clock import SystemClock
+    from synclib.core.names import LOG_DIRECTORY
+    from synclib.errors import Partial
+    from tools.fleet.console import Console
+    from tools.fleet.one_up import hold
+    from tools.fleet.supervisor import Supervisor
+
+    hold(place.data, role)
+    console = Console(context, role, [process.name for process in planned], place.data / LOG_DIRECTORY)
+    console.event("up", role=role, node=place.node, data=str(place.data), release=str(place.release or ""))
+    supervisor = Supervisor(planned, console, SystemClock())
+    supervisor.run()
+    console.event("down", role=role)
+    if supervisor.killed:
+        raise Partial(
+            f"killed, for they did not end in their time: {', '.join(supervisor.killed)}",
+            hint="a larger stop_s in the role",
+        )

@@ -1,0 +1,241 @@
+"""Roll a fleet to a release or a seq."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tools.cli_context import Context, node_option, verb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from synclib.core.rollout import NodeSpec, Rollout, State
+    from synclib.engine.rollout import Entry, Journal
+    from tools.fleet.local_fleet import LocalFleet
+
+
+@click.command()
+@click.argument("role")
+@click.option(
+    "--local",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Where its nodes are.",
+)
+@click.option("--release", metavar="NAME[@SEQ]", help="To this release.")
+@click.option("--seq", metavar="DATASET=SEQ", help="To this seq of a dataset.")
+@click.option("--proxy", "proxy_address", metavar="HOST:PORT", help="Its admin address: it is watched.")
+@click.option("--batch", type=click.IntRange(1, 1000), default=10, show_default=True, help="So many at a time at most.")
+@click.option(
+    "--ready-within", type=click.FloatRange(1, 86400), default=120.0, show_default=True, metavar="S",
+    help="How long a new node may take to be ready.",
+)  # fmt: skip
+@click.option(
+    "--bake", type=click.FloatRange(0, 86400), default=5.0, show_default=True, metavar="S",
+    help="How long the proxy is watched after a batch.",
+)  # fmt: skip
+@click.option("--trust", multiple=True, type=click.Path(path_type=Path), help="A public key of releases. Repeatable.")
+@click.option("--allow-unsigned", is_flag=True, help="Take a release that nobody has signed.")
+@click.option("--pause", is_flag=True, help="Let the upgrade that is under way stand still.")
+@click.option("--abort", is_flag=True, help="Take the upgrade that is under way back.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@node_option
+@verb
+def command(
+    context: Context,
+    role: str,
+    local: Path,
+    release: str | None,
+    seq: str | None,
+    proxy_address: str | None,
+    batch: int,
+    ready_within: float,
+    bake: float,
+    trust: tuple[Path, ...],
+    allow_unsigned: bool,
+    pause: bool,
+    abort: bool,
+    dry_run: bool,
+) -> None:
+    """Replace every node of ROLE by one of another release or seq: first one, then a tenth, then --batch at a time.
+
+    \b
+    boxlink upgrade render --local ./nodes --release fleet@7 --proxy 127.0.0.1:9080
+    boxlink upgrade render --local ./nodes --seq covers=42
+    boxlink upgrade render --local ./nodes --abort
+
+    A new node is started beside the old one, and has to be ready: it answers, has registered, and the proxy sends to
+    it. Only then the old one drains and ends. One that does not get ready, or errors at the proxy, take all back. The
+    journal is in the store (upgrade/): after a kill the same command, by anybody who reaches the nodes, goes on.
+    """
+    from synclib.clock import SystemClock, SystemEntropy
+    from synclib.core.rollout import State
+    from synclib.engine.rollout import Driver, Journal
+    from synclib.errors import Invalid, Missing
+    from tools.cli_engine import open_host
+    from tools.fleet.local_fleet import LocalFleet, environment
+    from tools.fleet.proxy_admin import ProxyAdmin
+
+    store, host = context.open_store(), open_host(context)
+    journal = Journal(store, host)
+    if pause and abort:
+        raise Invalid("--pause and --abort are two wishes", hint="choose one")
+    opened = journal.open_of(role)
+    if pause or abort:
+        if opened is None:
+            raise Missing(f"no upgrade of {role} is under way")
+        if pause:
+            _pause(context, journal, opened)
+            return
+
+    def release_directory(name: str) -> Path | None:
+        return _release_directory(context, local, name, trust, is_unsigned_allowed=allow_unsigned)
+
+    fleet = LocalFleet(
+        local,
+        store,
+        environment(context.url),
+        SystemClock(),
+        SystemEntropy(),
+        release_directory,
+        None if proxy_address is None else ProxyAdmin(proxy_address),
+    )
+
+    def say(text: str, rollout: Rollout) -> None:
+        done = sum(step.phase == "done" for step in rollout.steps)
+        context.note(f"boxlink: {rollout.id} ({done}/{len(rollout.steps)}): {text}")
+
+    driver = Driver(journal, fleet, host, say, ready_s_max=ready_within, bake_s=bake)
+    if abort:
+        assert opened is not None
+        _end(
+            context, fleet, driver.run(driver.take(opened, state=State.ROLLING_BACK, reason="an operator took it back"))
+        )
+        return
+    new_of = _new_of(store_release(context, release), seq)
+    if opened is None:
+        planned = _planned(fleet, journal, role, new_of, batch)
+        if planned is None or dry_run:
+            _show(context, planned)
+            return
+        entry = journal.create(planned.model_copy(update={"driver": host.node}))
+    else:
+        _check_same(opened.rollout, new_of)
+        if dry_run:
+            _show(context, opened.rollout)
+            return
+        context.note(f"boxlink: {opened.rollout.id} is under way, and goes on here")
+        is_paused = opened.rollout.state is State.PAUSED
+        entry = driver.take(opened, state=State.RUNNING if is_paused else None)
+    _end(context, fleet, driver.run(entry), wanted=State.DONE)
+
+
+def store_release(context: Context, release: str | None) -> str | None:
+    """NAME@SEQ of what --release names: without a seq, what its ``current`` says now."""
+    if release is None or "@" in release:
+        return release
+    from synclib.core.names import current_key
+    from synclib.core.release import STATEMENT_BYTES_MAX, parse_statement
+
+    found = context.open_store().get(current_key(release), size_max=STATEMENT_BYTES_MAX)
+    assert found is not None
+    return f"{release}@{parse_statement(found.data, release).seq}"
+
+
+def _new_of(release: str | None, seq: str | None) -> Callable[[NodeSpec], NodeSpec]:
+    """What takes the place of a node, but for its name."""
+    from synclib.core.names import check_dataset
+    from synclib.errors import Invalid
+
+    change: dict[str, object] = {}
+    if release is not None:
+        change["release"] = release
+    pins: dict[str, int] = {}
+    if seq is not None:
+        dataset, _, number = seq.partition("=")
+        if not (number.isascii() and number.isdigit() and 0 < len(number) < 19):
+            raise Invalid(f"--seq {seq} is no DATASET=SEQ", hint="--seq covers=42")
+        pins[check_dataset(dataset)] = int(number)
+    if not change and not pins:
+        raise Invalid("to what?", hint="--release NAME@SEQ, or --seq DATASET=SEQ")
+    return lambda old: old.model_copy(update={**change, "pins": {**old.pins, **pins}})
+
+
+def _planned(
+    fleet: LocalFleet, journal: Journal, role: str, new_of: Callable[[NodeSpec], NodeSpec], batch: int
+) -> Rollout | None:
+    """None where every node is what it should be already."""
+    from synclib.engine.rollout import plan
+
+    olds = fleet.running(role)
+    stale = [old for old in olds if new_of(old) != old]
+    if olds and not stale:
+        return None
+    name = journal.next_id(role)
+    numbers = {old.node: number for number, old in enumerate(stale, 1)}
+    rollout = plan(
+        name, stale, lambda old: new_of(old).model_copy(update={"node": f"{name}-{numbers[old.node]}"}), batch, ""
+    )
+    return rollout.model_copy(update={"role": role})
+
+
+def _check_same(rollout: Rollout, new_of: Callable[[NodeSpec], NodeSpec]) -> None:
+    from synclib.errors import Conflict
+
+    for step in rollout.steps:
+        if new_of(step.old).model_copy(update={"node": step.new.node}) != step.new:
+            raise Conflict(
+                f"{rollout.id} is under way, to something else",
+                hint=f"finish it with its own options, or boxlink upgrade {rollout.role} --abort",
+            )
+
+
+def _pause(context: Context, journal: Journal, opened: Entry) -> None:
+    from synclib.core.rollout import State
+    from synclib.errors import Conflict
+
+    if opened.rollout.state is not State.RUNNING:
+        raise Conflict(f"{opened.rollout.id} is {opened.rollout.state}")
+    change = {"state": State.PAUSED, "reason": "an operator paused it"}
+    paused = journal.replace(opened, opened.rollout.model_copy(update=change)).rollout
+    _show(context, paused)
+
+
+def _end(context: Context, fleet: LocalFleet, rollout: Rollout, wanted: State) -> None:
+    """What is left of nodes that are no longer needed goes; an upgrade that did not end as ``wanted`` is an error."""
+    from synclib.core.rollout import State
+    from synclib.errors import Conflict, Unavailable
+
+    if rollout.state is State.FAILED:
+        raise Unavailable(
+            f"{rollout.id} could not be taken back: {rollout.reason}", hint="boxlink launch starts what is missing"
+        )
+    if rollout.state.is_final:
+        fleet.clear([step.old if rollout.state is State.DONE else step.new for step in rollout.steps])
+    if rollout.state is State.ROLLED_BACK and wanted is not State.ROLLED_BACK:
+        raise Conflict(f"{rollout.id} was taken back: {rollout.reason}", hint="correct it, then upgrade again")
+    _show(context, rollout)
+
+
+def _show(context: Context, rollout: Rollout | None) -> None:
+    if rollout is None:
+        context.emit({"id": None, "state": "done", "steps": []}, "every node is so already")
+        return
+    lines = [f"{rollout.id}: {rollout.state}{', ' + rollout.reason if rollout.reason else ''}"]
+    lines += [f"  batch {step.batch}: {step.old.node} -> {step.new.node}  {step.phase}" for step in rollout.steps]
+    context.emit(rollout.model_dump(mode="json"), "\n".join(lines))
+
+
+def _release_directory(
+    context: Context, local: Path, name: str, trust: tuple[Path, ...], *, is_unsigned_allowed: bool
+) -> Path | None:
+    """Where a release stands on this machine, once it was fetched and checked."""
+    from synclib.errors import Unsupported
+
+    if not name:
+        return None
+    raise Unsupported("releases cannot be fetched yet")

@@ -1,0 +1,61 @@
+"""What ``boxlink up`` shows: its own events, and its processes' lines behind their names.
+
+All of it is in log files as well. So a terminal that is stopped, or a reader that has gone, loses lines here and never
+holds a process up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import sys
+from pathlib import Path
+
+from tools.cli_context import Context, shown
+from tools.daemon_log import RotatingFile, open_log
+
+# What a pipe that is writable takes at once (pipe(7), PIPE_BUF).
+_LINE_BYTES_MAX = 4096
+
+
+class Console:
+    """``directory``: where the log files are, ``<role>-<process>.log`` and our own."""
+
+    def __init__(self, context: Context, role: str, names: list[str], directory: Path) -> None:
+        self._context = context
+        self._log = open_log("up", directory, context.is_verbose)
+        self._files = {name: RotatingFile(directory / f"{role}-{name}.log") for name in names}
+        self._width = max(map(len, names))
+
+    def line(self, name: str, data: bytes) -> None:
+        """One line that a process has said."""
+        text = data.decode(errors="replace")
+        self._files[name].write_line(text)
+        if self._context.is_json:
+            self._write(1, json.dumps({"event": "output", "process": name, "line": text}))
+        elif not self._context.is_quiet:
+            self._write(1, f"{name:<{self._width}} | {shown(text)}")
+
+    def event(self, event: str, **fields: object) -> None:
+        """Something that ``up`` did itself, or saw."""
+        self._log.info(event, **fields)
+        if self._context.is_json:
+            self._write(1, json.dumps({"event": event, **fields}))
+        elif not self._context.is_quiet:
+            told = " ".join(f"{name}={value}" for name, value in fields.items())
+            self._write(2, f"boxlink: {event} {told}".rstrip())
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def _write(self, descriptor: int, text: str) -> None:
+        (sys.stdout if descriptor == 1 else sys.stderr).flush()
+        data = text.encode(errors="replace")
+        if len(data) >= _LINE_BYTES_MAX and not self._context.is_json:
+            data = data[: _LINE_BYTES_MAX - 8] + b" ..."
+        with contextlib.suppress(OSError):
+            if select.select([], [descriptor], [], 0)[1]:
+                os.write(descriptor, data + b"\n")

@@ -1,0 +1,96 @@
+"""Where a role comes from, and what it is once every value is known."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from synclib.core.role import BUILT_IN_VALUES, ROLE_BYTES_MAX, Process, Role, parse_role
+from synclib.errors import Invalid, Missing
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_VALUE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+_SHIPPED = Path(__file__).parent / "roles"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a role runs. ``release``: the directory of the release that runs, if one does."""
+
+    data: Path
+    node: str
+    release: Path | None = None
+
+    def values(self, role: str) -> dict[str, str]:
+        release = "" if self.release is None else str(self.release)
+        return dict(zip(BUILT_IN_VALUES, (str(self.data), self.node, role, release), strict=True))
+
+
+def find_role(name: str, release: Path | None) -> Role:
+    """``name``: a TOML file, or what is found in ``./roles``, in the release's ``roles`` or among our own.
+
+    Invalid for a file that is no role, Missing where there is none.
+    """
+    for path in _candidates(name, release):
+        try:
+            with path.open("rb") as file:
+                return parse_role(file.read(ROLE_BYTES_MAX + 1), str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise Invalid(f"the role cannot be read: {error.strerror}", path=str(path)) from error
+    known = ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.toml")))
+    raise Missing(f"there is no role {name}", hint=f"name a TOML file, one in ./roles, or one of: {known}")
+
+
+def role_file(name: str, release: Path | None) -> Path | None:
+    """The file of a role that is one, or is found in ``./roles``; None for one that a release or boxlink brings, which
+    is found again by its name wherever it is run."""
+    path = _candidates(name, release)[0]
+    return path if path.exists() else None
+
+
+def _candidates(name: str, release: Path | None) -> list[Path]:
+    if name.endswith(".toml") or "/" in name:
+        return [Path(name)]
+    if not _NAME.fullmatch(name):
+        raise Invalid(f"{name!r} is no role", hint="name a TOML file, or use small letters, digits and '-'")
+    releases = [] if release is None else [release / "roles"]
+    return [directory / f"{name}.toml" for directory in (Path("roles"), *releases, _SHIPPED)]
+
+
+def parse_values(words: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE`` words of ``--set``."""
+    values = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (equals and re.fullmatch(r"[a-z][a-z0-9_]*", name)):
+            raise Invalid(f"--set {word!r} sets nothing", hint="write --set listen=0.0.0.0:8000")
+        if name in BUILT_IN_VALUES:
+            raise Invalid(f"--set {name}=… is no value of a role: it always stands for the same", hint=f"see --{name}")
+        values[name] = value
+    return values
+
+
+def processes_of(role: Role, place: Place, values: Mapping[str, str]) -> list[Process]:
+    """The role's processes with nothing left to fill in. Invalid for a value that the role does not use: a slip of
+    the pen would otherwise start it with another's."""
+    texts = [text for process in role.process for text in (*process.run, *process.environment.values())]
+    used = {name for text in texts for name in _VALUE.findall(text)} | set(role.values)
+    for name in values:
+        if name not in used:
+            raise Invalid(
+                f"role {role.role} has no value {name!r}", hint=f"it has: {', '.join(sorted(role.values)) or 'none'}"
+            )
+    return role.with_values({**values, **place.values(role.role)})
+
+
+def environment_of(place: Place, environ: Mapping[str, str], process: Process) -> dict[str, str]:
+    """What a process of a role finds in its environment: ours, the node's name, the release's programs first."""
+    found = {**environ, "BOXLINK_NODE": place.node}
+    if place.release is not None:
+        found["PATH"] = f"{place.release / 'venv/bin'}{os.pathsep}{environ.get('PATH', os.defpath)}"
+    return {**found, **process.environment}

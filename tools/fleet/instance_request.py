@@ -1,0 +1,94 @@
+"""What is asked of EC2 to start a node: RunInstances (API version 2016-11-15), with user-data for the bootstrap.
+
+The client token is made of the node's name and all that is asked: the same command again starts nothing further.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from synclib.errors import Invalid
+
+USER_DATA_BYTES_MAX = 16 << 10
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The kind of instance. ``types`` and ``subnets`` in order of preference: the next is tried where one is full."""
+
+    image: str
+    types: Sequence[str]
+    subnets: Sequence[str] = ()
+    security_groups: Sequence[str] = ()
+    profile: str = ""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the instance is to become. ``sha256``: of the release's boot tar, empty where its signature is trusted."""
+
+    node: str
+    role: str
+    store: str
+    release: str
+    sha256: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+def user_data(start: Start) -> str:
+    """TOML for ``boxlink bootstrap``. Invalid where it does not fit."""
+    found: dict[str, object] = {"store": start.store, "role": start.role, "release": start.release}
+    if start.sha256:
+        found["sha256"] = start.sha256
+    words = ["boxlink", "up", start.role, "--node", start.node]
+    words += [word for name, value in start.values.items() for word in ("--set", f"{name}={value}")]
+    found["run"] = words
+    # Strings and lists of strings are written alike in JSON and TOML, but for DEL.
+    text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in found.items())
+    if len(text.encode()) > USER_DATA_BYTES_MAX or "\x7f" in text:
+        raise Invalid(
+            f"the user-data would have {len(text.encode())} bytes", hint=f"at most {USER_DATA_BYTES_MAX}; fewer --set"
+        )
+    return text
+
+
+def requests(machine: Machine, start: Start) -> list[dict[str, object]]:
+    """The parameters of RunInstances, one set for each type and subnet, the wished for first."""
+    subnets: Sequence[str | None] = machine.subnets or (None,)
+    return [_request(machine, start, kind, subnet) for kind in machine.types for subnet in subnets]
+
+
+def _request(machine: Machine, start: Start, kind: str, subnet: str | None) -> dict[str, object]:
+    tags = {
+        "Name": start.node,
+        "boxlink:node": start.node,
+        "boxlink:role": start.role,
+        "boxlink:release": start.release,
+    }
+    request: dict[str, object] = {
+        "ImageId": machine.image,
+        "InstanceType": kind,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "UserData": user_data(start),
+        # Version 1 of the metadata service answers whoever can make the instance fetch a URL.
+        "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+        "TagSpecifications": [
+            {
+                "ResourceType": resource,
+                "Tags": [{"Key": name, "Value": value} for name, value in tags.items()],
+            }
+            for resource in ("instance", "volume")
+        ],
+    }
+    if subnet is not None:
+        request["SubnetId"] = subnet
+    if machine.security_groups:
+        request["SecurityGroupIds"] = list(machine.security_groups)
+    if machine.profile:
+        request["IamInstanceProfile"] = {"Name": machine.profile}
+    request["ClientToken"] = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    return request

@@ -1,0 +1,249 @@
+"""Nodes on this machine: each a detached ``boxlink up`` with a directory, state, cache and ports of its own.
+
+    DIR/<node>/node.json        what is known of it
+               data/ state/ cache/
+               up.log           what ``boxlink up`` itself had to say
+
+Killed anywhere and run again, :func:`start` finds what is up by the lock that ``up`` holds, and starts nothing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import select
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from synclib.clock import Clock, Entropy
+from synclib.core.names import check_node
+from synclib.errors import Conflict, Unavailable
+from tools.fleet.find_role import find_role, role_file
+from tools.fleet.free_port import free_port
+from tools.fleet.node_file import LocalNode, read_node, write_node
+from tools.fleet.one_up import holder
+from tools.fleet.process_id import process_id
+from tools.fleet.programs import boxlink_of
+from tools.notify import READY, SOCKET
+
+READY_S = 60.0
+_ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
+_LAST_WORDS_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a node shall be. ``role``: as for ``boxlink up``. ``release``: ``NAME@SEQ``, and the directory where it
+    stands."""
+
+    role: str
+    release: str = ""
+    release_directory: Path | None = None
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+def start(
+    directory: Path, node: str, wish: Wish, environ: Mapping[str, str], clock: Clock, entropy: Entropy
+) -> tuple[LocalNode, bool]:
+    """The node ``node`` below ``directory``, running: its processes are started, not yet ready. Whether it was started
+    by this call.
+
+    ``environ``: what it gets beside its own names; the store is in it. Conflict where a node of that name is up as
+    something else, Unavailable where it does not come up.
+    """
+    place = directory.resolve() / check_node(node)
+    place.mkdir(parents=True, exist_ok=True)
+    with _alone(place):
+        known = read_node(place)
+        wanted = _wanted(place, wish, known, clock, entropy)
+        if known is not None and (running := _running(known)) is not None:
+            _check_same(running, wanted)
+            return running, False
+        write_node(wanted)
+        try:
+            return _launch(wanted, environ), True
+        except Unavailable:
+            # Whoever was killed here before may have started one, which held its lock only after we had looked.
+            running = _running(wanted)
+            if running is None:
+                raise
+            if known is not None:
+                running = known.model_copy(update={"pid": running.pid, "start_time": running.start_time})
+            write_node(running)
+            _check_same(running, wanted)
+            return running, False
+
+
+def nodes(directory: Path) -> list[LocalNode]:
+    """Those below ``directory`` by name, whether they run or not."""
+    if not directory.is_dir():
+        return []
+    found = (read_node(path) for path in sorted(directory.resolve().iterdir()))
+    return [node for node in found if node is not None]
+
+
+def is_alive(node: LocalNode) -> bool:
+    """Whether its ``boxlink up`` runs; also where whoever started it was killed before it was noted."""
+    return _running(node) is not None
+
+
+def stop(node: LocalNode, drain_s: float) -> bool:
+    """Let a node's processes drain and end, and kill what has not after ``drain_s`` seconds. Returns when they have
+    ended: whether all did by themselves. Its directory stays."""
+    with _alone(node.directory):
+        running = _running(node)
+        return running is None or running.process.end(drain_s)
+
+
+def remove(node: LocalNode) -> None:
+    """Take a stopped node's mounts and its directory away. Conflict while it runs."""
+    from tools.demo.mounts import end_mounts
+
+    with _alone(node.directory):
+        if _running(node) is not None:
+            raise Conflict(f"node {node.node} runs", hint="stop it first", path=str(node.directory))
+
+        def boxlink(*words: str) -> dict[str, object]:
+            import json
+
+            command = [str(boxlink_of(_release_of(node))), *words, "--json"]
+            done = subprocess.run(command, env=_environment(node, os.environ), capture_output=True, check=False)
+            found: dict[str, object] = json.loads(done.stdout or b"{}")
+            return found
+
+        if node.data.is_dir():
+            end_mounts(node.data, boxlink)
+        shutil.rmtree(node.directory)
+
+
+def _running(node: LocalNode) -> LocalNode | None:
+    """The node with the process that runs it; None where none does."""
+    if node.pid and node.process.is_alive():
+        return node
+    found = holder(node.data, node.role)
+    return None if found is None else node.model_copy(update={"pid": found.pid, "start_time": found.start_time})
+
+
+def _check_same(running: LocalNode, wanted: LocalNode) -> None:
+    for what in ("role", "role_file", "release", "values"):
+        is_there, is_wanted = getattr(running, what), getattr(wanted, what)
+        if is_there != is_wanted:
+            raise Conflict(
+                f"node {running.node} runs with {what} {is_there or 'none'}, not {is_wanted or 'none'}",
+                hint="stop it first, or start another node",
+                path=str(running.directory),
+            )
+
+
+def _wanted(place: Path, wish: Wish, known: LocalNode | None, clock: Clock, entropy: Entropy) -> LocalNode:
+    role = find_role(wish.role, wish.release_directory)
+    kept = {} if known is None else known.ports
+    taken = {port for other in nodes(place.parent) if other.node != place.name for port in other.ports.values()}
+    ports: dict[str, int] = {}
+    for name, value in role.values.items():
+        if _ADDRESS.fullmatch(value) and name not in wish.values:
+            ports[name] = kept.get(name) or free_port(taken | set(ports.values()), entropy)
+    file = role_file(wish.role, wish.release_directory)
+    return LocalNode(
+        node=place.name,
+        role=role.role,
+        role_file="" if file is None else str(file.resolve()),
+        release=wish.release,
+        release_directory=str(wish.release_directory or ""),
+        values=dict(wish.values),
+        ports=ports,
+        at=datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        directory=place,
+    )
+
+
+def _launch(node: LocalNode, environ: Mapping[str, str]) -> LocalNode:
+    """Start its ``boxlink up``, note who it is, and wait until it has started the role's processes."""
+    values = {**node.values, **{name: f"127.0.0.1:{port}" for name, port in node.ports.items()}}
+    command = [str(boxlink_of(_release_of(node))), "up", node.role_file or node.role, "-q"]
+    command += ["--data", str(node.data), "--node", node.node]
+    command += ["--release", node.release_directory] if node.release_directory else []
+    command += [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
+    with _ready_socket() as (ready, address), open(node.directory / "up.log", "wb") as log:
+        process = subprocess.Popen(
+            command,
+            env={**_environment(node, environ), SOCKET: address},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=node.directory,
+            start_new_session=True,
+        )
+        try:
+            own = process_id(process.pid)
+            node = node.model_copy(update={"pid": own.pid, "start_time": own.start_time})
+            write_node(node)
+            is_ready = _wait_ready(ready, process.pid)
+        except ProcessLookupError:
+            is_ready = False
+    if is_ready:
+        # It is nobody's child from now on that would wait for it.
+        process.returncode = 0
+        return node
+    process.kill()
+    process.wait()
+    said = (node.directory / "up.log").read_text(errors="replace")[-_LAST_WORDS_BYTES:].strip()
+    raise Unavailable(
+        f"node {node.node} did not come up: {said or 'it said nothing'}",
+        hint="correct what it names, then run the same command again",
+        path=str(node.directory),
+    )
+
+
+def _release_of(node: LocalNode) -> Path | None:
+    return Path(node.release_directory) if node.release_directory else None
+
+
+def _environment(node: LocalNode, environ: Mapping[str, str]) -> dict[str, str]:
+    own = {
+        "BOXLINK_NODE": node.node,
+        "BOXLINK_RELEASE": node.release,
+        "XDG_STATE_HOME": str(node.directory / "state"),
+        "XDG_CACHE_HOME": str(node.directory / "cache"),
+    }
+    return {**environ, **own}
+
+
+@contextlib.contextmanager
+def _ready_socket() -> Iterator[tuple[socket.socket, str]]:
+    """A socket, and its address for sd_notify(3): the kernel finds a free name (unix(7), autobind)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        ready.bind("")
+        name: bytes = ready.getsockname()
+        yield ready, "@" + name[1:].decode()
+
+
+def _wait_ready(ready: socket.socket, pid: int) -> bool:
+    """Until it says that it is ready; False where it ends, or does not say so in time."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        came = select.select([ready.fileno(), pidfd], [], [], READY_S)[0]
+        return ready.fileno() in came and READY.encode() in ready.recv(4096)
+    finally:
+        os.close(pidfd)
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Nobody else starts or stops this node meanwhile."""
+    try:
+        descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError as error:
+        raise Conflict(f"node {place.name} was removed", path=str(place)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,62 @@
+"""``node.json``: what is known of a node that runs on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from synclib.core.role import Name
+from synclib.disk.atomic import write_atomic
+from synclib.errors import Corrupt
+from tools.fleet.process_id import ProcessId
+
+FILE = "node.json"
+_BYTES_MAX = 64 << 10
+
+
+class LocalNode(BaseModel):
+    """``release``: ``NAME@SEQ``, empty for none, and ``release_directory`` where it stands. ``pid`` and ``start_time``
+    (proc(5), /proc/pid/stat): of its ``boxlink up``, 0 where it was not seen yet. ``ports``: what was chosen for the
+    role's addresses, by the value's name; ``values`` what the user set."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    node: str = Field(max_length=128)
+    role: Name
+    role_file: str = ""  # of a role that is a file; else it goes by its name
+    release: str = Field(default="", max_length=192)
+    release_directory: str = ""
+    values: dict[str, str] = {}
+    ports: dict[str, int] = {}
+    pid: int = Field(default=0, ge=0)
+    start_time: int = Field(default=0, ge=0)
+    at: str
+    directory: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def process(self) -> ProcessId:
+        return ProcessId(self.pid, self.start_time)
+
+
+def read_node(directory: Path) -> LocalNode | None:
+    """The node in ``directory``; None where there is none."""
+    path = directory / FILE
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        if len(data) > _BYTES_MAX:
+            raise ValueError("it is too long")
+        return LocalNode.model_validate_json(data).model_copy(update={"directory": directory})
+    except (ValidationError, ValueError) as error:
+        raise Corrupt(f"this is no node's file: {error}", path=str(path), hint="move the directory away") from error
+
+
+def write_node(node: LocalNode) -> None:
+    write_atomic(node.directory / FILE, node.model_dump_json(indent=1).encode() + b"\n")

@@ -1,0 +1,154 @@
+"""Runs a role's processes: one loop that waits for their lines, their ends, signals and the time.
+
+What is done when is decided in :mod:`synclib.core.supervise`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import selectors
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from synclib.clock import Clock
+from synclib.core.supervise import Action, Supervision
+from tools.fleet.child import Child
+from tools.fleet.console import Console
+from tools.notify import READY, STOPPING, notify
+
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A process that is to run. ``stop_s``: how long it may take to end."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    stop_s: float
+
+
+class Supervisor:
+    """``killed`` names the processes that did not end in their time."""
+
+    def __init__(self, planned: Sequence[Planned], console: Console, clock: Clock) -> None:
+        self.killed: list[str] = []
+        self._planned = planned
+        self._console = console
+        self._clock = clock
+        self._decide = Supervision([process.stop_s for process in planned])
+        self._children: dict[int, Child] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Until a signal to stop, and all have ended. Must be called in the main thread: the kernel takes the end of
+        the thread that started a process for the end of its parent."""
+        with _signals() as signals, self._selector:
+            self._selector.register(signals, selectors.EVENT_READ, lambda: self._on_signals(signals))
+            self._step()
+            notify(READY)
+            while not self._decide.is_done:
+                for key, _ in self._selector.select(self._wait_s()):
+                    key.data()
+                self._step()
+
+    def _wait_s(self) -> float | None:
+        due_at = self._decide.due_at
+        return None if math.isinf(due_at) else max(0.0, due_at - self._clock.monotonic())
+
+    def _step(self) -> None:
+        for action, index in self._decide.step(self._clock.monotonic()):
+            self._act(action, index)
+
+    def _act(self, action: Action, index: int) -> None:
+        name = self._planned[index].name
+        if action is Action.START:
+            self._start(index)
+        elif action is Action.TERMINATE:
+            self._console.event("stopping", process=name)
+            self._children[index].send(signal.SIGTERM)
+        else:
+            self._console.event("killed", process=name)
+            self.killed.append(name)
+            self._children[index].kill()
+
+    def _start(self, index: int) -> None:
+        planned = self._planned[index]
+        try:
+            child = Child(planned.command, planned.environment)
+        except OSError as error:
+            pause_s = self._decide.ended(self._clock.monotonic(), index)
+            self._console.event("not-started", process=planned.name, why=str(error), again_in_s=pause_s)
+            return
+        self._children[index] = child
+        self._selector.register(child.output, selectors.EVENT_READ, lambda: self._on_output(index, child))
+        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_end(index, child))
+        self._console.event("started", process=planned.name, pid=child.pid)
+
+    def _on_output(self, index: int, child: Child) -> bool:
+        """Whether there may be more at once."""
+        if not child.is_open:
+            return False
+        try:
+            lines = child.read()
+        except BlockingIOError:
+            return False
+        if lines is not None:
+            self._show(index, lines)
+            return True
+        self._show(index, child.rest())
+        self._selector.unregister(child.output)
+        child.close()
+        return False
+
+    def _show(self, index: int, lines: list[bytes]) -> None:
+        for line in lines:
+            self._console.line(self._planned[index].name, line)
+
+    def _on_end(self, index: int, child: Child) -> None:
+        self._selector.unregister(child.pidfd)
+        code = child.reap()
+        # Its last words before the news of its end.
+        while self._on_output(index, child):
+            pass
+        self._show(index, child.rest())
+        del self._children[index]
+        pause_s = self._decide.ended(self._clock.monotonic(), index)
+        how = {"signal": signal.Signals(-code).name} if code < 0 else {"code": code}
+        again = {} if pause_s is None else {"again_in_s": pause_s}
+        self._console.event("ended", process=self._planned[index].name, **how, **again)
+
+    def _on_signals(self, signals: int) -> None:
+        for number in os.read(signals, 512):
+            if number == signal.SIGHUP:
+                for child in self._children.values():
+                    child.send(signal.SIGHUP)
+            elif self._decide.is_stopping:
+                # A SIGTERM once more asks for what is being done; impatient is who is at a terminal.
+                for action, index in self._decide.kill() if number == signal.SIGINT else ():
+                    self._act(action, index)
+            else:
+                notify(STOPPING)
+                self._decide.stop()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor that says the number of each signal that came, a byte each."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    before = {number: signal.signal(number, lambda *_: None) for number in (*_STOPS, signal.SIGHUP)}
+    former = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    try:
+        yield read_end
+    finally:
+        signal.set_wakeup_fd(former)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(read_end)
+        os.close(write_end)
