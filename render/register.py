@@ -32,6 +32,7 @@ class Identity:
     key: str
     node: str
     release: str = ""
+    dataset: str = ""
     lease_s: float = LEASE_S
 
 
@@ -55,6 +56,7 @@ class Registrar:
         # Seconds since 1970, then counted up: a restarted server's first body differs from the last one's.
         self._renewed = clock.wall_ns() // 1_000_000_000
         self._seq = 0
+        self._is_settled = False
         self._etag: str | None = None
         self._body = b""
         self._wake = threading.Event()
@@ -65,6 +67,11 @@ class Registrar:
     def show_seq(self, seq: int) -> None:
         """Say the seq that is served now."""
         self._seq = seq
+        self._wake.set()
+
+    def settle(self) -> None:
+        """Say that this server holds all that it means to."""
+        self._is_settled = True
         self._wake.set()
 
     def start(self) -> None:
@@ -107,7 +114,9 @@ class Registrar:
             lease_s=self._identity.lease_s,
             node=self._identity.node,
             release=self._identity.release,
+            dataset=self._identity.dataset,
             seq=self._seq,
+            settled=self._is_settled,
             requests=requests,
             errors=errors,
             renewed=self._renewed,

@@ -118,6 +118,14 @@ class Walls:
         for old in dropped:
             old.retire()
 
+    def hold(self, wall: HeldWall) -> bool:
+        """Serve a wall that is not the current one, for as long as there is room; whether there is."""
+        with self._lock:
+            if wall.id in self._walls or len(self._walls) >= self._keep or self._current is None:
+                return False
+            self._walls = {wall.id: wall, **self._walls}
+            return True
+
     def close(self) -> None:
         with self._lock:
             walls, self._walls, self._current = self._walls, {}, None
@@ -125,14 +133,14 @@ class Walls:
             wall.retire()
 
 
-def load_wall(open_reader: OpenReader, seq: int, digest: str) -> HeldWall:
+def load_wall(open_reader: OpenReader, seq: int, digest: str | None) -> HeldWall:
     """The wall of a seq: lists its covers and reads its catalog, but no cover.
 
-    Corrupt when the reader's digest is not ``digest``; what the reader raises.
+    Corrupt when the reader's digest is not ``digest`` (None: whatever the store says); what the reader raises.
     """
     reader = open_reader(seq)
     try:
-        if reader.digest != digest:
+        if digest is not None and reader.digest != digest:
             raise Corrupt(f"seq {seq} has the digest {reader.digest}, synch.down says {digest}")
         covers = collect_covers(reader.walk())
         return HeldWall(reader, covers, read_captions(covers, split_lines(_catalog(reader))))

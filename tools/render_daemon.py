@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from render.compose import Composer
 from render.follow import POLL_S, Follower, ask, wake_on_change
 from render.metrics import Metrics
+from render.others import hold_walls_of_others
 from render.register import Identity, Registrar
 from render.server import Site, Traffic
 from render.tiles import Tiles
@@ -146,6 +147,7 @@ class RenderDaemon:
             proxy_key(self._plan.advertise_ip, self._plan.advertise_port or port),
             self._plan.node,
             self._plan.release,
+            self._plan.dataset,
             lease_s=self._plan.lease_s,
         )
         registrar = Registrar(self._store, identity, self._clock, self._log, self._metrics.answers)
@@ -154,6 +156,7 @@ class RenderDaemon:
         registrar.show_seq(wall.seq)
         registrar.start()
         self._registrar = registrar
+        threading.Thread(target=self._settle, args=(registrar,), name="settle", daemon=True).start()
         listen = show_address(*self._listener.getsockname()[:2])
         self._say("ready", listen=listen, wall=wall.id, seq=wall.seq, registration=identity.key)
         self._log.info("ready", listen=listen, registration=identity.key)
@@ -165,6 +168,11 @@ class RenderDaemon:
             registrar.remove()
             raise
         self._drain(site, traffic, registrar, http)
+
+    def _settle(self, registrar: Registrar) -> None:
+        """Nobody waits for it but who wants to end others."""
+        hold_walls_of_others(self._store, self._plan.dataset, self._walls, self._open_reader, self._log)
+        registrar.settle()
 
     def _drain(self, site: Site, traffic: Traffic, registrar: Registrar, http: HttpThread) -> None:
         self._say("draining")

@@ -43,7 +43,9 @@ class Registration(BaseModel):
     lease_s: float = Field(default=30, ge=1, le=3600)
     node: str = Field(default="", max_length=128)
     release: str = Field(default="", max_length=128)
+    dataset: str = Field(default="", max_length=128)
     seq: int = Field(default=0, ge=0)
+    settled: bool = True  # it holds all that it means to: who may end when this one is ready can end
     requests: int = Field(default=0, ge=0)  # answered since its start, and those of them with 5xx
     errors: int = Field(default=0, ge=0)
     renewed: int = Field(default=0, ge=0)  # rises with each renewal, so that the object's etag changes

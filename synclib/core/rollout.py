@@ -47,8 +47,9 @@ class State(StrEnum):
 
 
 class NodeSpec(BaseModel):
-    """What is needed to start a node, the same each time. ``role``: its name, or the file it is in. ``release``: NAME@SEQ, empty for the program that runs here;
-    ``pins``: datasets that stand at a seq; ``snapshot``: where it begins."""
+    """What is needed to start a node, the same each time. ``role``: its name, or the file it is in. ``release``:
+    NAME@SEQ, empty for the program that runs here; ``pins``: datasets that stand at a seq; ``snapshot``: where it
+    begins."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -22,7 +22,6 @@ role = "render"
 
 [values]
 listen = "127.0.0.1:0"
-extra = "-q"
 
 [[process]]
 name = "sync"
@@ -30,7 +29,7 @@ run = ["boxlink", "sync", "--data", "{data}", "--poll", "0.5"]
 
 [[process]]
 name = "render"
-run = ["boxlink", "render", "--data", "{data}", "--dataset", "covers", "--listen", "{listen}", "--lease", "2", "{extra}"]
+run = ["boxlink", "render", "--data", "{data}", "--dataset", "covers", "--listen", "{listen}", "--lease", "2"]
 """
 
 

@@ -112,9 +112,8 @@ def command(
     driver = Driver(journal, fleet, host, say, ready_s_max=ready_within, bake_s=bake)
     if abort:
         assert opened is not None
-        _end(
-            context, fleet, driver.run(driver.take(opened, state=State.ROLLING_BACK, reason="an operator took it back"))
-        )
+        taken = driver.take(opened, state=State.ROLLING_BACK, reason="an operator took it back")
+        _end(context, fleet, driver.run(taken), wanted=State.ROLLED_BACK)
         return
     new_of = _new_of(store_release(context, release), seq)
     if opened is None:

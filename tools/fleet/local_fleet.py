@@ -84,6 +84,8 @@ class LocalFleet:
         wanted = set(spec.pins.values())
         if wanted and registration.seq not in wanted:
             return View(is_there=True, why=f"it serves seq {registration.seq}, not {max(wanted)}")
+        if not registration.settled:
+            return View(is_there=True, why="it does not hold yet what the others serve")
         if registration.release != spec.release:
             return View(is_there=True, why=f"it runs release {registration.release or 'none'}")
         try:

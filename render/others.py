@@ -1,0 +1,50 @@
+"""The walls that other servers of the dataset show: a new server holds them too, for it may soon be the only one left.
+
+A browser that learnt of a wall from a server which has ended asks whoever is there for the rest of its tiles.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from structlog.typing import FilteringBoundLogger
+
+from render.walls import WALLS_KEPT, OpenReader, Walls, load_wall
+from synclib.core.registration import REGISTRATION_BYTES_MAX, parse_registration
+from synclib.errors import BoxlinkError, Corrupt, Missing
+from synclib.store.base import Store
+
+_REGISTRATIONS_MAX = 1000
+
+
+def hold_walls_of_others(
+    store: Store, dataset: str, walls: Walls, open_reader: OpenReader, log: FilteringBoundLogger
+) -> None:
+    """Hold, behind the current wall, those of the seqs next to it that others serve. What cannot be had is logged."""
+    current = walls.current
+    if current is None:
+        return
+    try:
+        seqs = _seqs(store, dataset) - {current.seq}
+        for seq in sorted(seqs, key=lambda seq: abs(seq - current.seq))[: WALLS_KEPT - 1]:
+            wall = load_wall(open_reader, seq, None)
+            if not walls.hold(wall):
+                wall.retire()
+            log.info("a wall of others is held", wall=wall.id, seq=seq)
+    except BoxlinkError as error:
+        log.warning("a wall that others serve is not held here", **error.as_dict())
+
+
+def _seqs(store: Store, dataset: str) -> set[int]:
+    """The seqs that servers of a dataset say they show."""
+    found: set[int] = set()
+    for info in islice(store.list("proxy/"), _REGISTRATIONS_MAX):
+        try:
+            fetched = store.get(info.key, size_max=REGISTRATION_BYTES_MAX)
+            assert fetched is not None
+            registration = parse_registration(fetched.data)
+        except (Missing, Corrupt):
+            continue
+        if registration.dataset == dataset and registration.seq:
+            found.add(registration.seq)
+    return found
