@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: all demo test test-s3 check bench clean
+.PHONY: all demo demo-upgrade test test-s3 check bench clean
 all: .venv/ready
 
 .venv/bin/pip:
@@ -23,6 +23,9 @@ all: .venv/ready
 
 demo: .venv/ready
 	$(BIN)/python -m tools.demo $(ARGS)
+
+demo-upgrade: .venv/ready
+	$(BIN)/python -m tools.demo.upgrade $(ARGS)
 
 test: .venv/ready-dev
 	$(BIN)/python -m pytest $(ARGS)

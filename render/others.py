@@ -26,13 +26,18 @@ def hold_walls_of_others(
         return
     try:
         seqs = _seqs(store, dataset) - {current.seq}
-        for seq in sorted(seqs, key=lambda seq: abs(seq - current.seq))[: WALLS_KEPT - 1]:
-            wall = load_wall(open_reader, seq, None)
-            if not walls.hold(wall):
-                wall.retire()
-            log.info("a wall of others is held", wall=wall.id, seq=seq)
     except BoxlinkError as error:
-        log.warning("a wall that others serve is not held here", **error.as_dict())
+        log.warning("what others serve is not known", **error.as_dict())
+        return
+    for seq in sorted(seqs, key=lambda seq: abs(seq - current.seq))[: WALLS_KEPT - 1]:
+        try:
+            wall = load_wall(open_reader, seq, None)
+        except BoxlinkError as error:
+            log.warning("a wall that others serve is not held here", seq=seq, **error.as_dict())
+            continue
+        if not walls.hold(wall):
+            wall.retire()
+        log.info("a wall of others is held", wall=wall.id, seq=seq)
 
 
 def _seqs(store: Store, dataset: str) -> set[int]:
@@ -46,5 +51,5 @@ def _seqs(store: Store, dataset: str) -> set[int]:
         except (Missing, Corrupt):
             continue
         if registration.dataset == dataset and registration.seq:
-            found.add(registration.seq)
+            found.update({registration.seq, *registration.walls})
     return found

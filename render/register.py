@@ -46,13 +46,15 @@ class Registrar:
         clock: Clock,
         log: FilteringBoundLogger,
         answers: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        walls: Callable[[], list[int]] = list,
     ) -> None:
-        """``answers``: how many requests were answered so far, and how many of them with 5xx."""
+        """``answers``: how many requests were answered so far, and how many of them with 5xx; ``walls``: the seqs whose
+        walls are served."""
         self._store = store
         self._identity = identity
         self._clock = clock
         self._log = log
-        self._answers = answers
+        self._answers, self._walls = answers, walls
         # Seconds since 1970, then counted up: a restarted server's first body differs from the last one's.
         self._renewed = clock.wall_ns() // 1_000_000_000
         self._seq = 0
@@ -116,6 +118,7 @@ class Registrar:
             release=self._identity.release,
             dataset=self._identity.dataset,
             seq=self._seq,
+            walls=[seq for seq in self._walls() if seq != self._seq],
             settled=self._is_settled,
             requests=requests,
             errors=errors,

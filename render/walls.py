@@ -104,6 +104,10 @@ class Walls:
     def current(self) -> HeldWall | None:
         return self._current
 
+    def seqs(self) -> list[int]:
+        """Of all that are served, the newest last."""
+        return [wall.seq for wall in self._walls.values()]
+
     def find(self, wall: str) -> HeldWall | None:
         return self._walls.get(wall)
 

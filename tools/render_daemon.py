@@ -150,7 +150,7 @@ class RenderDaemon:
             self._plan.dataset,
             lease_s=self._plan.lease_s,
         )
-        registrar = Registrar(self._store, identity, self._clock, self._log, self._metrics.answers)
+        registrar = Registrar(self._store, identity, self._clock, self._log, self._metrics.answers, self._walls.seqs)
         wall = self._walls.current
         assert wall is not None, "nothing listens before a wall is loaded"
         registrar.show_seq(wall.seq)

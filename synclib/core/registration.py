@@ -45,6 +45,7 @@ class Registration(BaseModel):
     release: str = Field(default="", max_length=128)
     dataset: str = Field(default="", max_length=128)
     seq: int = Field(default=0, ge=0)
+    walls: list[int] = Field(default=[], max_length=64)  # seqs that it serves beside that
     settled: bool = True  # it holds all that it means to: who may end when this one is ready can end
     requests: int = Field(default=0, ge=0)  # answered since its start, and those of them with 5xx
     errors: int = Field(default=0, ge=0)

@@ -63,11 +63,7 @@ class Rolled:
         }
 
     def launch(self, count: int) -> None:
-        for number in range(1, count + 1):
-            pin = self.place / f"render-{number}/data/covers/synch.active"
-            pin.parent.mkdir(parents=True)
-            pin.write_text("seq=1")
-        self.boxlink("launch", str(self.role), "--local", str(self.place), "--count", str(count))
+        self.boxlink("launch", str(self.role), "--local", str(self.place), "--count", str(count), "--seq", "covers=1")
 
     def upgrade_words(self, admin: str, *words: str) -> list[str]:
         return ["upgrade", "render", "--local", str(self.place), "--proxy", admin, "--bake", "1", *words]
@@ -183,7 +179,7 @@ def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]
     words = ["upgrade", "render", "--local", str(rolled.place)]
     assert "no node of that role" in rolled.boxlink(*words, "--seq", "covers=1", code=10)["error"]["message"]
     assert "to what?" in rolled.boxlink(*words, code=2)["error"]["message"]
-    assert "no DATASET=SEQ" in rolled.boxlink(*words, "--seq", "covers", code=2)["error"]["message"]
+    assert "is no DATASET=SEQ" in rolled.boxlink(*words, "--seq", "covers", code=2)["error"]["message"]
     rolled.launch(1)
     planned = rolled.boxlink(*words, "--seq", "covers=2", "--dry-run")
     assert [step["new"]["node"] for step in planned["steps"]] == ["render-000001-1"]

@@ -4,14 +4,18 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from render.byte_cache import ByteCache
 from render.compose import Composer
 from render.core.respond import Body
 from render.metrics import Metrics
+from render.others import hold_walls_of_others
 from render.tiles import Tiles
 from render.walls import HeldWall, Walls, load_wall
+from synclib.core.registration import Registration
 from synclib.errors import Corrupt, Missing, Unavailable
+from synclib.store.memory import MemoryStore
 from tests.memory_reader import MemoryReader
 from tests.pictures import small_wall
 
@@ -171,3 +175,19 @@ def test_the_cache_is_bounded_by_bytes() -> None:
     assert cache.bytes == 70
     cache.put(11, Body(bytes(101), "", ""))
     assert cache.get(11) is None
+
+
+def test_the_walls_of_others_stand_behind_the_current_one() -> None:
+    held = {seq: MemoryReader({b"a.jpg": b"%d" % seq}, seq=seq) for seq in (1, 2, 3, 4)}
+    store = MemoryStore()
+    for number, (seq, dataset, others) in enumerate([(4, "covers", [1, 3]), (2, "covers", []), (9, "maps", [5])]):
+        body = Registration(handles=["/"], dataset=dataset, seq=seq, walls=others).model_dump_json().encode()
+        store.put(f"proxy/10.0.0.{number}.p80", body)
+    store.put("proxy/10.0.0.9.p80", b"garbage")
+    walls = Walls()
+    walls.show(_wall(held[4]))
+    hold_walls_of_others(store, "covers", walls, held.__getitem__, structlog.get_logger())
+    assert walls.current is not None
+    assert walls.current.seq == 4
+    found = {seq for seq, reader in held.items() if walls.find(_wall(reader).id) is not None}
+    assert found == {2, 3, 4}, "those next to it, as many as are kept"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--local", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Here, below DIR.")
 @click.option("--release", default="", metavar="NAME[@SEQ]", help="A release of the store; else what runs now.")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the role. Repeatable.")
+@click.option("--seq", "seqs", multiple=True, metavar="DATASET=SEQ", help="With --local: stay at a seq. Repeatable.")
 @click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="So many: ROLE-1, ROLE-2, …")
 @click.option("--node", "name", metavar="NAME", help="The name of the one node.")
 @click.option("--stop", is_flag=True, help="Let these local nodes drain and end instead.")
@@ -40,6 +41,7 @@ def command(
     local: Path | None,
     release: str,
     values: tuple[str, ...],
+    seqs: tuple[str, ...],
     count: int,
     name: str | None,
     stop: bool,
@@ -64,6 +66,7 @@ def command(
     from synclib.core.names import check_node
     from synclib.errors import Invalid
     from tools.fleet.find_role import parse_values
+    from tools.fleet.pins import parse_pins, write_pins
 
     if name is not None and count > 1:
         raise Invalid("--node names one node, --count makes several", hint="leave one of them out")
@@ -77,9 +80,13 @@ def command(
         _launch_instances(context, names, stem, release, set_values, machine, is_dry_run=dry_run)
         return
     names = [check_node(name)] if name is not None else [f"{stem}-{number + 1}" for number in range(count)]
+    pins = parse_pins(seqs)
     if stop:
         _stop(context, local, names)
         return
+    if not dry_run:
+        for node in names:
+            write_pins(local / node, pins)
     _launch_local(context, local, names, role, release, set_values, trust, allow_unsigned, is_dry_run=dry_run)
 
 

@@ -147,18 +147,13 @@ def store_release(context: Context, release: str | None) -> str | None:
 
 def _new_of(release: str | None, seq: str | None) -> Callable[[NodeSpec], NodeSpec]:
     """What takes the place of a node, but for its name."""
-    from synclib.core.names import check_dataset
     from synclib.errors import Invalid
+    from tools.fleet.pins import parse_pins
 
     change: dict[str, object] = {}
     if release is not None:
         change["release"] = release
-    pins: dict[str, int] = {}
-    if seq is not None:
-        dataset, _, number = seq.partition("=")
-        if not (number.isascii() and number.isdigit() and 0 < len(number) < 19):
-            raise Invalid(f"--seq {seq} is no DATASET=SEQ", hint="--seq covers=42")
-        pins[check_dataset(dataset)] = int(number)
+    pins = parse_pins([] if seq is None else [seq])
     if not change and not pins:
         raise Invalid("to what?", hint="--release NAME@SEQ, or --seq DATASET=SEQ")
     return lambda old: old.model_copy(update={**change, "pins": {**old.pins, **pins}})

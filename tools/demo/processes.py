@@ -48,7 +48,7 @@ class Demo:
             fcntl.flock(self._mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DemoError(f"a demo is running in {place}; stop it first") from None
-        self._environ = {
+        self.environ = {
             **os.environ,
             **(environ or {}),
             "BOXLINK_STORE": self.store_url,
@@ -70,7 +70,7 @@ class Demo:
     def boxlink(self, *arguments: str) -> dict[str, Any]:
         """Run a verb to its end; its JSON object."""
         done = subprocess.run(
-            [*boxlink_command(), *arguments, "--json"], env=self._environ, capture_output=True, text=True, check=False
+            [*boxlink_command(), *arguments, "--json"], env=self.environ, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise DemoError(f"boxlink {' '.join(arguments)} failed ({done.returncode}): {done.stdout}{done.stderr}")
@@ -80,7 +80,7 @@ class Demo:
     def start(self, verb: str, *arguments: str) -> None:
         """Start a daemon; its events are read as they come."""
         with _signals_wait():
-            self._programs[verb] = Program(verb, [verb, *arguments], self._environ, self.place / f"{verb}.err")
+            self._programs[verb] = Program(verb, [verb, *arguments], self.environ, self.place / f"{verb}.err")
 
     def start_proxy(self, port: int) -> None:
         """On the wished port, or on a free one when that is taken."""
@@ -123,7 +123,7 @@ class Demo:
     def log_lines(self) -> list[str]:
         """What `boxlink logs` prints now."""
         done = subprocess.run(
-            [*boxlink_command(), "logs"], env=self._environ, capture_output=True, text=True, check=False
+            [*boxlink_command(), "logs"], env=self.environ, capture_output=True, text=True, check=False
         )
         return done.stdout.splitlines()
 

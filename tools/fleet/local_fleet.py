@@ -9,16 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from synclib.clock import Clock, Entropy
-from synclib.core import names
+from synclib.core.names import check_node
 from synclib.core.registration import REGISTRATION_BYTES_MAX, Registration, parse_proxy_key, parse_registration
 from synclib.core.rollout import GONE, NodeSpec, Traffic, View
-from synclib.disk.atomic import write_atomic
-from synclib.disk.faults import disk_errors
-from synclib.disk.markers import Markers
-from synclib.errors import Corrupt, Invalid, Missing, Unavailable
+from synclib.errors import Corrupt, Missing, Unavailable
 from synclib.store.base import Store
 from tools.fleet.local_nodes import Wish, is_alive, nodes, remove, start, stop
 from tools.fleet.node_file import LocalNode
+from tools.fleet.pins import read_pins, write_pins
 from tools.fleet.proxy_admin import ProxyAdmin, fetch
 
 # Longer than the built-in roles take to end by themselves.
@@ -51,7 +49,7 @@ class LocalFleet:
                 node=node.node,
                 role=node.role_file or node.role,
                 release=node.release,
-                pins=_pins(node),
+                pins=read_pins(node.directory),
                 values=node.values,
             )
             for node in nodes(self._directory)
@@ -117,12 +115,7 @@ class LocalFleet:
     def start(self, spec: NodeSpec) -> None:
         if spec.node in self._draining:
             self._draining.pop(spec.node).join()
-        place = self._directory / names.check_node(spec.node)
-        with disk_errors():
-            for dataset, seq in spec.pins.items():
-                directory = place / "data" / names.check_dataset(dataset)
-                directory.mkdir(parents=True, exist_ok=True)
-                write_atomic(directory / names.ACTIVE, f"seq={seq}\n".encode())
+        write_pins(self._directory / check_node(spec.node), spec.pins)
         wish = Wish(spec.role, spec.release, self._release_directory(spec.release), spec.values)
         start(self._directory, spec.node, wish, self._environ, self._clock, self._entropy)
 
@@ -152,17 +145,6 @@ class LocalFleet:
         for spec in specs:
             if spec.node in known and not is_alive(known[spec.node]):
                 remove(known[spec.node])
-
-
-def _pins(node: LocalNode) -> dict[str, int]:
-    """Datasets whose seq is asked for by name."""
-    pins: dict[str, int] = {}
-    for path in sorted(node.data.glob(f"*/{names.ACTIVE}")):
-        with contextlib.suppress(Invalid, OSError):
-            active = Markers(path.parent).active()
-            if active is not None and active.seq is not None:
-                pins[path.parent.name] = active.seq
-    return pins
 
 
 def _address(key: str) -> str:

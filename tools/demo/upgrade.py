@@ -1,0 +1,152 @@
+"""A rolling upgrade on this machine, one line a step. ``python -m tools.demo.upgrade [--exit]``
+
+Three render nodes behind the proxy, under a steady load, are rolled to a new release and then to a new seq. At the end
+the requests are counted, and those that failed; any is a failure of the demo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from synclib.errors import BoxlinkError
+from tools.demo.__main__ import COVER_COUNT, cover_directory
+from tools.demo.load import Load
+from tools.demo.processes import Demo, DemoError
+from tools.demo.program import boxlink_command
+from tools.fleet.local_nodes import nodes, stop
+
+PLACE = Path(".demo-upgrade")
+NODE_COUNT = 3
+_DRAIN_S = 60.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make demo-upgrade", description=__doc__)
+    parser.add_argument("--exit", action="store_true", help="end when the upgrades are done, instead of staying up")
+    parser.add_argument("--port", type=int, default=8080, help="where the wall is to be seen (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=COVER_COUNT, help="how many covers (default: %(default)s)")
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        place = PLACE.resolve()
+        end_nodes(place / "nodes", 0.0)  # of a demo that was killed
+        return run(Demo(place), arguments)
+    except KeyboardInterrupt:
+        return 0
+    except (DemoError, BoxlinkError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+
+
+def run(demo: Demo, arguments: argparse.Namespace) -> int:
+    code = 0
+    try:
+        Upgrades(demo, arguments).run()
+        if not arguments.exit:
+            demo.say(f"open http://127.0.0.1:{demo.port}/ in a browser; Ctrl-C stops all of it")
+            demo.wait()
+    except KeyboardInterrupt:
+        pass
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        code = 1
+    finally:
+        with contextlib.suppress(KeyboardInterrupt):
+            end_nodes(demo.place / "nodes", _DRAIN_S)
+        end_nodes(demo.place / "nodes", 0.0)
+        is_clean = demo.stop()
+    demo.say("stopped" if is_clean else "something did not stop cleanly")
+    return code or (0 if is_clean else 1)
+
+
+def end_nodes(place: Path, drain_s: float) -> None:
+    """Let every node below a directory end."""
+    for node in reversed(nodes(place)):
+        stop(node, drain_s)
+
+
+class Upgrades:
+    def __init__(self, demo: Demo, arguments: argparse.Namespace) -> None:
+        self._demo, self._arguments = demo, arguments
+        self._nodes = demo.place / "nodes"
+
+    def run(self) -> None:
+        demo = self._demo
+        covers = cover_directory(demo, self._arguments.count)
+        demo.boxlink("init")
+        seq = demo.boxlink("publish", "covers", str(covers))["seq"]
+        demo.say(f"published seq {seq} of 'covers'")
+        words = ("render", "--local", str(self._nodes), "--set", "dataset=covers", "--seq", f"covers={seq}")
+        started = demo.boxlink("launch", *words, "--count", str(NODE_COUNT))["nodes"]
+        demo.say(f"started {', '.join(node['node'] for node in started)}, each with a directory and ports of its own")
+        demo.start_proxy(self._arguments.port)
+        admin = str(demo.wait_event("proxy", "ready")["admin"])
+        demo.wait_for(lambda: self._backends(admin) == NODE_COUNT, "the proxy finds all of them", "proxy")
+        demo.say(f"the proxy found them, and serves on port {demo.port}")
+        load = Load(demo.port, self._expected())
+        load.start()
+        try:
+            self._roll(load, admin, covers)
+        finally:
+            load.stop()
+        demo.say(f"{load.answered} requests answered, {load.failed} failed, {load.wrong} with wrong bytes")
+        if load.failed or load.wrong:
+            raise DemoError(f"requests were lost: {load.first_failure}")
+
+    def _roll(self, load: Load, admin: str, covers: Path) -> None:
+        demo = self._demo
+        Image.new("RGB", (300, 450), (200, 30, 30)).save(covers / "a-new-cover.jpg")
+        seq = demo.boxlink("publish", "covers", str(covers))["seq"]
+        demo.say(f"published seq {seq}, and roll to it")
+        self._upgrade(admin, "--seq", f"covers={seq}")
+        found = json.loads(demo.fetch("/wall.json")[2])
+        if found["seq"] != seq:
+            raise DemoError(f"the wall is that of seq {found['seq']}")
+        demo.say(f"every node serves seq {seq}; {load.answered} requests so far, {load.failed} failed")
+
+    def _upgrade(self, admin: str, *words: str) -> None:
+        """Run `boxlink upgrade`, and say what it says."""
+        demo = self._demo
+        command = [*boxlink_command(), "upgrade", "render", "--local", str(self._nodes), "--proxy", admin, *words]
+        with subprocess.Popen(
+            command, env=demo.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            said = ""
+            for line in process.stderr:
+                said = line.strip()
+                demo.say(f"    {said.removeprefix('boxlink: ')}")
+        if process.returncode:
+            raise DemoError(f"boxlink upgrade ended with {process.returncode}: {said}")
+
+    def _backends(self, admin: str) -> int:
+        status, _, body = self._demo.fetch("/backends", int(admin.rpartition(":")[2]))
+        found: list[dict[str, Any]] = json.loads(body) if status == 200 else []
+        return sum(one["state"] == "active" for one in found)
+
+    def _expected(self) -> dict[str, bytes]:
+        """Tiles of the wall, as the nodes draw them before anything changes."""
+        wall = json.loads(self._demo.fetch("/wall.json")[2])
+        zoom = wall["zoom_max"]
+        across = min(6, -(-wall["width"] // wall["tile"]))
+        down = min(6, -(-wall["height"] // wall["tile"]))
+        paths = [f"/tiles/{wall['wall']}/{zoom}/{x}/{y}.jpg" for x in range(across) for y in range(down)]
+        answers = {path: self._demo.fetch(path) for path in paths}
+        bad = {path: answer[0] for path, answer in answers.items() if answer[0] != 200}
+        if bad:
+            raise DemoError(f"tiles cannot be had: {bad}")
+        return {path: answer[2] for path, answer in answers.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

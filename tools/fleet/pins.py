@@ -1,0 +1,44 @@
+"""Datasets that a local node has at a seq: the word is in their ``synch.active``, as a person would put it there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from synclib.core import names
+from synclib.disk.atomic import write_atomic
+from synclib.disk.faults import disk_errors
+from synclib.disk.markers import Markers
+from synclib.errors import Invalid
+
+
+def parse_pins(words: Sequence[str]) -> dict[str, int]:
+    """``DATASET=SEQ`` of a command line."""
+    pins: dict[str, int] = {}
+    for word in words:
+        dataset, _, number = word.partition("=")
+        if not (number.isascii() and number.isdigit() and 0 < len(number) < 19 and int(number)):
+            raise Invalid(f"{word!r} is no DATASET=SEQ", hint="write covers=42")
+        pins[names.check_dataset(dataset)] = int(number)
+    return pins
+
+
+def write_pins(node: Path, pins: Mapping[str, int]) -> None:
+    """Ask, in a node's directory, for datasets at their seqs."""
+    with disk_errors():
+        for dataset, seq in pins.items():
+            directory = node / "data" / names.check_dataset(dataset)
+            directory.mkdir(parents=True, exist_ok=True)
+            write_atomic(directory / names.ACTIVE, f"seq={seq}\n".encode())
+
+
+def read_pins(node: Path) -> dict[str, int]:
+    """What a node's directory asks for by seq."""
+    pins: dict[str, int] = {}
+    for path in sorted(node.glob(f"data/*/{names.ACTIVE}")):
+        with contextlib.suppress(Invalid, OSError):
+            active = Markers(path.parent).active()
+            if active is not None and active.seq is not None:
+                pins[path.parent.name] = active.seq
+    return pins
