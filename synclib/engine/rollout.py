@@ -33,6 +33,8 @@ from synclib.store.base import Store
 
 _LOOK_S = 0.25
 _STORE_S_MAX = 600.0
+# A store that is not mounted misses what was there a moment ago.
+_AWAY = (Unavailable, Missing)
 Say = Callable[[str, Rollout], None]
 
 
@@ -174,7 +176,7 @@ class Driver:
         while True:
             try:
                 return self._fleet.look(views_wanted(rollout))
-            except Unavailable:
+            except _AWAY:
                 if self._host.clock.monotonic() > until:
                     raise
                 self._wait_for_store()
@@ -206,7 +208,7 @@ class Driver:
             except Conflict:
                 # Somebody wrote between our look and our write: look again.
                 return self._newest(entry)
-            except Unavailable as error:
+            except _AWAY as error:
                 if self._host.clock.monotonic() > until:
                     raise
                 if not told:

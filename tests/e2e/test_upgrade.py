@@ -124,6 +124,62 @@ def test_one_that_never_gets_ready_is_taken_back(rolled: Rolled) -> None:
     assert sorted(fleet.registrations()) == sorted(f"proxy/{address.replace(':', '.p')}" for address in proxy.states())
 
 
+@pytest.mark.parametrize("what", ["crashes", "is slow"])
+def test_a_new_program_that(rolled: Rolled, what: str) -> None:
+    """The role's second version has another process in it; the first nodes keep the first."""
+    fleet = rolled.fleet
+    fleet.publish(small_wall(10))
+    rolled.launch(2)
+    proxy = fleet.proxy()
+    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    fleet.publish(changed(small_wall(10)))
+    run, program = '["boxlink", "render"', boxlink_command()[0]
+    slow = f"""["sh", "-c", "sleep 8; exec {program} \\"$@\\"", "sh", "render\""""
+    instead, ready_s = {"crashes": ('["false"', "8"), "is slow": (slow, "90")}[what]
+    rolled.role.write_text(ROLE.replace(run, instead))
+    wall = proxy.get("/wall.json").json()["wall"]
+    words = rolled.upgrade_words(admin_of(proxy), "--seq", "covers=2", "--ready-within", ready_s)
+    with Load(proxy.port, asks(str(wall), drawn(small_wall(10)))) as load:
+        if what == "crashes":
+            failed = rolled.boxlink(*words, code=13)
+            assert "has not registered" in failed["error"]["message"]
+        else:
+            assert rolled.boxlink(*words)["state"] == "done"
+        load.wait(100)
+    assert (load.failures, load.wrong, load.cut) == ([], [], [])
+    assert len(rolled.names()) == 2
+
+
+def test_the_store_is_away_in_the_middle(rolled: Rolled) -> None:
+    fleet = rolled.fleet
+    fleet.publish(small_wall(10))
+    rolled.launch(2)
+    proxy = fleet.proxy()
+    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    fleet.publish(changed(small_wall(10)))
+    wall = proxy.get("/wall.json").json()["wall"]
+    words = rolled.upgrade_words(admin_of(proxy), "--seq", "covers=2")
+    with Load(proxy.port, asks(str(wall), drawn(small_wall(10)))) as load:
+        process = subprocess.Popen(
+            [*boxlink_command(), *words],
+            env=rolled.environ,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stderr is not None
+        with process.stderr as lines:
+            assert any("is ready" in line for line in lines)
+            away = fleet.store.rename(fleet.root / "away")
+            time.sleep(10)
+            away.rename(fleet.store)
+            said = lines.read()
+        assert process.wait(240) == 0, said
+    assert "the store does not answer" in said
+    assert (load.failures, load.wrong, load.cut) == ([], [], [])
+    assert rolled.names() == ["render-000001-1", "render-000001-2"]
+
+
 def test_an_operator_who_is_killed_is_followed_by_another(rolled: Rolled) -> None:
     fleet = rolled.fleet
     fleet.publish(small_wall(10))
@@ -183,5 +239,4 @@ def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]
     rolled.launch(1)
     planned = rolled.boxlink(*words, "--seq", "covers=2", "--dry-run")
     assert [step["new"]["node"] for step in planned["steps"]] == ["render-000001-1"]
-    time.sleep(0)
     assert rolled.names() == ["render-1"]
