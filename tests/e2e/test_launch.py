@@ -202,7 +202,19 @@ def test_the_request_is_what_ec2_takes(machine: Machine) -> None:
         "store": machine.store,
         "role": "render",
         "release": "fleet@3",
-        "run": ["boxlink", "up", "render", "--node", "r1", "--set", "dataset=covers"],
+        "run": [
+            "boxlink",
+            "up",
+            "render",
+            "--data",
+            "{data}",
+            "--release",
+            "{release}",
+            "--node",
+            "r1",
+            "--set",
+            "dataset=covers",
+        ],
     }
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tools.fleet.local_nodes import Wish
     from tools.fleet.node_file import LocalNode
 
+_RELEASES = ".releases"  # no node's name
+_STOP_S = 150.0  # longer than the built-in roles take
+
 
 @click.command()
 @click.argument("role")
@@ -127,12 +130,21 @@ def _launch_local(
 def _with_release(
     context: Context, local: Path, wish: Wish, release: str, trust: tuple[Path, ...], allow_unsigned: bool
 ) -> Wish:
-    """The wish with the release's directory, once it stands there."""
-    if release:
-        from synclib.errors import Unsupported
+    """The wish with the release's directory, once it stands there, beside the nodes."""
+    if not release:
+        return wish
+    import dataclasses
 
-        raise Unsupported("releases cannot be launched yet", hint="leave --release out")
-    return wish
+    from tools.cli_engine import connect_of, open_host, progress_bar
+    from tools.fleet.release_place import fetch, parse_release, read_trust
+
+    name, seq = parse_release(release)
+    trusted = read_trust(trust, is_unsigned_allowed=allow_unsigned)
+    store = context.open_store()
+    with progress_bar(context) as progress:
+        into = local / _RELEASES
+        done = fetch(store, connect_of(context), name, seq, into, trusted, open_host(context), progress)
+    return dataclasses.replace(wish, release=f"{name}@{done.statement.seq}", release_directory=done.directory)
 
 
 def _stop(context: Context, local: Path, names: list[str]) -> None:
@@ -148,10 +160,6 @@ def _stop(context: Context, local: Path, names: list[str]) -> None:
     context.emit({"nodes": [{"node": name, "drained": drained} for name, drained in told.items()]}, "stopped")
     if not all(told.values()):
         raise click.exceptions.Exit(Partial.exit_code)
-
-
-# Longer than the built-in roles take.
-_STOP_S = 150.0
 
 
 def _fields(node: LocalNode) -> dict[str, object]:

@@ -43,7 +43,7 @@ def user_data(start: Start) -> str:
     found: dict[str, object] = {"store": start.store, "role": start.role, "release": start.release}
     if start.sha256:
         found["sha256"] = start.sha256
-    words = ["boxlink", "up", start.role, "--node", start.node]
+    words = ["boxlink", "up", start.role, "--data", "{data}", "--release", "{release}", "--node", start.node]
     words += [word for name, value in start.values.items() for word in ("--set", f"{name}={value}")]
     found["run"] = words
     # Strings and lists of strings are written alike in JSON and TOML, but for DEL.

@@ -1,0 +1,141 @@
+"""`boxlink release` as an operator uses it: programs installed from a release's wheels, and nodes that run them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.boxlink_process import Machine
+from tests.e2e.test_up import until
+from tests.tiny_wheel import write_wheel
+from tools.fleet import local_nodes
+from tools.fleet.node_file import LocalNode
+
+ROLE = 'role = "echo"\n[values]\nlisten = "0.0.0.0:1"\n[[process]]\nname = "a"\nrun = ["tool", "{listen}"]\n'
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    machine.run("init")
+    machine.run("release", "key", "fleet.key")
+    (tmp_path / "build/roles").mkdir(parents=True)
+    (tmp_path / "build/roles/echo.toml").write_text(ROLE)
+    write_wheel(tmp_path / "build/wheels", "1")
+    try:
+        yield machine
+    finally:
+        for node in local_nodes.nodes(tmp_path / "nodes"):
+            local_nodes.stop(node, 10)
+
+
+def says(node: LocalNode) -> str:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{node.ports['listen']}/") as answer:
+        return str(answer.read().decode())
+    return ""
+
+
+TRUST = ("--trust", "fleet.key.pub")
+INTO = ("--into", "here")
+
+
+def test_key_publish_fetch_activate_rollback(machine: Machine) -> None:
+    assert stat.S_IMODE((machine.place / "fleet.key").stat().st_mode) == 0o600
+    assert machine.json("release", "key", "fleet.key", code=13)["error"]["kind"] == "conflict"
+    first = machine.json("release", "publish", "fleet", "build", "--key", "fleet.key")
+    assert first["key"] == (machine.place / "fleet.key.pub").read_text().strip()
+    assert (first["seq"], first["is_current"]) == (1, True)
+    assert machine.json("release", "fetch", "fleet", *INTO, code=2)["error"]["message"].endswith("is not trusted")
+    fetched = machine.json("release", "fetch", "fleet", *INTO, *TRUST)
+    assert (fetched["seq"], fetched["is_new"]) == (1, True)
+    tool = machine.place / "here/fleet/current/venv/bin/tool"
+    assert not tool.exists()
+    assert machine.json("release", "activate", "fleet", *INTO, *TRUST)["is_new"]
+    assert subprocess.run([tool, "word"], capture_output=True, check=True).stdout == b"1 word\n"
+    # The environment names the directory that it has now, not the one in which it was made.
+    assert ".partial" not in tool.read_text()
+    (machine.place / "build/wheels/tool-1-py3-none-any.whl").unlink()
+    write_wheel(machine.place / "build/wheels", "2")
+    machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+    machine.run("release", "fetch", "fleet", *INTO, *TRUST)
+    assert subprocess.run([tool], capture_output=True, check=True).stdout == b"1\n"
+    machine.run("release", "activate", "fleet", "2", *INTO, *TRUST)
+    assert subprocess.run([tool], capture_output=True, check=True).stdout == b"2\n"
+    rows = machine.json("release", "ls", "fleet", *INTO)["seqs"]
+    signs = [(row["seq"], row["is_current"], row["is_here"], row["is_active"], row["is_previous"]) for row in rows]
+    assert signs == [(1, False, True, False, True), (2, True, True, True, False)]
+    assert machine.json("release", "rollback", "fleet", *INTO)["seq"] == 1
+    assert subprocess.run([tool], capture_output=True, check=True).stdout == b"1\n"
+    assert b"active" in machine.run("release", "ls", "fleet", *INTO)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says_"),
+    [
+        (("release", "publish", "fleet", "build", "--key", "nosuch"), 2, "cannot be read"),
+        (("release", "publish", "fleet", "build", "--key", "build/roles/echo.toml"), 2, "no private key"),
+        (("release", "publish", "../x", "build"), 2, "no dataset name"),
+        (("release", "fetch", "fleet", *INTO, *TRUST), 10, "no release fleet"),
+        (("release", "fetch", "fleet", *INTO, "--trust", "fleet.key"), 2, "no public key"),
+        (("release", "activate", "fleet", *INTO), 10, "was not fetched here"),
+        (("release", "activate", "../..", *INTO), 2, "no dataset name"),
+        (("release", "rollback", "fleet", *INTO), 10, "was not fetched here"),
+        (("release", "ls", "fleet", *INTO), 10, "there is no release"),
+        (("launch", "echo", "--local", "nodes", "--release", "fleet@x"), 2, "is no release"),
+    ],
+)
+def test_refused(machine: Machine, words: tuple[str, ...], code: int, says_: str) -> None:
+    assert says_ in machine.json(*words, code=code)["error"]["message"]
+
+
+def test_a_wheel_for_another_machine_leaves_nothing_that_looks_whole(machine: Machine) -> None:
+    wheels = machine.place / "build/wheels"
+    (wheels / "tool-1-py3-none-any.whl").rename(wheels / "tool-1-cp27-cp27m-win32.whl")
+    machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+    error = machine.json("release", "fetch", "fleet", *INTO, *TRUST, code=11)["error"]
+    assert "wheels" in error["message"]
+    assert not (machine.place / "here/fleet/1").exists()
+    # The next seq is right, and comes.
+    (wheels / "tool-1-cp27-cp27m-win32.whl").rename(wheels / "tool-1-py3-none-any.whl")
+    machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+    assert machine.json("release", "fetch", "fleet", *INTO, *TRUST)["seq"] == 2
+
+
+def test_nodes_run_the_programs_and_roles_of_their_release(machine: Machine) -> None:
+    """Two nodes of two releases side by side, as an upgrade has them."""
+    machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+    launch = ("launch", "echo", "--local", "nodes", *TRUST)
+    (old,) = machine.json(*launch, "--release", "fleet@1", "--node", "a")["nodes"]
+    assert old["release"] == "fleet@1"
+    write_wheel(machine.place / "build/wheels", "2")
+    machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+    assert machine.json(*launch, "--release", "fleet", "--node", "a", code=13)["error"]["kind"] == "conflict"
+    (new,) = machine.json(*launch, "--release", "fleet", "--node", "b")["nodes"]
+    assert new["release"] == "fleet@2"
+    found = {node.node: node for node in local_nodes.nodes(machine.place / "nodes")}
+    assert set(found) == {"a", "b"}
+    until(lambda: says(found["a"]) == "1 a" and says(found["b"]) == "2 b")
+    machine.run("launch", "echo", "--local", "nodes", "--node", "a", "--stop")
+    assert says(found["a"]) == ""
+    assert says(found["b"]) == "2 b"
+    (again,) = machine.json(*launch, "--release", "fleet", "--node", "a")["nodes"]
+    assert (again["release"], again["ports"]) == ("fleet@2", old["ports"])
+    until(lambda: says(found["a"]) == "2 a")
+
+
+def test_no_key_in_what_others_can_see(machine: Machine) -> None:
+    machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+    lines = (machine.place / "fleet.key").read_text().splitlines()
+    secret = lines[1].encode()
+    assert len(secret) > 40
+    for path in machine.place.rglob("*"):
+        if path.is_file() and path.name != "fleet.key":
+            assert secret not in path.read_bytes()
+    assert os.stat(machine.place / "fleet.key").st_mode & 0o077 == 0

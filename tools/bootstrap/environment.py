@@ -1,0 +1,73 @@
+"""The Python environment of a release, made from the wheels that it brings."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from .failure import Failure
+
+VENV, WHEELS = "venv", "wheels"
+_TIMEOUT_S = 900
+_WHEEL = re.compile(r"([A-Za-z0-9_.]+)-[^-]+(-[^-]+)?-[^-]+-[^-]+-[^-]+\.whl")  # PEP 427
+
+
+def make_environment(directory: Path, final: Path) -> bool:
+    """Make ``directory``/venv, which will run as ``final``/venv once the directory has its name. Whether there was
+    anything to make it of. Nothing is asked of any network."""
+    wheels = directory / WHEELS
+    names = sorted({found[1] for path in wheels.glob("*.whl") if (found := _WHEEL.fullmatch(path.name))})
+    venv = directory / VENV
+    if venv.exists():
+        shutil.rmtree(venv)
+    if not names:
+        return False
+    wheel = _pip_wheel()
+    # Taken as it lies: to install it first takes longer than all the rest.
+    without = [] if wheel is None else ["--without-pip"]
+    _run([sys.executable, "-I", "-m", "venv", *without, str(venv)], "the environment of the release")
+    pip = ["-m", "pip"] if wheel is None else [f"{wheel}/pip"]
+    options = ["--isolated", "--quiet", "--disable-pip-version-check"]
+    install = ["install", "--no-index", "--no-cache-dir", "--find-links", str(wheels), *names]
+    _run([str(venv / "bin/python"), "-I", *pip, *options, *install], "the release's wheels")
+    _rename_within(venv, str(directory / VENV), str(final / VENV))
+    return True
+
+
+def _pip_wheel() -> Path | None:
+    """pip as the interpreter brings it for ensurepip, also where a distribution has moved it."""
+    places = [sysconfig.get_config_var("WHEEL_PKG_DIR"), str(Path(os.__file__).parent / "ensurepip/_bundled")]
+    found = (path for place in places if place for path in sorted(Path(place).glob("pip-*.whl"), reverse=True))
+    return next(found, None)
+
+
+def _run(command: list[str], what: str) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
+    try:
+        done = subprocess.run(
+            command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failure(f"{what}: {type(error).__name__}", "is Python whole here, with its venv module?") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise Failure(
+            f"{what}: {said[-1] if said else f'code {done.returncode}'}", "is there a wheel for this machine?"
+        )
+
+
+def _rename_within(venv: Path, before: str, after: str) -> None:
+    """Scripts and settings name the directory in which they were made (venv's documentation: not portable)."""
+    paths = [
+        venv / "pyvenv.cfg",
+        *(path for path in (venv / "bin").iterdir() if path.is_file() and not path.is_symlink()),
+    ]
+    for path in paths:
+        data = path.read_bytes()
+        if (changed := data.replace(os.fsencode(before), os.fsencode(after))) != data:
+            path.write_bytes(changed)

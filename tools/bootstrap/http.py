@@ -1,0 +1,56 @@
+"""One bounded HTTP request: no redirects, no proxies, a deadline for the whole of it."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from .failure import Failure, NotThere, Temporary
+
+SOCKET_S = 20.0
+_PIECE_BYTES = 1 << 20
+
+
+@contextmanager
+def answer(
+    method: str, url: str, headers: Mapping[str, str], what: str, timeout_s: float = SOCKET_S
+) -> Iterator[http.client.HTTPResponse]:
+    """The answer with status 200. NotThere for 404, Temporary for what may go away, Failure for a refusal; ``what``
+    names it, for a URL may hold what is nobody's business."""
+    parts = urlsplit(url)
+    if parts.hostname is None:
+        raise Failure(f"{what}: this is no URL")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+    try:
+        target = parts.path or "/"
+        connection.request(method, f"{target}?{parts.query}" if parts.query else target, headers=dict(headers))
+        response = connection.getresponse()
+        if response.status == 404:
+            raise NotThere(f"{what}: there is none")
+        if response.status >= 500 or response.status == 429:
+            raise Temporary(f"{what}: status {response.status}")
+        if response.status != 200:
+            raise Failure(f"{what}: refused with status {response.status}", "see rights, region and clock")
+        yield response
+    except (OSError, http.client.HTTPException) as error:
+        raise Temporary(f"{what}: {type(error).__name__}: {error}") from None
+    finally:
+        connection.close()
+
+
+def pieces(response: http.client.HTTPResponse, bytes_max: int, deadline: float, what: str) -> Iterator[bytes]:
+    """The body; Failure where it is longer than it may be, Temporary where it takes longer, or ends early."""
+    got = 0
+    while piece := response.read(_PIECE_BYTES):
+        got += len(piece)
+        if got > bytes_max:
+            raise Failure(f"{what}: it is longer than {bytes_max} bytes")
+        if time.monotonic() > deadline:
+            raise Temporary(f"{what}: it took too long")
+        yield piece
+    if response.length:
+        raise Temporary(f"{what}: it ended early")

@@ -1,0 +1,51 @@
+"""Which of the releases on a disk runs: a link that is switched in one step.
+
+DIR/<name>/<seq>/       a release
+           current      the one that runs
+           previous     the one before, for `boxlink release rollback`
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CURRENT, PREVIOUS = "current", "previous"
+
+
+def linked_seq(place: Path, name: str) -> int | None:
+    """The seq that a link names; None where there is none, or it leads nowhere."""
+    try:
+        target = os.readlink(place / name)
+    except OSError:
+        return None
+    is_seq = target.isascii() and target.isdigit() and (place / target).is_dir()
+    return int(target) if is_seq else None
+
+
+def switch(place: Path, seq: int) -> bool:
+    """Let ``current`` be that seq; whether it was another. Whoever is killed in between leaves the old one running."""
+    old = linked_seq(place, CURRENT)
+    if old == seq:
+        return False
+    if old is not None:
+        link(place, PREVIOUS, old)
+    link(place, CURRENT, seq)
+    return True
+
+
+def link(place: Path, name: str, seq: int) -> None:
+    temporary = place / f".{name}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(str(seq))
+    os.replace(temporary, place / name)
+    flush(place)
+
+
+def flush(directory: Path) -> None:
+    """What was renamed in a directory is so also after the machine went down."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

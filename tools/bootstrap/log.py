@@ -1,0 +1,36 @@
+"""What a first boot says: on the console, and in ``data/log/bootstrap.log``, which sync sends up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+_BYTES_MAX = 4 << 20
+
+
+class Log:
+    """Lines are JSON in the file. A file that cannot be written stops nothing: the console has them all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and path.stat().st_size > _BYTES_MAX:
+                os.replace(path, path.with_name(f"{path.name}.1"))
+
+    def say(self, event: str, level: str = "info", **fields: object) -> None:
+        shown = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
+        with contextlib.suppress(OSError):
+            print(f"boxlink bootstrap: {event} {shown}".rstrip(), file=sys.stderr, flush=True)
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = json.dumps({"event": event, "level": level, "at": at, "role": "bootstrap", **fields}) + "\n"
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            try:
+                os.write(descriptor, line.encode(errors="replace"))
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,228 @@
+"""Programs as releases: published, signed, fetched beside what runs, switched, taken back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tools.cli_context import Context, node_option, verb
+
+_INTO = click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("/opt/boxlink/release"),
+    show_default=True,
+    metavar="DIR",
+    help="Where releases stand.",
+)
+_TRUST = click.option(
+    "--trust",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A public key (else /etc/boxlink/trusted/*.pub). Repeatable.",
+)
+_UNSIGNED = click.option("--allow-unsigned", is_flag=True, help="Take one that nobody has signed.")
+
+
+@click.group()
+def command() -> None:
+    """Publish programs and run them: key, publish, fetch, activate, rollback, ls.
+
+    \b
+    boxlink release key fleet.key                      # fleet.key.pub goes to /etc/boxlink/trusted on the nodes
+    boxlink release publish fleet ./build --key fleet.key
+    boxlink release fetch fleet && boxlink release activate fleet
+    boxlink release rollback fleet
+    """
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@verb
+def key(context: Context, file: Path) -> None:
+    """Make an Ed25519 key pair: FILE, which only its owner can read, and FILE.pub."""
+    import os
+
+    from synclib.clock import SystemEntropy
+    from synclib.core.signing import KEY_BYTES, Signer, private_pem
+    from synclib.errors import Conflict
+
+    pem = private_pem(SystemEntropy().token(KEY_BYTES))
+    public = Signer(pem).public
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise Conflict(
+            "there is a file already", hint="a key is never overwritten: choose another name", path=str(file)
+        ) from error
+    with open(descriptor, "wb") as out:
+        out.write(pem)
+        out.flush()
+        os.fsync(descriptor)
+    Path(f"{file}.pub").write_text(f"{public}\n")
+    context.emit({"key": public, "file": str(file), "public_file": f"{file}.pub"}, f"{public}\nkeep {file} secret")
+
+
+@command.command()
+@click.argument("name")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--key", "key_file", type=click.Path(path_type=Path), metavar="FILE", help="Sign it with this key.")
+@node_option
+@verb
+def publish(context: Context, name: str, directory: Path, key_file: Path | None) -> None:
+    """Make the directory DIR the current release NAME: wheels/ for its programs, roles/ for its roles.
+
+    New nodes take it from then on; those that run fetch it when they are told to.
+    """
+    from synclib.core.signing import Signer
+    from synclib.engine.release import publish_release
+    from synclib.errors import Invalid
+    from tools.bootstrap.build import build_bootstrap
+    from tools.cli_engine import connect_of, costs_text, open_host, progress_bar, size_text
+
+    signer = None
+    if key_file is not None:
+        try:
+            signer = Signer(key_file.read_bytes())
+        except OSError as error:
+            raise Invalid(f"the key cannot be read: {error.strerror}", path=str(key_file)) from error
+    store = context.open_store()
+    host, connect = open_host(context), connect_of(context)
+    with progress_bar(context) as progress:
+        done = publish_release(store, connect, name, directory, signer, build_bootstrap(), host, progress)
+    assert context.meter is not None
+    context.meter.add(done.meter)
+    statement = done.statement
+    result: dict[str, object] = {
+        **statement.model_dump(exclude={"v"}),
+        "files": done.files,
+        "bytes": done.plain_bytes,
+        "is_new": done.is_new,
+        "is_current": done.is_current,
+    }
+    signed = f"signed by {statement.key[:16]}" if statement.key else "not signed"
+    context.emit(
+        result,
+        f"release {name} is at seq {statement.seq}, {signed}; boot tar {size_text(statement.boot_bytes)}, "
+        f"sha256 {statement.boot_sha256}\n{costs_text(context)}",
+    )
+    if not done.is_current:
+        context.note(f"boxlink: a newer seq of {name} was published meanwhile, and stays the current one")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--seq", type=click.IntRange(min=1), help="This seq; by default the current one.")
+@_INTO
+@_TRUST
+@_UNSIGNED
+@node_option
+@verb
+def fetch(
+    context: Context, name: str, seq: int | None, into: Path, trust: tuple[Path, ...], allow_unsigned: bool
+) -> None:
+    """Bring a release NAME here, beside the one that runs: checked, and its programs installed from its wheels."""
+    from synclib.core.names import check_dataset
+    from tools.cli_engine import connect_of, costs_text, open_host, progress_bar
+    from tools.fleet.release_place import fetch as bring
+    from tools.fleet.release_place import read_trust
+
+    check_dataset(name)
+    trusted = read_trust(trust, is_unsigned_allowed=allow_unsigned)
+    store = context.open_store()
+    host, connect = open_host(context), connect_of(context)
+    with progress_bar(context) as progress:
+        done = bring(store, connect, name, seq, into, trusted, host, progress)
+    assert context.meter is not None
+    context.meter.add(done.meter)
+    result: dict[str, object] = {
+        "release": name,
+        "seq": done.statement.seq,
+        "digest": done.statement.digest,
+        "key": done.statement.key,
+        "directory": str(done.directory),
+        "is_new": done.is_new,
+    }
+    what = "is here" if done.is_new else "was here"
+    context.emit(result, f"release {name} seq {done.statement.seq} {what}: {done.directory}\n{costs_text(context)}")
+
+
+@command.command()
+@click.argument("name")
+@click.argument("seq", type=click.IntRange(min=1), required=False)
+@_INTO
+@_TRUST
+@_UNSIGNED
+@verb
+def activate(
+    context: Context, name: str, seq: int | None, into: Path, trust: tuple[Path, ...], allow_unsigned: bool
+) -> None:
+    """Let a release that was fetched be the one that runs: SEQ, or the newest that is here. It is checked again.
+
+    DIR/NAME/current names it; what runs already goes on as it is until it is started again.
+    """
+    from synclib.core.names import check_dataset
+    from tools.fleet.release_place import activate as switch_to
+    from tools.fleet.release_place import read_trust
+
+    check_dataset(name)
+    statement, is_other = switch_to(name, seq, into, read_trust(trust, is_unsigned_allowed=allow_unsigned))
+    result: dict[str, object] = {"release": name, "seq": statement.seq, "digest": statement.digest, "is_new": is_other}
+    context.emit(result, f"release {name} {'is' if is_other else 'was'} at seq {statement.seq}")
+
+
+@command.command()
+@click.argument("name")
+@_INTO
+@verb
+def rollback(context: Context, name: str, into: Path) -> None:
+    """Let the release that ran before be the one that runs again, at once."""
+    from synclib.core.names import check_dataset
+    from tools.fleet.release_place import rollback as back
+
+    seq, is_other = back(check_dataset(name), into)
+    context.emit({"release": name, "seq": seq, "is_new": is_other}, f"release {name} is at seq {seq}")
+
+
+@command.command()
+@click.argument("name")
+@_INTO
+@verb
+def ls(context: Context, name: str, into: Path) -> None:
+    """List the seqs of a release: which is current in the store, who signed it, which are here, which runs."""
+    from synclib.engine.release import has_signature, read_statement, statements
+    from synclib.errors import Missing
+    from tools.bootstrap.links import CURRENT, PREVIOUS, linked_seq
+    from tools.fleet.release_place import seqs
+
+    store = context.open_store()
+    known = statements(store, name)
+    current = read_statement(store, name, None).seq if known else 0
+    place = into.absolute() / name
+    here = seqs(place)
+    if not known and not here:
+        raise Missing(f"there is no release {name}", hint=f"boxlink release publish {name} DIR")
+    rows: list[dict[str, object]] = []
+    for seq in sorted({*known, *here}):
+        statement = read_statement(store, name, seq) if seq in known else None
+        rows.append(
+            {
+                "seq": seq,
+                "at": statement.at if statement else "",
+                "key": statement.key if statement and statement.key and has_signature(statement) else "",
+                "boot_bytes": statement.boot_bytes if statement else 0,
+                "is_current": seq == current,
+                "is_here": seq in here,
+                "is_active": seq == linked_seq(place, CURRENT),
+                "is_previous": seq == linked_seq(place, PREVIOUS),
+            }
+        )
+    context.emit({"release": name, "seqs": rows}, "\n".join(map(_line, rows)))
+
+
+def _line(row: dict[str, object]) -> str:
+    signs = [name for name in ("current", "here", "active", "previous") if row[f"is_{name}"]]
+    signed = f"signed by {str(row['key'])[:16]}" if row["key"] else "not signed"
+    return f"{row['seq']:>8}  {row['at']}  {signed}  {', '.join(signs)}".rstrip()

@@ -1,0 +1,231 @@
+"""Releases on this machine: fetched beside the one that runs, checked, switched by a link.
+
+DIR/<name>/<seq>/           a release, whole, with its venv
+           <seq>.json       what was signed of it
+           <seq>.partial    one that is being fetched
+           current, previous
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from synclib.core.names import check_dataset, release_root
+from synclib.core.release import STATEMENT_BYTES_MAX, Statement, parse_statement
+from synclib.core.signing import KEY_FILE_BYTES_MAX, parse_public
+from synclib.disk.atomic import fsync_directory, sync_file_system, write_atomic
+from synclib.disk.faults import disk_errors
+from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.release import check_trusted, read_statement
+from synclib.engine.release_check import check_standing
+from synclib.engine.restore import RestoreOptions, restore
+from synclib.errors import BoxlinkError, Conflict, Corrupt, Invalid, Missing, Partial, Unavailable
+from synclib.lazy.dataset import Dataset
+from synclib.store.base import Store
+from synclib.store.meter import Meter
+from tools.bootstrap.environment import make_environment
+from tools.bootstrap.failure import Failure
+from tools.bootstrap.links import CURRENT, PREVIOUS, link, linked_seq, switch
+
+DEFAULT = Path("/opt/boxlink/release")
+TRUSTED = Path("/etc/boxlink/trusted")
+_RELEASE = re.compile(r"([^@]+)(?:@([1-9][0-9]{0,17}))?")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """``keys``: public ones, hex."""
+
+    keys: Collection[str]
+    is_unsigned_allowed: bool = False
+
+    def check(self, statement: Statement) -> None:
+        check_trusted(statement, self.keys, is_unsigned_allowed=self.is_unsigned_allowed)
+
+
+@dataclass(frozen=True)
+class Brought:
+    statement: Statement
+    directory: Path
+    is_new: bool
+    meter: Meter
+
+
+def read_trust(files: Collection[Path], *, is_unsigned_allowed: bool) -> Trust:
+    """The keys in these files; where none are named, those of this machine."""
+    keys = set()
+    for path in files or sorted(TRUSTED.glob("*.pub")):
+        try:
+            with path.open("rb") as file:
+                keys.add(parse_public(file.read(KEY_FILE_BYTES_MAX)))
+        except OSError as error:
+            raise Invalid(f"the key cannot be read: {error.strerror}", path=str(path)) from error
+        except Invalid as error:
+            error.path = str(path)
+            raise
+    return Trust(keys, is_unsigned_allowed)
+
+
+def parse_release(text: str) -> tuple[str, int | None]:
+    """``NAME`` or ``NAME@SEQ``."""
+    found = _RELEASE.fullmatch(text)
+    if found is None:
+        raise Invalid(f"{text!r} is no release", hint="write NAME or NAME@SEQ")
+    return check_dataset(found[1]), int(found[2]) if found[2] else None
+
+
+def fetch(
+    store: Store,
+    connect: Connect | None,
+    name: str,
+    seq: int | None,
+    into: Path,
+    trust: Trust,
+    host: Host,
+    progress: Progress,
+) -> Brought:
+    """Bring a seq of a release (None: the current one) into ``into``, checked and ready to run. Nothing that runs is
+    touched."""
+    statement = read_statement(store, name, seq)
+    trust.check(statement)
+    place = into.absolute() / name
+    with disk_errors(), _alone(place):
+        final = place / str(statement.seq)
+        if final.is_dir():
+            _check_same(place, statement)
+            return Brought(statement, final, False, Meter())
+        partial = place / f"{statement.seq}.partial"
+        meter = _restore(store, connect, statement, partial, place, host, progress)
+        check_standing(partial, statement)
+        try:
+            make_environment(partial, final)
+        except Failure as error:
+            raise Unavailable(error.message, hint=error.hint, path=str(partial)) from error
+        write_atomic(_statement_path(place, statement.seq), statement.model_dump_json().encode())
+        sync_file_system(partial)
+        os.rename(partial, final)
+        fsync_directory(place)
+        return Brought(statement, final, True, meter)
+
+
+def _restore(
+    store: Store,
+    connect: Connect | None,
+    statement: Statement,
+    partial: Path,
+    place: Path,
+    host: Host,
+    progress: Progress,
+) -> Meter:
+    dataset = Dataset(store, release_root(statement.release))
+    manifest = dataset.manifest_at(statement.seq)
+    if manifest.digest != statement.digest:
+        raise Corrupt(
+            f"release {statement.release} seq {statement.seq} is not what was signed",
+            hint="see who may write to the store; publish it again",
+        )
+    # A killed try may have made it, and so it is no part of what is restored.
+    shutil.rmtree(partial / "venv", ignore_errors=True)
+    running = linked_seq(place, CURRENT)
+    seeds = () if running is None else (os.fsencode(place / str(running)),)
+    options = RestoreOptions(is_delete=True, is_durable=True, seeds=seeds)
+    done = restore(dataset, manifest, connect, partial, host, options, progress)
+    if done.problems:
+        path, reason = done.problems[0]
+        raise Partial(f"{os.fsdecode(path)}: {reason}", hint="correct it, then fetch again", path=str(partial))
+    return done.meter
+
+
+def activate(name: str, seq: int | None, into: Path, trust: Trust) -> tuple[Statement, bool]:
+    """Let a release that was fetched (None: the newest of them) be the one that runs, once it is checked again.
+    Whether it was another."""
+    place = into.absolute() / name
+    with disk_errors(), _existing(place):
+        if seq is None:
+            seq = max(seqs(place), default=0)
+        statement = _read(place, seq)
+        trust.check(statement)
+        check_standing(place / str(seq), statement)
+        return statement, switch(place, seq)
+
+
+def rollback(name: str, into: Path) -> tuple[int, bool]:
+    """Let the release that ran before run again: its seq, and whether it was another that ran. A second time changes
+    nothing."""
+    place = into.absolute() / name
+    with disk_errors(), _existing(place):
+        seq = linked_seq(place, PREVIOUS)
+        if seq is None:
+            raise Missing(f"no release {name} ran before", hint=f"boxlink release activate {name} SEQ", path=str(place))
+        is_other = linked_seq(place, CURRENT) != seq
+        if is_other:
+            link(place, CURRENT, seq)
+        return seq, is_other
+
+
+def seqs(place: Path) -> list[int]:
+    """Those that stand here whole."""
+    if not place.is_dir():
+        return []
+    return sorted(int(path.name) for path in place.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def _check_same(place: Path, statement: Statement) -> None:
+    with contextlib.suppress(Missing):
+        if _read(place, statement.seq).digest != statement.digest:
+            raise Conflict(
+                f"another seq {statement.seq} of release {statement.release} stands here",
+                hint="is it the right store? move that directory away",
+                path=str(place / str(statement.seq)),
+            )
+
+
+def _read(place: Path, seq: int) -> Statement:
+    path = _statement_path(place, seq)
+    try:
+        if not (place / str(seq)).is_dir():
+            raise FileNotFoundError
+        with path.open("rb") as file:
+            statement = parse_statement(file.read(STATEMENT_BYTES_MAX + 1), place.name)
+        if statement.seq != seq:
+            raise Corrupt(f"it is of seq {statement.seq}")
+        return statement
+    except FileNotFoundError as error:
+        what = f"seq {seq} of release {place.name}" if seq else f"release {place.name}"
+        raise Missing(
+            f"{what} was not fetched here", hint=f"boxlink release fetch {place.name}", path=str(place)
+        ) from error
+    except BoxlinkError as error:
+        error.path = str(path)
+        raise
+
+
+def _statement_path(place: Path, seq: int) -> Path:
+    return place / f"{seq}.json"
+
+
+@contextlib.contextmanager
+def _existing(place: Path) -> Iterator[None]:
+    if not place.is_dir():
+        raise Missing(f"release {place.name} was not fetched here", hint=f"boxlink release fetch {place.name}")
+    with _alone(place):
+        yield
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Nobody else, a first boot neither, changes this release's place meanwhile."""
+    place.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
