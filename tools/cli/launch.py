@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tools.fleet.local_nodes import Wish
     from tools.fleet.node_file import LocalNode
 
-_RELEASES = ".releases"  # no node's name
 _STOP_S = 150.0  # longer than the built-in roles take
 
 
@@ -135,16 +134,11 @@ def _with_release(
         return wish
     import dataclasses
 
-    from tools.cli_engine import connect_of, open_host, progress_bar
-    from tools.fleet.release_place import fetch, parse_release, read_trust
+    from tools.fleet.fetched import fetched
 
-    name, seq = parse_release(release)
-    trusted = read_trust(trust, is_unsigned_allowed=allow_unsigned)
-    store = context.open_store()
-    with progress_bar(context) as progress:
-        into = local / _RELEASES
-        done = fetch(store, connect_of(context), name, seq, into, trusted, open_host(context), progress)
-    return dataclasses.replace(wish, release=f"{name}@{done.statement.seq}", release_directory=done.directory)
+    done = fetched(context, local, release, trust, is_unsigned_allowed=allow_unsigned)
+    statement = done.statement
+    return dataclasses.replace(wish, release=f"{statement.release}@{statement.seq}", release_directory=done.directory)
 
 
 def _stop(context: Context, local: Path, names: list[str]) -> None:

@@ -115,7 +115,7 @@ def command(
         taken = driver.take(opened, state=State.ROLLING_BACK, reason="an operator took it back")
         _end(context, fleet, driver.run(taken), wanted=State.ROLLED_BACK)
         return
-    new_of = _new_of(store_release(context, release), seq)
+    new_of = _new_of(_release_name(context, release), seq)
     if opened is None:
         planned = _planned(fleet, journal, role, new_of, batch)
         if planned is None or dry_run:
@@ -133,16 +133,15 @@ def command(
     _end(context, fleet, driver.run(entry), wanted=State.DONE)
 
 
-def store_release(context: Context, release: str | None) -> str | None:
-    """NAME@SEQ of what --release names: without a seq, what its ``current`` says now."""
-    if release is None or "@" in release:
-        return release
-    from synclib.core.names import current_key
-    from synclib.core.release import STATEMENT_BYTES_MAX, parse_statement
+def _release_name(context: Context, release: str | None) -> str | None:
+    """NAME@SEQ of what --release names: without a seq, what new nodes take now."""
+    if release is None:
+        return None
+    from synclib.engine.release import read_statement
+    from tools.fleet.release_place import parse_release
 
-    found = context.open_store().get(current_key(release), size_max=STATEMENT_BYTES_MAX)
-    assert found is not None
-    return f"{release}@{parse_statement(found.data, release).seq}"
+    name, seq = parse_release(release)
+    return f"{name}@{seq or read_statement(context.open_store(), name, None).seq}"
 
 
 def _new_of(release: str | None, seq: str | None) -> Callable[[NodeSpec], NodeSpec]:
@@ -228,8 +227,8 @@ def _release_directory(
     context: Context, local: Path, name: str, trust: tuple[Path, ...], *, is_unsigned_allowed: bool
 ) -> Path | None:
     """Where a release stands on this machine, once it was fetched and checked."""
-    from synclib.errors import Unsupported
-
     if not name:
         return None
-    raise Unsupported("releases cannot be fetched yet")
+    from tools.fleet.fetched import fetched
+
+    return fetched(context, local, name, trust, is_unsigned_allowed=is_unsigned_allowed).directory

@@ -27,6 +27,23 @@ from tools.fleet.local_nodes import nodes, stop
 PLACE = Path(".demo-upgrade")
 NODE_COUNT = 3
 _DRAIN_S = 60.0
+_ROLE = """
+# The render nodes of this demo.
+role = "render"
+
+[values]
+dataset = "covers"
+listen = "127.0.0.1:0"
+
+[[process]]
+name = "sync"
+run = ["boxlink", "sync", "--data", "{data}", "--poll", "1"]
+
+[[process]]
+name = "render"
+run = ["boxlink", "render", "--data", "{data}", "--dataset", "{dataset}", "--listen", "{listen}", "--lease", "LEASE"]
+stop_s = 60
+"""
 
 
 def main() -> int:
@@ -79,6 +96,7 @@ class Upgrades:
     def __init__(self, demo: Demo, arguments: argparse.Namespace) -> None:
         self._demo, self._arguments = demo, arguments
         self._nodes = demo.place / "nodes"
+        self._key = demo.place / "fleet.key"
 
     def run(self) -> None:
         demo = self._demo
@@ -86,8 +104,11 @@ class Upgrades:
         demo.boxlink("init")
         seq = demo.boxlink("publish", "covers", str(covers))["seq"]
         demo.say(f"published seq {seq} of 'covers'")
-        words = ("render", "--local", str(self._nodes), "--set", "dataset=covers", "--seq", f"covers={seq}")
-        started = demo.boxlink("launch", *words, "--count", str(NODE_COUNT))["nodes"]
+        self._publish_release("30")
+        words = ("--set", "dataset=covers", "--seq", f"covers={seq}", "--release", "fleet", *self._trust)
+        started = demo.boxlink("launch", "render", "--local", str(self._nodes), "--count", str(NODE_COUNT), *words)[
+            "nodes"
+        ]
         demo.say(f"started {', '.join(node['node'] for node in started)}, each with a directory and ports of its own")
         demo.start_proxy(self._arguments.port)
         admin = str(demo.wait_event("proxy", "ready")["admin"])
@@ -103,12 +124,30 @@ class Upgrades:
         if load.failed or load.wrong:
             raise DemoError(f"requests were lost: {load.first_failure}")
 
+    @property
+    def _trust(self) -> tuple[str, str]:
+        return ("--trust", str(self._key) + ".pub")
+
+    def _publish_release(self, lease_s: str) -> None:
+        """A release of the programs that run here, with a role of its own; it is signed."""
+        demo = self._demo
+        if not self._key.exists():
+            demo.boxlink("release", "key", str(self._key))
+        directory = demo.place / "release"
+        (directory / "roles").mkdir(parents=True, exist_ok=True)
+        (directory / "roles/render.toml").write_text(_ROLE.replace("LEASE", lease_s))
+        done = demo.boxlink("release", "publish", "fleet", str(directory), "--key", str(self._key))
+        demo.say(f"published release fleet@{done['seq']}, signed")
+
     def _roll(self, load: Load, admin: str, covers: Path) -> None:
         demo = self._demo
+        self._publish_release("20")
+        self._upgrade(admin, "--release", "fleet", *self._trust)
+        demo.say(f"every node runs the new release; {load.answered} requests so far, {load.failed} failed")
         Image.new("RGB", (300, 450), (200, 30, 30)).save(covers / "a-new-cover.jpg")
         seq = demo.boxlink("publish", "covers", str(covers))["seq"]
         demo.say(f"published seq {seq}, and roll to it")
-        self._upgrade(admin, "--seq", f"covers={seq}")
+        self._upgrade(admin, "--seq", f"covers={seq}", *self._trust)
         found = json.loads(demo.fetch("/wall.json")[2])
         if found["seq"] != seq:
             raise DemoError(f"the wall is that of seq {found['seq']}")
