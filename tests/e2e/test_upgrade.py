@@ -240,3 +240,33 @@ def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]
     planned = rolled.boxlink(*words, "--seq", "covers=2", "--dry-run")
     assert [step["new"]["node"] for step in planned["steps"]] == ["render-000001-1"]
     assert rolled.names() == ["render-1"]
+
+
+def test_nodes_are_rolled_to_a_signed_release(rolled: Rolled) -> None:
+    fleet, key = rolled.fleet, rolled.fleet.root / "fleet.key"
+    fleet.publish(small_wall(10))
+    rolled.boxlink("release", "key", str(key))
+
+    def publish(note: str) -> None:
+        roles = fleet.root / "release/roles"
+        roles.mkdir(parents=True, exist_ok=True)
+        (roles / "render.toml").write_text(ROLE + note)
+        rolled.boxlink("release", "publish", "fleet", str(roles.parent), "--key", str(key))
+
+    trust = ("--trust", f"{key}.pub")
+    publish("# the first\n")
+    words = ("render", "--local", str(rolled.place))
+    rolled.boxlink("launch", *words, "--count", "2", "--seq", "covers=1", "--release", "fleet", *trust)
+    proxy = fleet.proxy()
+    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    publish("# the second\n")
+    wall = proxy.get("/wall.json").json()["wall"]
+    with Load(proxy.port, asks(str(wall), drawn(small_wall(10)))) as load:
+        refused = rolled.boxlink(*rolled.upgrade_words(admin_of(proxy), "--release", "fleet"), code=2)
+        assert "fleet" in refused["error"]["message"], "nobody trusts who signed it"
+        assert rolled.names() == ["render-1", "render-2"]
+        done = rolled.boxlink(*rolled.upgrade_words(admin_of(proxy), "--release", "fleet", *trust))
+    assert (load.failures, load.wrong, load.cut) == ([], [], [])
+    assert {step["new"]["release"] for step in done["steps"]} == {"fleet@2"}
+    found = [backend for backend in proxy.backends().values() if backend["state"] == "active"]
+    assert [backend["release"] for backend in found] == ["fleet@2", "fleet@2"]

@@ -115,7 +115,11 @@ def command(
         taken = driver.take(opened, state=State.ROLLING_BACK, reason="an operator took it back")
         _end(context, fleet, driver.run(taken), wanted=State.ROLLED_BACK)
         return
-    new_of = _new_of(_release_name(context, release), seq)
+    release_name = _release_name(context, release)
+    new_of = _new_of(release_name, seq)
+    if release_name is not None and not dry_run:
+        # Before anything is begun: it may not be trusted, or not be had.
+        release_directory(release_name)
     if opened is None:
         planned = _planned(fleet, journal, role, new_of, batch)
         if planned is None or dry_run:
