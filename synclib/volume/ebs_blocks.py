@@ -1,7 +1,7 @@
 """Snapshots block by block over the EBS direct APIs (2019-11-02): paced, checked both ways, repeated where it is safe.
 
 Writing the same block again, and asking, may be repeated; StartSnapshot carries a token; a CompleteSnapshot whose
-answer was lost is refused when it comes again, and counts as done: whether it holds is seen when the snapshot completes.
+answer was lost is refused when it comes again, and counts as done: whether it holds shows when the snapshot completes.
 """
 
 from __future__ import annotations

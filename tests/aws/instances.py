@@ -144,7 +144,7 @@ class Instances:
         for mapping in params.get("BlockDeviceMappings", []):
             if "Ebs" not in mapping or "DeviceName" not in mapping:
                 raise Refused("InvalidBlockDeviceMapping", "a mapping has a DeviceName and Ebs")
-            self._volumes.check_disk(mapping["Ebs"])
+            self._volumes.check_disk(_disk(mapping))
         return self._zone(params)
 
     def _zone(self, params: dict[str, Any]) -> str:
@@ -177,7 +177,7 @@ class Instances:
         record.status.set("pending", then="running", after_s=self._site.delays.run_s)
         self.records[record.id] = record
         for mapping in params.get("BlockDeviceMappings", []):
-            volume = self._volumes.make(zone, mapping["Ebs"], dict(tags.get("volume", {})))
+            volume = self._volumes.make(zone, _disk(mapping), dict(tags.get("volume", {})))
             ends_too = mapping["Ebs"].get("DeleteOnTermination", True)
             self._volumes.bind(volume, record.id, mapping["DeviceName"], is_deleted_with_instance=ends_too)
         return record
@@ -249,6 +249,12 @@ def _user_data(params: dict[str, Any]) -> bytes:
     if len(data) > USER_DATA_BYTES_MAX:
         raise Refused("InvalidParameterValue", f"User data is limited to {USER_DATA_BYTES_MAX} bytes")
     return data
+
+
+def _disk(mapping: dict[str, Any]) -> dict[str, Any]:
+    """A block device mapping in the words of CreateVolume."""
+    disk = dict(mapping["Ebs"])
+    return disk | ({"Size": disk["VolumeSize"]} if "VolumeSize" in disk else {})
 
 
 def _state(name: str) -> dict[str, Any]:
