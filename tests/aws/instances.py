@@ -93,7 +93,7 @@ class Instances:
                     if volume.attachment.is_deleted_with_instance:
                         volume.attachment = None
                         volume.status.set("deleting", then="deleted", after_s=self._site.delays.delete_s)
-                    elif volume.attachment.status.state != "detaching":
+                    elif volume.attachment.status.state not in ("detaching", "detached"):
                         self._volumes.let_go(volume, is_gone=True)
 
     def run_instances(self, params: dict[str, Any]) -> dict[str, Any]:

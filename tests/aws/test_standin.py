@@ -323,9 +323,8 @@ def test_ended_instance_takes_its_volumes_along_or_lets_them_go(standin: Standin
     ec2.terminate_instances(InstanceIds=[instance_id])
     standin.clock.advance(standin.delays.terminate_s)
     assert state_of(ec2, instance_id) == "terminated"
-    for _ in range(3):
-        standin.clock.advance(60)
-        left = [(resource.kind, resource.state) for resource in standin.resources()]
+    standin.clock.advance(60)
+    left = [(resource.kind, resource.state) for resource in standin.resources()]
     assert left == [("snapshot", "completed"), ("volume", "available")]
 
 
