@@ -26,7 +26,10 @@ from synclib.store.outcome import NotApplied
 Kind = tuple[type[BoxlinkError], str]
 
 _CREDENTIALS = "check the credentials (aws sts get-caller-identity), and that they are for this account and region"
-_RIGHTS = "the credentials lack a right: docs/iam.md has the policy of each role"
+_RIGHTS = (
+    "the credentials lack a right (docs/iam.md has the policy of each role), "
+    "or it is not boxlink's (it lacks the tag boxlink:token), or not there any more"
+)
 _QUOTA = "delete what is no longer needed (boxlink snapshot prune), or ask AWS for a higher quota"
 _CAPACITY = "another zone or type may have room; or try again later"
 _TOKEN = "this token made something else before: what is asked for has changed since, so use another"

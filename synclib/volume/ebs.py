@@ -162,6 +162,7 @@ class EbsDriver:
         self._calls.repeated(f"tag {resource_id}", attempt)
 
     def delete_volume(self, volume_id: str) -> None:
+        # Who may delete only what carries our tag is told of a lack of rights where nothing is there any more.
         def attempt() -> None:
             volume = next(iter(self.volumes([volume_id])), None)
             if volume is not None and volume.state is not VolumeState.DELETING:
@@ -170,7 +171,11 @@ class EbsDriver:
         self._until_missing(f"delete {volume_id}", attempt)
 
     def delete_snapshot(self, snapshot_id: str) -> None:
-        self._until_missing(f"delete {snapshot_id}", lambda: self._ec2.delete_snapshot(SnapshotId=snapshot_id))
+        def attempt() -> None:
+            if self.snapshots([snapshot_id]):
+                self._ec2.delete_snapshot(SnapshotId=snapshot_id)
+
+        self._until_missing(f"delete {snapshot_id}", attempt)
 
     def blocks(self) -> EbsBlocks:
         return self._blocks

@@ -70,7 +70,8 @@ def _run_rights(action: str, params: Mapping[str, Any], tags_of: TagsOf) -> Iter
         if snapshot_id := mapping.get("Ebs", {}).get("SnapshotId"):
             yield _on(action, snapshot_id, tags_of)
     if profile := params.get("IamInstanceProfile", {}).get("Name"):
-        yield Access("iam:PassRole", f"arn:aws:iam::{ACCOUNT_ID}:role/{profile}")
+        context = {"iam:PassedToService": "ec2.amazonaws.com"}
+        yield Access("iam:PassRole", f"arn:aws:iam::{ACCOUNT_ID}:role/{profile}", context)
 
 
 def _named(params: Mapping[str, Any]) -> list[str]:

@@ -58,7 +58,7 @@ class Script:
     _lost: Counter[str] = field(default_factory=Counter)
 
     def fail(self, operation: str, refused: Refused, times: int = 1) -> None:
-        """The next ``times`` calls are refused before anything is done."""
+        """The next ``times`` calls of an operation (``*``: of any) are refused before anything is done."""
         self._failures.setdefault(operation, []).extend([refused] * times)
 
     def lose_answer(self, operation: str, times: int = 1) -> None:
@@ -66,8 +66,9 @@ class Script:
         self._lost[operation] += times
 
     def before(self, operation: str) -> None:
-        if self._failures.get(operation):
-            raise self._failures[operation].pop(0)
+        for name in (operation, "*"):
+            if self._failures.get(name):
+                raise self._failures[name].pop(0)
 
     def is_lost(self, operation: str) -> bool:
         if self._lost[operation] <= 0:
