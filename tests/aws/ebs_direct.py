@@ -39,7 +39,7 @@ class EbsDirect:
         if known:
             record = self._snapshots.records.get(known)
             if record is None:
-                raise Refused("ConflictException", "the snapshot of this client token is deleted", status=409)
+                raise _not_found()
             return self._started(record)
         if self._snapshots.pending_count() >= self._site.limits.pending_snapshots:
             raise Refused("ConcurrentLimitExceededException", "too many pending snapshots")
@@ -153,9 +153,7 @@ class EbsDirect:
     def _found(self, snapshot_id: str) -> SnapshotRecord:
         record = self._snapshots.visible(snapshot_id)
         if record is None:
-            raise Refused(
-                "ResourceNotFoundException", "The snapshot does not exist.", reason="SNAPSHOT_NOT_FOUND", status=404
-            )
+            raise _not_found()
         return record
 
     def _completed(self, snapshot_id: str) -> SnapshotRecord:
@@ -215,6 +213,10 @@ class EbsDirect:
     def _take(self, reason: str, name: str, rate: float) -> None:
         if not self._buckets.setdefault(name, Bucket(self._site.now, rate)).take():
             raise Refused("RequestThrottledException", "The rate of requests is exceeded.", reason=reason)
+
+
+def _not_found() -> Refused:
+    return Refused("ResourceNotFoundException", "The snapshot does not exist.", reason="SNAPSHOT_NOT_FOUND", status=404)
 
 
 def _cut(indices: list[int], start: int, size: int) -> tuple[list[int], int | None]:
