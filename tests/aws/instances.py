@@ -55,10 +55,12 @@ class InstanceRecord:
     profile: str
     metadata: dict[str, Any]
     tags: dict[str, str] = field(default_factory=dict)
+    has_started: bool = False
 
 
 class Instances:
-    """``started`` and ``ended`` are told of each instance, so that something can really run for it."""
+    """``started`` is told of each instance when it is running, ``ended`` when it is being ended, so that something can
+    really run for it (machines.py)."""
 
     def __init__(self, site: Site, volumes: Volumes) -> None:
         self._site = site
@@ -67,7 +69,7 @@ class Instances:
         self.images = {"ami-00000000000000001"}
         self.subnets = {f"subnet-{number:017x}": zone for number, zone in enumerate(site.zones, 1)}
         self.groups = {"sg-00000000000000001"}
-        self.profiles = {"boxlink-node"}
+        self.profiles: set[str] = set()
         self.started: Callable[[InstanceRecord], None] = lambda record: None
         self.ended: Callable[[InstanceRecord], None] = lambda record: None
 
@@ -85,8 +87,11 @@ class Instances:
         return record.zone
 
     def settle(self) -> None:
-        """Take from ended instances what they held."""
+        """Start what is running by now, and take from ended instances what they held."""
         for record in self.records.values():
+            if record.status.state == "running" and not record.has_started:
+                record.has_started = True
+                self.started(record)
             if record.status.state == "terminated":
                 for volume in self._volumes.attached(record.id):
                     assert volume.attachment is not None
@@ -119,8 +124,6 @@ class Instances:
             raise Refused("VcpuLimitExceeded", "You have requested more vCPU capacity than your current limit allows.")
         records = [self._start(params, zone, tags) for _ in range(count)]
         self._site.tokens.end("RunInstances", token, " ".join(record.id for record in records))
-        for record in records:
-            self.started(record)
         return self._reservation(records)
 
     def _checked(self, params: dict[str, Any]) -> str:

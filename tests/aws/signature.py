@@ -22,6 +22,7 @@ class Signed:
     access_key: str
     region: str
     service: str
+    session_token: str
 
 
 @dataclass(frozen=True)
@@ -69,4 +70,6 @@ def check_signature(request: RawRequest, secrets: Mapping[str, str]) -> Signed:
         key = hmac.digest(key, part.encode(), "sha256")
     if not hmac.compare_digest(hmac.digest(key, to_sign.encode(), "sha256").hex(), found["signature"]):
         raise Refused("SignatureDoesNotMatch", "The request signature does not match", status=403)
-    return Signed(found["key"], found["region"], found["service"])
+    if "x-amz-security-token" in headers and "x-amz-security-token" not in names:
+        raise Refused("SignatureDoesNotMatch", "the session token is not signed", status=403)
+    return Signed(found["key"], found["region"], found["service"], headers.get("x-amz-security-token", ""))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.aws.clock import DrivenClock
 from tests.aws.ebs_direct import EbsDirect
 from tests.aws.iam import ADMINISTRATOR, Policy, load_policy
 from tests.aws.instances import Instances
+from tests.aws.policies import policy_document
 from tests.aws.records import ACCOUNT_ID, REGION, check_id, tags_from
 from tests.aws.refusal import NoAnswer, Refused
 from tests.aws.rights import ebs_rights, ec2_rights
@@ -56,6 +57,7 @@ class Identity:
     access_key: str
     secret_key: str
     policy: Policy
+    session_token: str = ""  # of keys that a role lends
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,26 @@ class Standin:
         self._tagging = _Tagging(self)
         self._identities: dict[str, Identity] = {}
         self._lock = threading.RLock()
+        self._roles: dict[str, Identity] = {}
         self.administrator = self.identity("administrator", ADMINISTRATOR)
+        self.add_profile("boxlink-node", policy_document("node"))
 
-    def identity(self, name: str, policy: Mapping[str, Any]) -> Identity:
+    def identity(self, name: str, policy: Mapping[str, Any], session_token: str = "") -> Identity:
         """Keys of somebody who may do what a policy says."""
-        access_key = f"AKIA{len(self._identities) + 1:016d}"
-        self._identities[access_key] = Identity(name, access_key, f"secret of {name}", load_policy(policy))
-        return self._identities[access_key]
+        access_key = f"{'ASIA' if session_token else 'AKIA'}{len(self._identities) + 1:016d}"
+        who = Identity(name, access_key, f"secret of {name}", load_policy(policy), session_token)
+        self._identities[access_key] = who
+        return who
+
+    def add_profile(self, name: str, policy: Mapping[str, Any]) -> None:
+        """An instance profile, with a role of the same name."""
+        self._roles[name] = self.identity(name, policy, session_token=f"session of {name}")
+        self.instances.profiles.add(name)
+
+    def role_of(self, profile: str) -> tuple[str, Callable[[], tuple[str, str, str]]] | None:
+        """A role's name, and what gives its keys: access key, secret key, session token."""
+        who = self._roles.get(profile)
+        return None if who is None else (who.name, lambda: (who.access_key, who.secret_key, who.session_token))
 
     def resources(self) -> list[Resource]:
         """All that is there and paid for; what was under way to its end counts until it has ended."""
@@ -126,6 +141,8 @@ class Standin:
     def _carried_out(self, service: str, request: RawRequest) -> tuple[OperationModel, dict[str, Any]]:
         secrets = {key: identity.secret_key for key, identity in self._identities.items()}
         signed = check_signature(request, secrets)
+        if self._identities[signed.access_key].session_token != signed.session_token:
+            raise Refused("AuthFailure", "the session token is not that of these keys", status=401)
         if signed.service != service or signed.region != REGION:
             raise Refused("SignatureDoesNotMatch", "Credential should be scoped to this service and region", status=403)
         if service == "ebs":
