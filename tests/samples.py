@@ -109,9 +109,7 @@ def sample_volume_header() -> tuple[bytes, Header]:
     image, extents = sample_image(), sample_map()[0]
     hashes = blake3(image).digest(), blake3(extents).digest()
     manifest = sample_manifest()[1]
-    newest = SlotRecord(
-        2, "data/covers", 2, manifest.digest, 3, len(image), hashes[0], len(extents), hashes[1]
-    )
+    newest = SlotRecord(2, "data/covers", 2, manifest.digest, 3, len(image), hashes[0], len(extents), hashes[1])
     former = msgspec.structs.replace(newest, generation=1, seq=1, digest="ab" * 32)
     header = Header(Layout(64 << 20), (former, newest))
     return encode_header(header), header

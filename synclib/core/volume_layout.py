@@ -243,4 +243,3 @@ def _is_whole(sector: bytes | memoryview) -> bool:
     at = SECTOR_BYTES - _CHECKSUM.size
     found: int = _CHECKSUM.unpack_from(sector, at)[0]
     return found == xxhash.xxh3_64_intdigest(sector[:at])
-

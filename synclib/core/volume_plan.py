@@ -1,4 +1,4 @@
-"""Which blocks of a volume a new seq changes. Pure: paths' changes and a map in, blocks out; the cost follows the change.
+"""Which blocks of a volume a new seq changes. Paths' changes and a map in, blocks out: the cost follows the change.
 
 A place of the address space is never given to other content (docs/format/address.md), so what changes a block is that
 content comes into it that the volume before did not have, or that nothing is left in it. A block that gets new content

@@ -314,7 +314,7 @@ class Blob:
             with self._keeping if flight.is_background else contextlib.nullcontext():
                 for extent in here:
                     try:
-                        found.append((extent, _decode(extent.chunk, ranges, answers)))
+                        found.append((extent, chunk_in(extent.chunk, ranges, answers)))
                     except Corrupt as error:
                         error.key = key
                         errors[extent.position] = error
@@ -337,7 +337,7 @@ class Blob:
         return names.pack_key(self._root, ulid_text(chunk.pack))
 
 
-def _decode(chunk: ChunkRef, ranges: list[tuple[int, int]], answers: list[Buffer]) -> bytes | memoryview:
+def chunk_in(chunk: ChunkRef, ranges: list[tuple[int, int]], answers: list[Buffer]) -> bytes | memoryview:
     """A chunk, verified, out of the ranges of its pack."""
     index = bisect.bisect_right(ranges, (chunk.offset, 1 << 62)) - 1
     at = chunk.offset - ranges[index][0]
