@@ -3,7 +3,7 @@ there, so what is read is parsed strictly, and then still only a hint: the store
 
     boxlink:store, boxlink:dataset     whose it is
     boxlink:seq, boxlink:digest        what it holds
-    boxlink:token                      of the command that makes it, so that the same one again finds it
+    boxlink:making                     a token of the command that makes it, so that the same one again finds it
     boxlink:complete                   1, put last: all of it is there
     boxlink:in-use                     whoever needs it writes anything here; then it is not pruned
 """
@@ -20,7 +20,7 @@ from synclib.core.names import check_dataset
 from synclib.errors import BoxlinkError, Invalid
 
 STORE, DATASET, SEQ, DIGEST = "boxlink:store", "boxlink:dataset", "boxlink:seq", "boxlink:digest"
-TOKEN, COMPLETE, IN_USE, NODE = "boxlink:token", "boxlink:complete", "boxlink:in-use", "boxlink:node"
+MAKING, COMPLETE, IN_USE, NODE = "boxlink:making", "boxlink:complete", "boxlink:in-use", "boxlink:node"
 _VALUE_CHARACTERS_MAX = 255
 _SEQ = re.compile(r"[1-9][0-9]{0,17}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -34,7 +34,7 @@ class SnapshotTags(msgspec.Struct, frozen=True):
     dataset: str
     seq: int
     digest: str
-    token: str = ""
+    making: str = ""
     is_complete: bool = False
     in_use: str = ""
 
@@ -44,7 +44,7 @@ class SnapshotTags(msgspec.Struct, frozen=True):
             **owner_tags(self.store, self.dataset),
             SEQ: str(self.seq),
             DIGEST: self.digest,
-            TOKEN: self.token,
+            MAKING: self.making,
         }
 
 
@@ -79,7 +79,7 @@ def parse_tags(tags: Mapping[str, str]) -> SnapshotTags:
         dataset,
         int(seq),
         digest,
-        tags.get(TOKEN, "")[:_VALUE_CHARACTERS_MAX],
+        tags.get(MAKING, "")[:_VALUE_CHARACTERS_MAX],
         complete == "1",
         tags.get(IN_USE, "")[:_VALUE_CHARACTERS_MAX],
     )

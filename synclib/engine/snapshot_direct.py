@@ -19,17 +19,17 @@ from blake3 import blake3
 
 from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest
-from synclib.core.snapshot_tags import COMPLETE, TOKEN, SnapshotTags, store_tag, token_of
+from synclib.core.snapshot_tags import COMPLETE, MAKING, SnapshotTags, store_tag, token_of
 from synclib.core.volume_layout import Header, layout_for
-from synclib.core.volume_plan import Plan, plan_of, size_gib, zero_blocks
+from synclib.core.volume_plan import Plan, size_gib
 from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.disk.put_record import PutRecord
 from synclib.engine.host import Host, Progress
 from synclib.engine.lease import Holder, pin
 from synclib.engine.snapshots import Confirmed, find, header_of, newest_confirmed
-from synclib.engine.volume_content import BlobBlocks, SeqFiles, changes_since, header_block, put_all, seq_files
-from synclib.errors import BoxlinkError, Conflict, Corrupt, Missing, Unavailable
+from synclib.engine.volume_content import BlobBlocks, SeqFiles, header_block, plan_for, put_all, seq_files
+from synclib.errors import BoxlinkError, Conflict, Corrupt, Full, Missing, Unavailable
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.volume.base import Snapshot, SnapshotState, VolumeDriver
 from synclib.volume.waiting import POLL_FIRST_S, POLL_MAX_S, snapshot_is_completed, wait_until
@@ -86,29 +86,31 @@ def create_direct(
 
     Conflict while another process here makes one of the dataset.
     """
-    with _locked(_state_directory(dataset, host, driver)) as directory:
+    with locked(state_directory(dataset, host, driver)) as directory:
         head = dataset.read_head()
         done = Created(head.manifest.seq, head.manifest.digest)
         base = _base(dataset, driver, head.manifest, done)
         if base is not None and base.confirmed.manifest.seq == head.manifest.seq:
             done.snapshot_id = base.confirmed.id
             return done
-        held = _held(dataset, host, head, base, is_dry_run=is_dry_run)
-        with held as holder, seq_files(dataset, host, head.manifest) as files:
+        pinned = held(dataset, host, head, None if base is None else base.confirmed.manifest, is_dry_run=is_dry_run)
+        with pinned as holder, seq_files(dataset, host, head.manifest) as files:
             making = _Making(dataset, host, driver, directory, files, base, done)
             making.plan()
             if not is_dry_run:
-                making.make(_renewing(holder, progress))
+                making.make(renewing(holder, progress))
         return done
 
 
 @contextlib.contextmanager
-def _held(dataset: Dataset, host: Host, head: HeadState, base: _Base | None, *, is_dry_run: bool) -> Iterator[Holder]:
-    """Keep collectors away from what is read."""
+def held(
+    dataset: Dataset, host: Host, head: HeadState, before: Manifest | None, *, is_dry_run: bool
+) -> Iterator[Holder]:
+    """Keep collectors away from what is read: the head's seq, and the one before."""
     holder = pin(dataset, host)
     try:
         if not is_dry_run:
-            seqs = [head.manifest.seq, *([base.confirmed.manifest.seq] if base is not None else [])]
+            seqs = [head.manifest.seq, *([before.seq] if before is not None else [])]
             # Whoever may not write goes without.
             with contextlib.suppress(BoxlinkError):
                 holder.take(head, *seqs)
@@ -117,7 +119,7 @@ def _held(dataset: Dataset, host: Host, head: HeadState, base: _Base | None, *, 
         holder.end()
 
 
-def _renewing(holder: Holder, progress: Progress) -> Progress:
+def renewing(holder: Holder, progress: Progress) -> Progress:
     def told(what: str, done: int, total: int) -> None:
         holder.renew()
         progress(what, done, total)
@@ -164,25 +166,24 @@ class _Making:
 
     def plan(self) -> None:
         """What is put; says it in what was ``done``."""
-        done, files = self._done, self._files
-        record = files.record(1)
-        header = Header(layout_for(record.image_bytes, record.map_bytes), (None, None))
-        base = self._base
-        if base is not None and record.used_bytes > base.header.layout.slot_bytes:
-            done.why_full = f"the metadata have outgrown the slots of snapshot {base.confirmed.id}"
-            base = self._base = None
-        if base is not None:
-            header = base.header
-            record = msgspec.structs.replace(record, generation=header.next_generation())
-            done.parent_id, done.parent_seq = base.confirmed.id, base.confirmed.manifest.seq
-        before = None if base is None else base.confirmed.manifest
-        found = changes_since(self._dataset, self._host, before, files)
-        zeros = list(zero_blocks(found, files.extents.overlapping))
-        self._plan = plan_of(header.layout, record, header.next_slot(), found, zeros)
-        self._header = header.with_record(record)
-        done.blocks, done.zero_blocks = len(self._plan), len(zeros)
-        least_gib = 0 if base is None else base.confirmed.known.snapshot.size_gib
-        done.size_gib = size_gib(header.layout, files.manifest.address_end, least_gib)
+        done = self._done
+        if self._base is not None:
+            try:
+                self._plan_upon(self._base.header, self._base.confirmed.manifest)
+                done.parent_id, done.parent_seq = self._base.confirmed.id, self._base.confirmed.manifest.seq
+            except Full as error:
+                done.why_full = f"{error.message} of snapshot {self._base.confirmed.id}"
+                self._base = None
+        if self._base is None:
+            record = self._files.record(1)
+            self._plan_upon(Header(layout_for(record.image_bytes, record.map_bytes), (None, None)), None)
+
+    def _plan_upon(self, header: Header, before: Manifest | None) -> None:
+        plan, self._header = plan_for(self._dataset, self._host, self._files, header, before)
+        self._plan = plan
+        self._done.blocks, self._done.zero_blocks = len(plan), len(plan.zeros)
+        least_gib = 0 if self._base is None else self._base.confirmed.known.snapshot.size_gib
+        self._done.size_gib = size_gib(header.layout, self._files.manifest.address_end, least_gib)
 
     def make(self, progress: Progress) -> None:
         snapshot = self._begin()
@@ -287,20 +288,20 @@ class _Making:
 
     def _abandon(self, begun: _Begun) -> None:
         """What a former run began of another seq is finished by nobody, and paid for."""
-        for snapshot in self._driver.snapshots(tags={TOKEN: begun.token}):
+        for snapshot in self._driver.snapshots(tags={MAKING: begun.token}):
             if snapshot.tags.get(COMPLETE) != "1":
                 self._driver.delete_snapshot(snapshot.id)
                 self._done.abandoned = snapshot.id
         _forget(self._directory)
 
 
-def _state_directory(dataset: Dataset, host: Host, driver: VolumeDriver) -> Path:
+def state_directory(dataset: Dataset, host: Host, driver: VolumeDriver) -> Path:
     name = blake3(f"{driver.name}\0{dataset.store.url}\0{dataset.root}".encode()).hexdigest(16)
     return host.state / "snapshot" / name
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[Path]:
+def locked(directory: Path) -> Iterator[Path]:
     with disk_errors():
         directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -107,12 +107,16 @@ def header_of(driver: VolumeDriver, confirmed: Confirmed, root: str) -> Header |
         return error.message
 
 
-def prunable(found: Found, keep_last: int | None, older_than_ns: int | None, now_ns: int) -> list[Known]:
-    """Those of a dataset that may go: all but the newest complete one, the last ``keep_last`` complete ones, those that
-    are younger than ``older_than_ns``, and those that somebody needs. One that is not complete goes by its age only:
-    it may be being made."""
-    complete = [known for known in found.snapshots if known.is_complete]
-    kept = {known.snapshot.id for known in complete[: max(keep_last or 1, 1)]}
+def prunable(
+    found: Found, newest: Confirmed | None, keep_last: int | None, older_than_ns: int | None, now_ns: int
+) -> list[Known]:
+    """Those of a dataset that may go: all but the ``newest`` complete one, the last ``keep_last`` complete ones, those
+    that are younger than ``older_than_ns``, and those that somebody needs. One that is not complete goes by its age
+    only: it may be being made. With none confirmed none goes: a tag must not make the last good one go."""
+    if newest is None:
+        return []
+    trusted = [known for known in found.snapshots if known.is_complete and known.snapshot.id not in found.refused]
+    kept = {newest.id, *(known.snapshot.id for known in trusted[: keep_last or 1])}
     going: list[Known] = []
     for known in found.snapshots:
         age_ns = now_ns - known.snapshot.started_at_ns

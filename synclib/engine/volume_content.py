@@ -20,12 +20,12 @@ from synclib.core.extent_map import Extent, encode_map
 from synclib.core.manifest import Manifest
 from synclib.core.plan import coalesce_chunks
 from synclib.core.volume_layout import BLOCK_BYTES, Header, SlotRecord, encode_header
-from synclib.core.volume_plan import Changes, Plan, groups, is_at_same_place
+from synclib.core.volume_plan import Changes, Plan, groups, is_at_same_place, plan_of, zero_blocks
 from synclib.core.zeros import is_hole
 from synclib.disk.faults import disk_errors
 from synclib.engine.host import Host, Progress
 from synclib.engine.mount import opened, prepare
-from synclib.errors import Corrupt
+from synclib.errors import Corrupt, Full
 from synclib.lazy.blob import MapReader, chunk_in
 from synclib.lazy.chain import Chain
 from synclib.lazy.changes import changes
@@ -118,6 +118,19 @@ def changes_since(dataset: Dataset, host: Host, before: Manifest | None, files: 
         for former, entry in changes(old, new, is_at_same_place):
             found.note(former, entry)
     return found
+
+
+def plan_for(
+    dataset: Dataset, host: Host, files: SeqFiles, header: Header, before: Manifest | None
+) -> tuple[Plan, Header]:
+    """What a volume with that header, which holds all of ``before``, lacks of the seq; and its header then. Full where
+    its slots are too small."""
+    record = files.record(header.next_generation())
+    if record.used_bytes > header.layout.slot_bytes:
+        raise Full("the metadata have outgrown the slots of the volume")
+    found = changes_since(dataset, host, before, files)
+    zeros = list(zero_blocks(found, files.extents.overlapping))
+    return plan_of(header.layout, record, header.next_slot(), found, zeros), header.with_record(record)
 
 
 def header_block(header: Header) -> bytes:
