@@ -15,6 +15,7 @@ from tools.cli_context import Context
 if TYPE_CHECKING:
     from synclib.engine.host import Host
     from synclib.volume.base import VolumeDriver
+    from tools.mount_volumes import VolumesHere
 
 F = TypeVar("F", bound=Callable[..., Any])
 # List prices of us-east-1 in dollars: gp3 a GB and month; a put of EBS direct a thousand.
@@ -63,6 +64,13 @@ def _open_ebs(context: Context, host: Host) -> VolumeDriver:
         host.clock, host.entropy, region=settings["region"], profile=settings["profile"]
     )
     return driver
+
+
+def volumes_here(context: Context, host: Host, name: str | None, pool: Path | None) -> VolumesHere:
+    """What datasets that start from a snapshot are given their volumes by."""
+    from tools.mount_volumes import VolumesHere
+
+    return VolumesHere(host, lambda: open_driver(context, host, name, pool), "local", host.node)
 
 
 class Age(click.ParamType):  # type: ignore[type-arg] # generic in some versions of click alone

@@ -55,9 +55,9 @@ def _until(driver: VolumeDriver, host: Host, volume_id: str, *wanted: VolumeStat
 
 
 def release_volumes(driver: VolumeDriver, store: str, dataset: str, node: str, kept: str = "") -> list[str]:
-    """Detach and delete the volumes that a node started from, but for ``kept``; one that is being detached goes at the
-    next call. The ids of those that are gone."""
-    gone: list[str] = []
+    """Detach and delete the volumes that a node started from, but for ``kept``. The ids of those that are not gone yet:
+    one that is being detached, or is open, goes at a later call."""
+    left: list[str] = []
     for volume in driver.volumes(tags={**owner_tags(store, dataset), NODE: node}):
         if volume.id == kept or START not in volume.tags:
             continue
@@ -66,6 +66,5 @@ def release_volumes(driver: VolumeDriver, store: str, dataset: str, node: str, k
         try:
             driver.delete_volume(volume.id)
         except Conflict:
-            continue
-        gone.append(volume.id)
-    return gone
+            left.append(volume.id)
+    return left
