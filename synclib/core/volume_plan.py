@@ -47,8 +47,9 @@ class BlockSet:
 
     def add_range(self, start: int, stop: int) -> None:
         """The blocks that have a byte in [start, stop)."""
-        for index in range(start // BLOCK_BYTES, -(-stop // BLOCK_BYTES)):
-            self.add(index)
+        if start < stop:
+            for index in range(start // BLOCK_BYTES, -(-stop // BLOCK_BYTES)):
+                self.add(index)
 
 
 @dataclass

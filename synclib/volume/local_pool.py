@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from synclib.disk.atomic import TEMPORARY
 from synclib.disk.faults import disk_errors
 from synclib.disk.mounts import mounted_on
 from synclib.errors import Unavailable
@@ -39,6 +40,7 @@ class Pool:
                 self.files, self.why_copies = _opened(directory)
                 for part in ("volumes", "snapshots"):
                     (self.files / part).mkdir(exist_ok=True)
+                    _clean(self.files / part)
 
     @property
     def is_lazy(self) -> bool:
@@ -56,7 +58,7 @@ class Pool:
 
     def make(self, path: Path, size_bytes: int, source: Path | None) -> None:
         """An image of that size: empty, or with what ``source`` holds. It is there whole or not at all."""
-        with disk_errors(), tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        with disk_errors(), tempfile.NamedTemporaryFile(dir=path.parent, suffix=TEMPORARY, delete=False) as file:
             try:
                 if source is not None:
                     with source.open("rb") as held:
@@ -72,6 +74,14 @@ class Pool:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(file.name)
                 raise
+
+
+def _clean(directory: Path) -> None:
+    """What somebody left who was killed at making or removing something; with the lock."""
+    known = {path.stem for path in directory.glob("*.json")}
+    for path in directory.iterdir():
+        if path.suffix == TEMPORARY or (path.suffix in (".img", ".put") and path.stem not in known):
+            path.unlink(missing_ok=True)
 
 
 def _opened(directory: Path) -> tuple[Path, str]:
@@ -105,7 +115,7 @@ def _make_xfs(image: Path) -> None:
     """A sparse image of nine tenths of what is free."""
     found = os.statvfs(image.parent)
     size = max(_IMAGE_BYTES_MIN, found.f_bavail * found.f_frsize // 10 * 9)
-    temporary = image.with_suffix(".tmp")
+    temporary = image.with_suffix(TEMPORARY)
     with temporary.open("wb") as file:
         file.truncate(size)
     run("mkfs.xfs", "-q", "-f", "-K", "-m", "reflink=1", str(temporary))

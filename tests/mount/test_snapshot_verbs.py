@@ -15,10 +15,11 @@ import pytest
 
 from synclib.clock import SystemClock, SystemEntropy
 from synclib.core.snapshot_tags import IN_USE
+from synclib.core.volume_layout import decode_header
 from synclib.store.file import FileStore
 from synclib.volume.base import VolumeState
 from synclib.volume.local import LocalDriver
-from synclib.volume.local_pool import loop_devices
+from synclib.volume.local_pool import loop_devices, run
 from tests.conformance.local_volumes import end_pool
 from tests.e2e.boxlink_process import Machine, end_session
 from tests.kit import Kit
@@ -141,6 +142,35 @@ def test_an_empty_volume_is_filled_and_a_strangers_is_refused(shelf: Shelf) -> N
 def head_of(device: Path) -> bytes:
     with device.open("rb", buffering=0) as file:
         return os.pread(file.fileno(), 100_000, 0)
+
+
+def test_a_volume_alone_shows_its_files(shelf: Shelf) -> None:
+    """With no store and no boxlink: two loop devices and the kernel (docs/snapshots.md)."""
+    shelf.snapshot("create", "covers")
+    shelf.publish(2)
+    done = shelf.snapshot("create", "covers")
+    made = shelf.snapshot("volume", done["snapshot"])
+    driver = shelf.driver
+    driver.attach(made["volume"], "n1")
+    (volume,) = driver.volumes()
+    device = driver.device(volume)
+    header = decode_header(head_of(device))
+    assert header.newest is not None
+    target = shelf.machine.place / "by hand"
+    target.mkdir()
+    image, blob = (
+        run("losetup", "--find", "--show", "--read-only", "--offset", str(at), str(device)).strip()
+        for at in (header.layout.slot(header.newest), header.layout.blob)
+    )
+    try:
+        run("mount", "-t", "erofs", "-o", f"ro,device={blob}", image, str(target))
+        try:
+            compared = subprocess.run(["diff", "-r", shelf.source, target], capture_output=True, check=False)
+            assert compared.returncode == 0, compared.stdout + compared.stderr
+        finally:
+            run("umount", str(target))
+    finally:
+        run("losetup", "-d", image, blob)
 
 
 @pytest.mark.parametrize("way", ["--direct", "--volume"])
