@@ -15,6 +15,7 @@ from synclib.core.runfile import RunBuilder
 from synclib.core.stored_image import PIECE_BYTES, encode_image
 from synclib.core.trace import Touch, Trace, encode_trace
 from synclib.core.treehash import TreeHash
+from synclib.core.volume_layout import Header, Layout, SlotRecord, encode_header
 
 ULID = bytes.fromhex("0199b0a0c0de00112233445566778899")
 TIME_NS = 1_790_000_000_123_456_789
@@ -103,6 +104,17 @@ def sample_trace() -> tuple[bytes, Trace]:
     return encode_trace(trace), trace
 
 
+def sample_volume_header() -> tuple[bytes, Header]:
+    """The header of a volume that holds the sample's seq, and one before it."""
+    image, extents = sample_image(), sample_map()[0]
+    hashes = blake3(image).digest(), blake3(extents).digest()
+    manifest = sample_manifest()[1]
+    newest = SlotRecord(2, "data/covers", 2, manifest.digest, 3, len(image), hashes[0], len(extents), hashes[1])
+    former = msgspec.structs.replace(newest, generation=1, seq=1, digest="ab" * 32)
+    header = Header(Layout(64 << 20), (former, newest))
+    return encode_header(header), header
+
+
 def all_samples() -> dict[str, bytes]:
     return {
         "pack": sample_pack()[0],
@@ -113,6 +125,7 @@ def all_samples() -> dict[str, bytes]:
         "image": sample_image(),
         "stored-image": sample_stored_image(),
         "trace": sample_trace()[0],
+        "volume-header": sample_volume_header()[0],
     }
 
 

@@ -31,6 +31,7 @@ from synclib.lazy.metadata import prune
 from tools.lazy_probe import Rung, rung_of
 from tools.mount_control import ask
 from tools.mount_spec import READY, MountSpec, all_specs, read_spec, spec_directory
+from tools.mount_volumes import VolumesHere
 
 CACHE_BYTES_MIN = 8 << 20
 _END_S = 20.0
@@ -52,19 +53,29 @@ class KeeperMounter:
         background: Background,
         cache_bytes_max: int | None = None,
         mode: Mode | None = None,
+        volumes: VolumesHere | None = None,
     ) -> None:
-        """``mode``: how; None for the best way that this machine has."""
+        """``mode``: how; None for the best way that this machine has. ``volumes``: where there may be any."""
         self._host, self._connect = host, connect
         self._background, self._cache_bytes_max = background, cache_bytes_max
         self._rung = None if mode is None else Rung(mode, ASKED_FOR)
+        self._volumes = volumes
 
-    def prepare(self, dataset: Dataset, manifest: Manifest) -> Prepared:
+    def prepare(self, dataset: Dataset, manifest: Manifest, *, from_snapshot: bool = False) -> Prepared:
         if os.geteuid() != 0:
             raise Unsupported("only root can mount")
         rung = self._rung or probe(self._host, with_overlay=True)
-        return prepare_as(rung, dataset, self._host, manifest)
+        prepared = prepare_as(rung, dataset, self._host, manifest)
+        if from_snapshot and self._volumes is not None and not is_hydrated(prepared):
+            return self._volumes.add(prepared, dataset, manifest)
+        return prepared
+
+    def release(self, dataset: Dataset) -> bool:
+        return self._volumes is None or self._volumes.release(dataset)
 
     def start(self, prepared: Prepared, target: str) -> bool:
+        if prepared.volume is not None and self._volumes is not None:
+            prepared = self._volumes.attached_again(prepared)
         return start_mount(self._host, self._connect, prepared, target, self._background, self._cache_bytes_max) is None
 
     def is_alive(self, target: str) -> bool:

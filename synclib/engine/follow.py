@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from synclib.clock import now_text
 from synclib.core import names
 from synclib.core.manifest import Manifest
@@ -57,9 +59,11 @@ class Follower:
         channels: ChannelWatch | None = None,
         *,
         is_lazy: bool = False,
+        is_from_snapshot: bool = False,
     ) -> None:
         """``mounter``: where datasets can be mounted; ``channels``: what this node follows rather than heads;
-        ``is_lazy``: where synch.active does not say how, they are mounted."""
+        ``is_lazy``: where synch.active does not say how, they are mounted; ``is_from_snapshot``: all of them as if it
+        said ``from=snapshot``."""
         self.name = names.check_dataset(directory.name)
         self._directory, self._store, self._connect, self._host, self._log = directory, store, connect, host, log
         self._poll_s, self._should_stop, self._meter = poll_s, should_stop, meter
@@ -67,12 +71,13 @@ class Follower:
         self._markers = Markers(directory)
         self._markers.clean()
         self._held = Held(directory)
-        self._is_lazy = is_lazy
+        self._is_lazy, self._is_from_snapshot = is_lazy, is_from_snapshot
         self._lazy = None if mounter is None else LazyPlace(directory.parent, self.name, mounter)
         self._why_eager = ""
         self._settled = 0  # the slot that was made when all was here
         self._channels = channels
         self._named: Manifest | None = None  # that of the seq that is asked for by number, as it was found last
+        self._is_releasing = False  # volumes that were needed until then are to go
         self._head: HeadState | None = None
         self._head_due = 0.0
         self._changed_at: float | None = None
@@ -180,11 +185,14 @@ class Follower:
             self._put_lazily(standing.prepared)
             self._log.info("mounted again", dataset=self.name, seq=standing.prepared.seq)
         elif not standing.is_native and self._settled != standing.slot and is_hydrated(standing.prepared):
-            self._put_lazily(standing.prepared)
+            self._put_lazily(msgspec.structs.replace(standing.prepared, volume=None, why_no_volume=""))
+            self._is_releasing = standing.prepared.volume is not None
             again = self._lazy.standing()
             # Where the kernel does not, that is tried once.
             self._settled = 0 if again is None else again.slot
             self._log.info("mounted on the cache", dataset=self.name, seq=standing.prepared.seq)
+        if self._is_releasing:
+            self._is_releasing = not self._lazy.release(self._dataset)
 
     def _on_channel(self, active: Active) -> Active:
         """What is asked for, where a channel says which seq: an operator moved it there, by name (I2)."""
@@ -251,7 +259,9 @@ class Follower:
         lazy = self._lazy
         self._why_eager = ""
         is_standing = lazy is not None and lazy.standing() is not None
-        if not is_standing and not (active.mode == "lazy" or (active.mode is None and self._is_lazy)):
+        from_snapshot = self._starts_from_snapshot(active)
+        is_wanted = active.mode == "lazy" or (active.mode is None and (self._is_lazy or from_snapshot))
+        if not is_standing and not is_wanted:
             return False
         if lazy is None:
             self._why_eager = "a store in this process's memory cannot be mounted"
@@ -262,7 +272,7 @@ class Follower:
         else:
             try:
                 before = self._meter.mark()
-                self._put_lazily(lazy.prepare(self._dataset, target))
+                self._put_lazily(lazy.prepare(self._dataset, target, from_snapshot=from_snapshot))
                 self._log.info(
                     "mounted",
                     dataset=self.name,
@@ -277,6 +287,9 @@ class Follower:
                 self._why_eager = error.message
         self._log.info("restored eagerly", dataset=self.name, reason=self._why_eager)
         return False
+
+    def _starts_from_snapshot(self, active: Active) -> bool:
+        return active.source == "snapshot" or self._is_from_snapshot
 
     def _put_lazily(self, prepared: Prepared) -> None:
         assert self._lazy is not None
@@ -328,8 +341,8 @@ class Follower:
                     self._markers.write_down(found.model_copy(update={"reason": _lazy_reason(standing.prepared)}))
                 return
         reason = f"restored eagerly: {self._why_eager}" if self._why_eager else ""
-        if active.source == "snapshot":
-            reason = "restored from the store: this version starts from no snapshot"
+        if self._starts_from_snapshot(active):
+            reason = f"restored from the store: {self._why_eager or 'only a lazy mount starts from a snapshot'}"
         down = Down(
             dataset=self.name, seq=seq, digest=digest, mode="eager", reason=reason, at=now_text(self._host.clock)
         )
@@ -385,7 +398,13 @@ class Follower:
 
 def _lazy_reason(prepared: Prepared) -> str:
     """What synch.down says of a mount that is not all that it could be."""
+    reasons: list[str] = []
+    if prepared.volume is not None:
+        reasons.append(f"from snapshot {prepared.volume.snapshot_id}, seq {prepared.volume.seq}")
+    elif prepared.why_no_volume:
+        reasons.append(f"from the store: {prepared.why_no_volume}")
     if prepared.mode is Mode.FUSE:
-        return f"mounted as a FUSE tree: {prepared.why}"
-    left_out = prepared.metadata.left_out
-    return f"{left_out} entries have attributes that cannot be seen here" if left_out else ""
+        reasons.append(f"mounted as a FUSE tree: {prepared.why}")
+    elif prepared.metadata.left_out:
+        reasons.append(f"{prepared.metadata.left_out} entries have attributes that cannot be seen here")
+    return "; ".join(reasons)

@@ -34,8 +34,9 @@ _CARRIED = (names.ACTIVE, names.UP)  # markers that a program may have put there
 class Mounter(Protocol):
     """Starts and ends the processes that serve a seq."""
 
-    def prepare(self, dataset: Dataset, manifest: Manifest) -> Prepared:
-        """What a seq needs to be mounted in the best way that there is here. Unsupported where there is none."""
+    def prepare(self, dataset: Dataset, manifest: Manifest, *, from_snapshot: bool = False) -> Prepared:
+        """What a seq needs to be mounted in the best way that there is here. Unsupported where there is none.
+        ``from_snapshot``: with a volume that bytes come from first, if there is a snapshot for it."""
 
     def start(self, prepared: Prepared, target: str) -> bool:
         """Mount a seq on a directory; returns when it can be read. Whether straight on the cache's file, so that no
@@ -46,6 +47,9 @@ class Mounter(Protocol):
 
     def forget(self, target: str) -> None:
         """What is kept of a mount that has ended goes."""
+
+    def release(self, dataset: Dataset) -> bool:
+        """The volumes that were made for a dataset are no longer needed; whether all are gone."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -64,9 +68,18 @@ class LazyPlace:
         self._home = Path(os.path.realpath(data)) / names.STATE_DIRECTORY / "lazy" / name
         self._mounter = mounter
 
-    def prepare(self, dataset: Dataset, manifest: Manifest) -> Prepared:
-        """What :meth:`put` needs."""
-        return self._mounter.prepare(dataset, manifest)
+    def prepare(self, dataset: Dataset, manifest: Manifest, *, from_snapshot: bool = False) -> Prepared:
+        """What :meth:`put` needs. A volume that a seq here has been started from serves those after it."""
+        standing = self.standing()
+        if standing is None:
+            return self._mounter.prepare(dataset, manifest, from_snapshot=from_snapshot)
+        prepared = self._mounter.prepare(dataset, manifest)
+        former = standing.prepared
+        return msgspec.structs.replace(prepared, volume=former.volume, why_no_volume=former.why_no_volume)
+
+    def release(self, dataset: Dataset) -> bool:
+        """All is here: the volumes that it was started from are no longer needed. Whether all are gone."""
+        return self._mounter.release(dataset)
 
     def standing(self) -> Standing | None:
         """What was put there last; None where nothing was, or where it can no longer be told."""

@@ -40,6 +40,7 @@ from synclib.lazy.run_cache import RunCache
 from synclib.lazy.served_image import ServedImage
 from synclib.lazy.tree_chain import opened_chain
 from synclib.lazy.tree_server import TreeServer
+from synclib.lazy.volume_source import VolumeSource, open_volume
 from synclib.store.base import Store
 from synclib.store.retry import untried
 
@@ -65,6 +66,17 @@ class Background(msgspec.Struct, frozen=True):
     is_whole: bool = True
 
 
+class VolumeRef(msgspec.Struct, frozen=True):
+    """A volume that bytes are taken from first: made of a snapshot of some seq at or before the one that is mounted."""
+
+    snapshot_id: str
+    volume_id: str
+    seq: int
+    device: str
+    blob_offset: int
+    map: str  # path of a copy of the volume's map
+
+
 class Prepared(msgspec.Struct, frozen=True):
     """All that a worker must know, as it is handed from process to process."""
 
@@ -81,6 +93,8 @@ class Prepared(msgspec.Struct, frozen=True):
     # Of a tree alone: what it is read from, and the time that its directories show.
     runs: tuple[RunRef, ...] = ()
     published_at_ns: int = 0
+    volume: VolumeRef | None = None
+    why_no_volume: str = ""  # where it was asked for
 
     @property
     def blob(self) -> Path:
@@ -168,7 +182,7 @@ def serve(
         extents = content.extents
         seqs = MountedSeqs(directory, lambda data: open_map(data, store))
         upkeep = CacheUpkeep(cache, extents, prepared.address_end, seqs, host.clock, on_error)
-        blob = Blob(store, prepared.root, extents, cache, host.clock)
+        blob = Blob(store, prepared.root, extents, cache, host.clock, _near(prepared, host))
         server = FuseServer(device, content.handler(blob), _KERNEL_TIMEOUT_S, on_error)
         start_up = StartUp(
             Dataset(untried(store), prepared.root),
@@ -228,6 +242,13 @@ def serve(
             for thread in (recorder, holder):
                 if thread.is_alive():
                     thread.join()
+
+
+def _near(prepared: Prepared, host: Host) -> VolumeSource | None:
+    volume = prepared.volume
+    if volume is None:
+        return None
+    return open_volume(Path(volume.device), volume.blob_offset, Path(volume.map), host.clock)
 
 
 def _note_whole(prepared: Prepared, image: ServedImage | None, stamp: hydrated.Stamp) -> None:

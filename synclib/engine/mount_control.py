@@ -92,6 +92,8 @@ class MountControl:
             "errors": counts.errors,
             "fetched_chunks": counts.fetched_chunks,
             "fetched_bytes": counts.fetched_bytes,
+            "volume_chunks": counts.near_chunks,
+            "volume_bytes": counts.near_bytes,
             "cache_bytes": self._cache.held_bytes(),
             "cache_bytes_max": self._cache.limits.limit_bytes,
             "evicted_chunks": kept.evicted_chunks,

@@ -52,8 +52,9 @@ class Node:
         identity: Identity | None = None,
         *,
         is_lazy: bool = False,
+        is_from_snapshot: bool = False,
     ) -> None:
-        self._mounter, self._is_lazy = mounter, is_lazy
+        self._mounter, self._is_lazy, self._is_from_snapshot = mounter, is_lazy, is_from_snapshot
         self._channels = ChannelWatch(store, host.clock, channels, poll_s) if channels else None
         self._data, self._store, self._connect, self._host = data, store, connect, host
         self._log, self._poll_s, self._meter = log, poll_s, meter
@@ -167,6 +168,7 @@ class Node:
                 self._mounter,
                 self._channels,
                 is_lazy=self._is_lazy,
+                is_from_snapshot=self._is_from_snapshot,
             )
         except Invalid as error:
             if directory.name not in self._refused:

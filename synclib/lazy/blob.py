@@ -48,6 +48,13 @@ class Extents(Protocol):
         """All extents, some at a time."""
 
 
+class Near(Protocol):
+    """A place nearer than the store that may have bytes of a dataset, such as a volume of an older seq."""
+
+    def read(self, extents: Sequence[Extent]) -> list[Piece]:
+        """What it has of these, each hashed; within a bounded time, and never an error. Safe between threads."""
+
+
 class MapReader:
     """A map of which the tail is in memory, and the pages used last. Safe between threads."""
 
@@ -98,6 +105,8 @@ class BlobCounts:
     faults: int = 0  # reads that had to wait for the store
     fetched_chunks: int = 0
     fetched_bytes: int = 0
+    near_chunks: int = 0  # that came from a nearer place than the store
+    near_bytes: int = 0
     errors: int = 0
     # Of the latest faults, how long each took.
     fault_s: deque[float] = field(default_factory=lambda: deque(maxlen=_FAULTS_KEPT))
@@ -133,8 +142,11 @@ class Blob:
     What is fetched is fetched by threads of its own: a reader may give up, a fetch ends when the store's deadlines say.
     """
 
-    def __init__(self, store: Store, root: str, extents: Extents, cache: BlobCache, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, root: str, extents: Extents, cache: BlobCache, clock: Clock, near: Near | None = None
+    ) -> None:
         self._store, self._root, self._map, self._cache, self._clock = store, root, extents, cache, clock
+        self._near = near
         self._flights: dict[int, _Flight] = {}
         self._lock = threading.Lock()
         self._fetchers = ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch")
@@ -280,8 +292,11 @@ class Blob:
             # What another thread has brought since this one looked is not fetched again.
             lacking = [extent for extent in extents if not self._cache.has(extent)]
             started = self._clock.monotonic()
+            unkept: dict[int, BoxlinkError] = {}
+            if self._near is not None:
+                lacking = self._fetch_near(self._near, lacking, flight, unkept)
             for _ in range(_TRIES):
-                errors = self._fetch(store, lacking, flight)
+                errors = {**unkept, **self._fetch(store, lacking, flight)}
                 # Bits that flipped on their way; what lies damaged in the store stays damaged.
                 lacking = [extent for extent in lacking if isinstance(errors.get(extent.position), Corrupt)]
                 if not lacking:
@@ -296,6 +311,18 @@ class Blob:
             flight.errors = errors
             flight.landed.set()
         return errors
+
+    def _fetch_near(
+        self, near: Near, extents: list[Extent], flight: _Flight, errors: dict[int, BoxlinkError]
+    ) -> list[Extent]:
+        """Bring what a nearer place has; what it has not."""
+        found = near.read(extents)
+        with self._keeping if flight.is_background else contextlib.nullcontext():
+            self._keep(found, flight, errors)
+        self.counts.near_chunks += len(found)
+        self.counts.near_bytes += sum(extent.chunk.plain_bytes for extent, _ in found)
+        here = {extent.position for extent, _ in found}
+        return [extent for extent in extents if extent.position not in here]
 
     def _fetch(self, store: Store, extents: Sequence[Extent], flight: _Flight) -> dict[int, BoxlinkError]:
         """Bring extents into the cache: ranges of packs, each chunk verified before it is written. What failed, by
@@ -314,17 +341,17 @@ class Blob:
             with self._keeping if flight.is_background else contextlib.nullcontext():
                 for extent in here:
                     try:
-                        found.append((extent, _decode(extent.chunk, ranges, answers)))
+                        found.append((extent, chunk_in(extent.chunk, ranges, answers)))
                     except Corrupt as error:
                         error.key = key
                         errors[extent.position] = error
                 self._keep(found, flight, errors)
+            self.counts.fetched_chunks += len(found)
+            self.counts.fetched_bytes += sum(extent.chunk.stored_bytes for extent, _ in found)
         return errors
 
     def _keep(self, found: list[Piece], flight: _Flight, errors: dict[int, BoxlinkError]) -> None:
         kept = self._cache.put(found)
-        self.counts.fetched_chunks += len(found)
-        self.counts.fetched_bytes += sum(extent.chunk.stored_bytes for extent, _ in found)
         if not flight.is_background:
             flight.plains.update((extent.position, plain) for extent, plain in found)
         elif kept < len(found):
@@ -337,7 +364,7 @@ class Blob:
         return names.pack_key(self._root, ulid_text(chunk.pack))
 
 
-def _decode(chunk: ChunkRef, ranges: list[tuple[int, int]], answers: list[Buffer]) -> bytes | memoryview:
+def chunk_in(chunk: ChunkRef, ranges: list[tuple[int, int]], answers: list[Buffer]) -> bytes | memoryview:
     """A chunk, verified, out of the ranges of its pack."""
     index = bisect.bisect_right(ranges, (chunk.offset, 1 << 62)) - 1
     at = chunk.offset - ranges[index][0]

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from synclib.core.entry import Entry, is_same_content
 from synclib.lazy.chain import Chain
 from synclib.lazy.run_reader import RunReader, block_id
 
 
-def changes(old: Chain, new: Chain) -> Iterator[tuple[Entry | None, Entry | None]]:
-    """(before, after) of each path whose content differs, in order; None where a chain does not have it."""
+def changes(
+    old: Chain, new: Chain, is_same: Callable[[Entry, Entry], bool] = is_same_content
+) -> Iterator[tuple[Entry | None, Entry | None]]:
+    """(before, after) of each path that is not the same, in order; None where a chain does not have it. ``is_same``: of
+    two entries of a path; by default whether their content is."""
     old.open()
     new.open()
     shared = _shared(old, new)
@@ -30,7 +33,7 @@ def changes(old: Chain, new: Chain) -> Iterator[tuple[Entry | None, Entry | None
         if before is None or after is None:
             if before is not after:
                 yield before, after
-        elif not is_same_content(before, after):
+        elif not is_same(before, after):
             yield before, after
 
 

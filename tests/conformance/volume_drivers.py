@@ -12,6 +12,7 @@ from synclib.volume.base import VolumeDriver
 from synclib.volume.ebs import EbsDriver
 from tests.aws.clients import client
 from tests.aws.standin import Standin, running_standin
+from tests.conformance.local_volumes import local_volumes
 
 
 class VolumePlace(Protocol):
@@ -72,4 +73,4 @@ def _ebs(directory: Path) -> Iterator[EbsPlace]:
         yield EbsPlace(standin)
 
 
-DRIVERS: dict[str, Callable[[Path], AbstractContextManager[VolumePlace]]] = {"ebs": _ebs}
+DRIVERS: dict[str, Callable[[Path], AbstractContextManager[VolumePlace]]] = {"ebs": _ebs, "local": local_volumes}

@@ -16,7 +16,8 @@ from synclib.core.stored_image import MAGIC as IMAGE_MAGIC
 from synclib.core.stored_image import decode_image_tail, decode_piece
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
 from synclib.core.trace import decode_trace
-from tests.samples import all_samples, sample_manifest, sample_map, sample_pack, sample_trace
+from synclib.core.volume_layout import decode_header
+from tests.samples import all_samples, sample_manifest, sample_map, sample_pack, sample_trace, sample_volume_header
 
 HERE = Path(__file__).parent
 
@@ -40,6 +41,7 @@ def test_golden_objects_still_read() -> None:
     pieces = [stored[piece.offset : piece.offset + piece.stored_bytes] for piece in image.pieces]
     plain = b"".join(decode_piece(image, index, piece) for index, piece in enumerate(pieces))
     assert plain == (HERE / "v0.image").read_bytes()
+    assert decode_header((HERE / "v0.volume-header").read_bytes()) == sample_volume_header()[1]
     assert decode_trace((HERE / "v0.trace").read_bytes()) == sample_trace()[1]
     data = (HERE / "v0.pack").read_bytes()
     _, info, entries = sample_pack()

@@ -25,7 +25,7 @@ _GROUPS = (
     ("Data", ("init", "publish", "restore", "ls", "cat", "log", "diff")),
     ("History", ("tag", "revert", "replicate")),
     ("Upkeep", ("verify", "compact", "gc", "repack", "doctor")),
-    ("Node", ("sync", "mount", "umount", "remount", "cache", "status", "trace", "logs")),
+    ("Node", ("sync", "mount", "umount", "remount", "cache", "status", "trace", "logs", "snapshot")),
     ("Servers", ("render", "proxy")),
     ("A node's life", ("up", "launch", "release", "bootstrap", "snapshot", "channel", "upgrade")),
 )

@@ -9,6 +9,7 @@ import click
 
 from tools.cli_context import Context, cache_size_option, mode_option, node_option, verb
 from tools.cli_rate import rate_option
+from tools.cli_snapshot import driver_options
 
 
 @click.command()
@@ -16,6 +17,14 @@ from tools.cli_rate import rate_option
 @click.option("--once", is_flag=True, help="One round, then end; the exit code is that of the first error.")
 @click.option("--poll", type=click.FloatRange(min=0.1, max=3600), metavar="SECONDS", help="How often to ask (10).")
 @click.option("--lazy", is_flag=True, help="Mount datasets rather than restore them, where possible (needs root).")
+@click.option(
+    "--from",
+    "source",
+    type=click.Choice(["store", "snapshot"]),
+    default="store",
+    help="Where mounted datasets start from: a volume of their newest snapshot, if there is one (implies --lazy).",
+)
+@driver_options
 @rate_option
 @click.option("--no-hydrate", is_flag=True, help="Of mounted datasets fetch what is read, not the rest.")
 @cache_size_option
@@ -35,6 +44,9 @@ def command(
     once: bool,
     poll: float | None,
     lazy: bool,
+    source: str,
+    driver_name: str | None,
+    pool: Path | None,
     rate: int,
     no_hydrate: bool,
     cache_size: int | None,
@@ -47,9 +59,9 @@ def command(
     boxlink sync --data ./data
     mkdir -p data/covers && touch data/covers/synch.active     # asks; data/covers/synch.down answers
 
-    synch.active may hold the words eager, lazy, seq=N: lazily a dataset is there at once and its bytes come as they are
-    read. synch.up asks for the directory to be published. synch.error
-    says why something did not happen. --json: one object a line for each event.
+    synch.active may hold the words eager, lazy, seq=N, from=snapshot: lazily a dataset is there at once and its bytes
+    come as they are read. synch.up asks for the directory to be published. synch.error says why something did not
+    happen. --json: one object a line for each event.
     """
     from synclib.core.names import check_node
     from synclib.engine.mount import Background, Mode
@@ -57,6 +69,7 @@ def command(
     from synclib.engine.report import Identity
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, open_host
+    from tools.cli_snapshot import volumes_here
     from tools.daemon_events import open_events
     from tools.mount_report import mount_figures
     from tools.mounting import KeeperMounter, check_cache_size
@@ -76,9 +89,23 @@ def command(
     check_cache_size(host, cache_size)
     background = Background(rate, is_whole=not no_hydrate)
     way = None if mode is None else Mode(mode)
-    mounter = None if connect is None else KeeperMounter(host, connect, background, cache_size, way)
+    volumes = volumes_here(context, host, driver_name, pool)
+    mounter = None if connect is None else KeeperMounter(host, connect, background, cache_size, way, volumes)
     identity = Identity(context.role, context.release, lambda: mount_figures(host.state, data))
-    node = Node(data, store, connect, host, log, poll_s, context.meter, mounter, channels, identity, is_lazy=lazy)
+    node = Node(
+        data,
+        store,
+        connect,
+        host,
+        log,
+        poll_s,
+        context.meter,
+        mounter,
+        channels,
+        identity,
+        is_lazy=lazy,
+        is_from_snapshot=source == "snapshot",
+    )
     if once:
         errors = node.run_once()
         shown = {name: error.as_dict() for name, error in errors.items()}

@@ -1,0 +1,126 @@
+"""Starts a lazy mount from a snapshot: a volume is made of the newest one that fits, and bytes come from it first.
+
+Nothing that the volume says is believed: what is mounted is the store's metadata of the seq that is wanted, and each
+piece of the volume is hashed against that. So a wrong volume costs time, never bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from synclib.core.manifest import Manifest
+from synclib.core.snapshot_tags import store_tag
+from synclib.core.volume_layout import HEADER_BYTES, Header
+from synclib.disk.faults import disk_errors
+from synclib.engine.host import Host
+from synclib.engine.mount import Prepared, VolumeRef
+from synclib.engine.node_volume import attach_volume, make_volume, release_volumes
+from synclib.engine.snapshots import Confirmed, check_header, find, newest_confirmed
+from synclib.errors import BoxlinkError, Corrupt, Missing, Unsupported
+from synclib.lazy.dataset import Dataset
+from synclib.volume.base import VolumeDriver
+
+_TRIED_MAX = 3
+_MAP_BYTES_MAX = 4 << 30
+_READ_BYTES = 1 << 20
+
+
+def with_volume(
+    prepared: Prepared, dataset: Dataset, host: Host, manifest: Manifest, driver: VolumeDriver, zone: str, node: str
+) -> Prepared:
+    """What is prepared for a mount, with a volume of the newest snapshot that fits; where there is none, with why not.
+    The node's other volumes of the dataset go."""
+    try:
+        found = find(driver, dataset.store.url, dataset.name)
+        for _ in range(_TRIED_MAX):
+            chosen = newest_confirmed(dataset, manifest, found)
+            if chosen is None:
+                break
+            try:
+                volume = _volume(dataset, host, driver, chosen, Path(prepared.cache), zone, node)
+            except (Corrupt, Missing, Unsupported) as error:
+                found.refused[chosen.id] = error.message
+                found.snapshots = [known for known in found.snapshots if known.snapshot.id != chosen.id]
+                continue
+            _release(driver, dataset, node, volume.volume_id)
+            return msgspec.structs.replace(prepared, volume=volume)
+        refused = "".join(f"; {name} is refused: {why}" for name, why in sorted(found.refused.items())[:_TRIED_MAX])
+        why = f"there is no complete snapshot of it{refused}"
+    except BoxlinkError as error:
+        why = error.message
+    _release(driver, dataset, node, "")
+    return msgspec.structs.replace(prepared, why_no_volume=why)
+
+
+def _release(driver: VolumeDriver, dataset: Dataset, node: str, kept: str) -> None:
+    """What cannot go now goes the next time."""
+    with contextlib.suppress(BoxlinkError):
+        release_volumes(driver, store_tag(dataset.store.url), dataset.name, node, kept)
+
+
+def _volume(
+    dataset: Dataset, host: Host, driver: VolumeDriver, chosen: Confirmed, directory: Path, zone: str, node: str
+) -> VolumeRef:
+    """A volume of a snapshot, attached here. Corrupt where it is not what the snapshot is tagged as."""
+    made = make_volume(driver, host, chosen.known.snapshot, chosen.known.tags, zone, node)
+    device = attach_volume(driver, host, made, node)
+    with disk_errors():
+        descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            header = check_header(
+                os.pread(descriptor, HEADER_BYTES, 0), dataset.root, chosen.manifest.seq, chosen.manifest.digest
+            )
+            path = _copied_map(descriptor, header, directory / "volume", chosen.id)
+        finally:
+            os.close(descriptor)
+    return VolumeRef(chosen.id, made.id, chosen.manifest.seq, str(device), header.layout.blob, str(path))
+
+
+def _copied_map(descriptor: int, header: Header, directory: Path, snapshot_id: str) -> Path:
+    """The slot's map as a file here; Corrupt where it is not what the record says. Copies of others go."""
+    record, slot = header.record, header.newest
+    assert record is not None
+    assert slot is not None
+    if record.map_bytes > _MAP_BYTES_MAX:
+        raise Corrupt("the map of the volume is impossibly long")
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{blake3(snapshot_id.encode()).hexdigest(16)}.map"
+    for other in directory.iterdir():
+        if other != path:
+            other.unlink(missing_ok=True)
+    temporary = path.with_suffix(".part")
+    digest = blake3()
+    with temporary.open("wb") as file:
+        position, left = header.layout.slot(slot) + record.map_offset, record.map_bytes
+        while left:
+            piece = os.pread(descriptor, min(_READ_BYTES, left), position)
+            if not piece:
+                raise Corrupt("the volume is shorter than its header says")
+            digest.update(piece)
+            file.write(piece)
+            position, left = position + len(piece), left - len(piece)
+    if digest.digest() != record.map_hash:
+        raise Corrupt("the map of the volume does not have its hash")
+    temporary.rename(path)
+    return path
+
+
+def attached_again(prepared: Prepared, host: Host, driver: VolumeDriver, node: str) -> Prepared:
+    """What stood here before, perhaps before a start of the machine: its volume attached again, or without it."""
+    volume = prepared.volume
+    if volume is None:
+        return prepared
+    try:
+        found = driver.volumes([volume.volume_id])
+        if found and os.path.exists(volume.map):
+            device = attach_volume(driver, host, found[0], node)
+            return msgspec.structs.replace(prepared, volume=msgspec.structs.replace(volume, device=str(device)))
+        why = f"volume {volume.volume_id} is gone"
+    except BoxlinkError as error:
+        why = error.message
+    return msgspec.structs.replace(prepared, volume=None, why_no_volume=why)

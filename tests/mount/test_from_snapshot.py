@@ -1,0 +1,178 @@
+"""`boxlink sync --from snapshot`: real volumes on loop devices, real mounts, a store that lacks what they have."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synclib.clock import SystemClock
+from synclib.core.volume_layout import BLOCK_BYTES, decode_header
+from synclib.volume.base import VolumeState
+from synclib.volume.local import LocalDriver
+from tests.conformance.local_volumes import end_pool
+from tests.mount.test_lazy_sync import Site
+from tools.mount_control import ask
+from tools.mounting import find_mount
+
+
+class SnapshotSite(Site):
+    """A site whose dataset has a snapshot of its first seq."""
+
+    def __init__(self, place: Path, pool: Path) -> None:
+        place.mkdir()
+        super().__init__(place)
+        self.pool = pool
+        self.snapshot = self.machine.json("snapshot", "create", "covers", "--pool", pool)["snapshot"]
+
+    def start(self, *words: str) -> None:
+        super().start("--pool", str(self.pool), *words)
+
+    @property
+    def driver(self) -> LocalDriver:
+        return LocalDriver(self.pool, SystemClock())
+
+    def publish(self, number: int) -> None:
+        (self.source / f"more {number}").write_bytes(random.Random(number).randbytes(300_000))
+        self.machine.run("publish", "covers", self.source)
+
+    def figures(self) -> dict[str, Any]:
+        found = find_mount(self.machine.place / "state/boxlink", os.path.realpath(self.covers))
+        assert found is not None
+        figures = ask(found[0])
+        assert figures is not None
+        return figures
+
+    def hide_packs(self) -> None:
+        """All but the newest: what is in them the store cannot give any more."""
+        packs = sorted((self.machine.place / "store/data/covers/pack").iterdir())
+        for pack in packs[:-1]:
+            pack.rename(pack.with_name(f"{pack.name}.hidden"))
+
+    def close(self) -> None:
+        super().close()
+        end_pool(self.pool)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[SnapshotSite]:
+    found = SnapshotSite(tmp_path / "site", tmp_path / "pool")
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def test_bytes_come_from_the_snapshot_and_only_what_is_newer_from_the_store(site: SnapshotSite) -> None:
+    site.publish(2)
+    site.hide_packs()
+    (site.covers / "synch.active").write_text("from=snapshot")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 2)
+    assert site.down()["mode"] == "lazy"
+    assert site.down()["reason"] == f"from snapshot {site.snapshot}, seq 1"
+    site.assert_same()
+    figures = site.figures()
+    assert figures["volume_bytes"] > 5_000_000
+    assert 300_000 <= figures["fetched_bytes"] < 400_000
+    # The next seq goes on with the same volume.
+    site.publish(3)
+    site.wait(lambda: site.down()["seq"] == 3)
+    site.assert_same()
+    assert site.down()["reason"] == f"from snapshot {site.snapshot}, seq 1"
+    assert len(site.driver.volumes()) == 1
+
+
+def test_a_flag_does_the_same_for_all_and_what_is_whole_needs_no_volume(site: SnapshotSite) -> None:
+    (site.covers / "synch.active").touch()
+    site.is_hydrating = True
+    site.start("--from", "snapshot")
+    site.wait(lambda: site.down()["seq"] == 1)
+    # When all is here it stands on the cache's file, and the volume is gone.
+    site.wait(lambda: not site.driver.volumes())
+    site.wait(lambda: site.down()["reason"] == "")
+    site.assert_same()
+    assert site.keepers() == []
+
+
+@pytest.mark.parametrize("harm", ["blob", "map", "header", "nothing there", "tags", "no snapshot"])
+def test_a_wrong_volume_costs_no_byte(site: SnapshotSite, harm: str) -> None:
+    """Damage of each part: what is read is right, and where it came from is said."""
+    driver = site.driver
+    image = driver.image(site.snapshot)
+    (known,) = driver.snapshots([site.snapshot])
+    with image.open("r+b", buffering=0) as file:
+        header = decode_header(os.pread(file.fileno(), BLOCK_BYTES, 0))
+        assert header.record is not None
+        assert header.newest is not None
+        match harm:
+            case "blob":
+                for at in range(header.layout.blob, header.layout.blob + 6_000_000, 40_000):
+                    os.pwrite(file.fileno(), b"wrong", at)
+            case "map":
+                at = header.layout.slot(header.newest) + header.record.map_offset
+                os.pwrite(file.fileno(), b"wrong", at + 100)
+            case "header":
+                os.pwrite(file.fileno(), b"wrong", 100)
+            case "nothing there":
+                os.ftruncate(file.fileno(), 0)
+            case "tags":
+                driver.tag(site.snapshot, {"boxlink:digest": "ab" * 32})
+            case _:
+                driver.delete_snapshot(site.snapshot)
+    (site.covers / "synch.active").write_text("lazy from=snapshot")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    reason = site.down()["reason"]
+    site.assert_same()
+    if harm == "blob":
+        assert reason.startswith("from snapshot")
+        assert site.figures()["fetched_bytes"] > 0
+    else:
+        assert reason.startswith("from the store: there is no complete snapshot of it")
+        assert (site.snapshot in reason) == (harm != "no snapshot")
+        assert site.figures()["volume_bytes"] == 0
+        assert driver.volumes() == []
+    assert known.id == site.snapshot
+
+
+def test_a_volume_that_goes_is_not_missed(site: SnapshotSite) -> None:
+    (site.covers / "synch.active").write_text("from=snapshot")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    (volume,) = site.driver.volumes()
+    os.truncate(site.driver.image(volume.id), 1 << 20)
+    site.assert_same()
+
+
+def test_after_a_start_of_the_machine_the_volume_is_attached_again(site: SnapshotSite) -> None:
+    (site.covers / "synch.active").write_text("from=snapshot")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.stop(signal.SIGKILL)
+    site.kill_mounts()
+    (volume,) = site.driver.volumes()
+    site.driver.detach(volume.id, "n1")
+    shutil.move(site.machine.place / "store", site.machine.place / "away")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.assert_same()  # without the store
+    assert site.driver.volumes()[0].state is VolumeState.IN_USE
+    shutil.move(site.machine.place / "away", site.machine.place / "store")
+
+
+def test_who_wants_all_files_gets_them_from_the_store(site: SnapshotSite) -> None:
+    (site.covers / "synch.active").write_text("eager from=snapshot")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    assert site.down()["mode"] == "eager"
+    assert "only a lazy mount starts from a snapshot" in site.down()["reason"]
+    assert json.loads((site.covers / "synch.down").read_text())["dataset"] == "covers"
+    assert site.driver.volumes() == []

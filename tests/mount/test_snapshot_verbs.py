@@ -1,0 +1,217 @@
+"""`boxlink snapshot` as people use it, with the local driver: a pool of reflinks, loop devices, kills."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synclib.clock import SystemClock, SystemEntropy
+from synclib.core.snapshot_tags import IN_USE
+from synclib.core.volume_layout import decode_header
+from synclib.store.file import FileStore
+from synclib.volume.base import VolumeState
+from synclib.volume.local import LocalDriver
+from synclib.volume.local_pool import loop_devices, run
+from tests.conformance.local_volumes import end_pool
+from tests.e2e.boxlink_process import Machine, end_session
+from tests.kit import Kit
+from tests.mount.test_mount import make_tree
+from tests.volume_checks import complete_ones
+
+
+class Shelf:
+    """A published dataset and a pool."""
+
+    def __init__(self, place: Path) -> None:
+        self.machine = Machine(place)
+        self.source, self.pool = place / "source", place / "state/boxlink/volumes"
+        make_tree(self.source)
+        self.machine.run("init")
+        self.machine.run("publish", "covers", self.source)
+        self.kit = Kit(place, FileStore(place / "store", SystemClock(), SystemEntropy()))
+
+    def snapshot(self, *words: object, code: int = 0) -> dict[str, Any]:
+        return self.machine.json("snapshot", *words, code=code)
+
+    def publish(self, number: int) -> None:
+        (self.source / "text").unlink()
+        (self.source / "text").write_bytes(b"seq %d" % number)
+        (self.source / f"more {number}").write_bytes(random.Random(number).randbytes(700_000))
+        self.machine.run("publish", "covers", self.source)
+
+    @property
+    def driver(self) -> LocalDriver:
+        return LocalDriver(self.pool, SystemClock())
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    found = Shelf(tmp_path)
+    try:
+        yield found
+    finally:
+        end_pool(found.pool)
+
+
+def test_create_show_and_prune(shelf: Shelf) -> None:
+    planned = shelf.snapshot("create", "covers", "--dry-run")
+    assert (planned["new"], planned["snapshot"]) == (False, "")
+    first = shelf.snapshot("create", "covers", "--direct")
+    assert (first["new"], first["seq"], first["blocks"]) == (True, 1, planned["blocks"])
+    assert shelf.snapshot("create", "covers")["new"] is False
+    names = [first["snapshot"]]
+    for number in (2, 3):
+        shelf.publish(number)
+        done = shelf.snapshot("create", "covers")
+        assert (done["parent"], done["why_full"]) == (names[-1], "")
+        assert done["blocks"] < first["blocks"]
+        names.append(done["snapshot"])
+    listed = shelf.snapshot("ls")
+    assert [row["snapshot"] for row in listed["snapshots"]] == names[::-1]
+    assert all(row["complete"] for row in listed["snapshots"])
+    shown = shelf.snapshot("show", names[-1])
+    assert sorted(slot["seq"] for slot in shown["slots"]) == [2, 3]
+    assert names[0] in shelf.machine.run("snapshot", "ls", "covers").decode()
+    assert b"data/covers seq 3" in shelf.machine.run("snapshot", "show", names[-1])
+    assert complete_ones(shelf.kit, shelf.driver) == names[::-1]
+    # The newest stays whatever is asked for, and what somebody needs.
+    shelf.driver.tag(names[0], {IN_USE: "upgrade"})
+    assert [row["snapshot"] for row in shelf.snapshot("prune", "--keep-last", 1, "--dry-run")["deleted"]] == [names[1]]
+    assert shelf.snapshot("prune", "covers", "--older-than", "1h")["deleted"] == []
+    shelf.snapshot("prune", "covers", "--keep-last", 1)
+    assert complete_ones(shelf.kit, shelf.driver) == [names[2], names[0]]
+    assert "which are to go" in shelf.snapshot("prune", code=2)["error"]["message"]
+    assert "there is no" in shelf.snapshot("show", "snap-0", code=10)["error"]["message"]
+
+
+def test_a_tag_cannot_make_the_last_good_one_go(shelf: Shelf) -> None:
+    good = shelf.snapshot("create", "covers")["snapshot"]
+    (known,) = shelf.driver.snapshots([good])
+    blocks = shelf.driver.blocks()
+    hostile = {**known.tags, "boxlink:seq": "999999"}
+    bad = blocks.start(size_gib=1, parent_id="", token="hostile", tags=hostile)
+    digest = blocks.put(bad.id, 0, bytes(1 << 19))
+    blocks.complete(bad.id, changed_count=1, checksum=hashlib.sha256(digest).digest())
+    assert shelf.driver.snapshots([bad.id])[0].state == "completed"
+    assert [row["snapshot"] for row in shelf.snapshot("prune", "covers", "--keep-last", 1)["deleted"]] == [bad.id]
+    assert [found.id for found in shelf.driver.snapshots()] == [good]
+
+
+def test_by_way_of_a_volume(shelf: Shelf) -> None:
+    first = shelf.snapshot("create", "covers")["snapshot"]
+    made = shelf.snapshot("volume", first, "--zone", "here")
+    assert (made["zone"], made["lazy"], made["usd_month"]) == ("here", True, 0)
+    assert shelf.snapshot("volume", first, "--zone", "here")["volume"] == made["volume"]
+    shelf.publish(2)
+    done = shelf.snapshot("create", "covers", "--volume", made["volume"])
+    assert (done["seq"], done["new"], done["why_full"]) == (2, True, "")
+    assert complete_ones(shelf.kit, shelf.driver) == [done["snapshot"], first]
+    (volume,) = shelf.driver.volumes()
+    assert volume.state is VolumeState.AVAILABLE
+    # The next one, direct, is made upon it.
+    shelf.publish(3)
+    assert shelf.snapshot("create", "covers")["parent"] == done["snapshot"]
+    assert len(complete_ones(shelf.kit, shelf.driver)) == 3
+
+
+def test_an_empty_volume_is_filled_and_a_strangers_is_refused(shelf: Shelf) -> None:
+    driver = shelf.driver
+    empty = driver.create_volume(size_gib=1, zone="here", token="empty", tags={})
+    done = shelf.snapshot("create", "covers", "--volume", empty.id)
+    assert done["why_full"] == "the volume is empty"
+    assert complete_ones(shelf.kit, driver) == [done["snapshot"]]
+    other = driver.create_volume(size_gib=1, zone="here", token="other", tags={})
+    driver.attach(other.id, "n1")
+    device = driver.device(other)
+    with device.open("r+b", buffering=0) as file:
+        file.write(b"somebody's file system" * 1000)
+    shelf.publish(2)
+    before = head_of(device)
+    assert shelf.snapshot("create", "covers", "--volume", other.id, code=20)["error"]["kind"] == "corrupt"
+    assert head_of(device) == before
+
+
+def head_of(device: Path) -> bytes:
+    with device.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), 100_000, 0)
+
+
+def test_a_volume_alone_shows_its_files(shelf: Shelf) -> None:
+    """With no store and no boxlink: two loop devices and the kernel (docs/snapshots.md)."""
+    shelf.snapshot("create", "covers")
+    shelf.publish(2)
+    done = shelf.snapshot("create", "covers")
+    made = shelf.snapshot("volume", done["snapshot"])
+    driver = shelf.driver
+    driver.attach(made["volume"], "n1")
+    (volume,) = driver.volumes()
+    device = driver.device(volume)
+    header = decode_header(head_of(device))
+    assert header.newest is not None
+    target = shelf.machine.place / "by hand"
+    target.mkdir()
+    image, blob = (
+        run("losetup", "--find", "--show", "--read-only", "--offset", str(at), str(device)).strip()
+        for at in (header.layout.slot(header.newest), header.layout.blob)
+    )
+    try:
+        run("mount", "-t", "erofs", "-o", f"ro,device={blob}", image, str(target))
+        try:
+            compared = subprocess.run(["diff", "-r", shelf.source, target], capture_output=True, check=False)
+            assert compared.returncode == 0, compared.stdout + compared.stderr
+        finally:
+            run("umount", str(target))
+    finally:
+        run("losetup", "-d", image, blob)
+
+
+@pytest.mark.parametrize("way", ["--direct", "--volume"])
+def test_killed_anywhere_and_run_again_it_is_there_once(shelf: Shelf, way: str) -> None:
+    """kill -9 of the real command at random moments of its work, again and again; what there is is compared."""
+    words: list[object] = ["create", "covers", way]
+    if way == "--volume":
+        words.append(shelf.driver.create_volume(size_gib=1, zone="here", token="own", tags={}).id)
+    chance = random.Random(5)
+    whole_s = worked(shelf, None, *words)
+    at_work = 0
+    for number in range(2, 6):
+        shelf.publish(number)
+        for _ in range(2):
+            at_work += worked(shelf, chance.uniform(0, whole_s), *words) < 0
+        done = shelf.snapshot(*words)
+        found = complete_ones(shelf.kit, shelf.driver)
+        assert found[0] == done["snapshot"]
+        assert len(found) == len(shelf.driver.snapshots()) == number
+        assert len(shelf.driver.volumes()) == (way == "--volume")
+    assert at_work > 1  # how many depends on the machine's other work
+
+
+def worked(shelf: Shelf, seconds: float | None, *words: object) -> float:
+    """Run the command, and kill it so long after it has begun to change something; how long it worked, -1 if it was
+    killed."""
+    process = shelf.machine.start("snapshot", *words)
+    began = 0.0
+    try:
+        while process.poll() is None and not began:
+            if any((shelf.machine.place / "state/boxlink/snapshot").glob("*/begun.json")) or attached(shelf):
+                began = time.monotonic()
+        try:
+            process.communicate(timeout=120 if seconds is None else seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return -1
+        return time.monotonic() - began
+    finally:
+        end_session(process)
+
+
+def attached(shelf: Shelf) -> bool:
+    return any(loop_devices(image) for image in shelf.pool.glob("xfs/volumes/*.img"))
