@@ -70,6 +70,7 @@ def test_boots_with_the_keys_of_the_environment_and_of_the_role(
 
 
 @pytest.mark.skipif(not REAL_S3, reason="moto takes any signature; set BOXLINK_TEST_S3")
+@pytest.mark.parametrize("place", ["real"], indirect=True)
 def test_a_wrong_key_is_refused_by_the_server(place: tuple[Store, str], monkeypatch: pytest.MonkeyPatch) -> None:
     _, url = place
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
