@@ -19,6 +19,7 @@ from synclib.clock import SeededEntropy, SystemClock
 from synclib.errors import Conflict, Unavailable
 from tests.e2e.boxlink_process import Machine, started
 from tests.e2e.test_up import is_running, until
+from tests.engine.test_release import every_kill
 from tools.fleet import local_nodes
 from tools.fleet.local_nodes import Wish
 from tools.fleet.node_file import LocalNode
@@ -112,6 +113,24 @@ def test_a_launch_that_was_killed_is_gone_on_with(machine: Machine, moment: str)
     ups = [line for line in command_lines() if b" up " in line and f"{place}/data".encode() in line]
     assert len(ups) == 1
     assert is_running(int(str(node["pid"])))
+
+
+def test_killed_at_every_change(machine: Machine) -> None:
+    """Whoever starts a node is killed at each step of it; the same again makes one node, never two."""
+    place, ports = machine.place / "nodes", set()
+
+    def start() -> tuple[LocalNode, bool]:
+        wish = Wish(str(machine.place / "echo.toml"))
+        return local_nodes.start(place, "one", wish, machine.environment, SystemClock(), SeededEntropy(1))
+
+    for _ in every_kill(start):
+        node, _ = start()
+        until(lambda: answers(nodes(machine)["one"]))
+        assert len([line for line in command_lines() if b" up " in line and f"{place}/one/data".encode() in line]) == 1
+        ports.add(node.ports["listen"])
+        assert local_nodes.stop(node, 30)
+        assert not [line for line in command_lines() if f"{place}/one/data".encode() in line]
+    assert len(ports) == 1
 
 
 def test_a_pid_that_is_anothers_now_is_not_believed(machine: Machine) -> None:

@@ -296,17 +296,17 @@ def test_units_are_what_systemd_takes(machine: Machine) -> None:
 
 
 def test_a_release_runs_its_own_programs(machine: Machine) -> None:
-    release = machine.place / "r"
+    release = machine.place / "fleet/7"
     program = release / "venv/bin/boxlink"
     program.parent.mkdir(parents=True)
-    program.write_text('#!/bin/sh\necho "$0 $*"; exec sleep 600\n')
+    program.write_text('#!/bin/sh\necho "$0 $* $BOXLINK_RELEASE"; exec sleep 600\n')
     program.chmod(0o755)
     (release / "roles").mkdir()
     (release / "roles/own.toml").write_text(
         'role = "own"\n[[process]]\nname = "a"\nrun = ["boxlink", "x", "{release}"]\n'
     )
     with up(machine, "own", "--release", release) as running:
-        assert running.wait("output")["line"] == f"{program} x {release}"
+        assert running.wait("output")["line"] == f"{program} x {release} fleet@7"
         assert running.end() == 0
 
 

@@ -316,7 +316,16 @@ def test_a_place_that_is_anothers_is_a_conflict(site: Site) -> None:
 
 
 # Audited changes (Python's table of audit events); opening to write is told by its flags.
-CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink", "os.link", "shutil.rmtree"}
+CHANGES = {
+    "subprocess.Popen",
+    "os.rename",
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "os.symlink",
+    "os.link",
+    "shutil.rmtree",
+}
 
 
 def killed_at(number: int, work: Callable[[], object]) -> bool:

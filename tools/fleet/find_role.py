@@ -89,8 +89,11 @@ def processes_of(role: Role, place: Place, values: Mapping[str, str]) -> list[Pr
 
 
 def environment_of(place: Place, environ: Mapping[str, str], process: Process) -> dict[str, str]:
-    """What a process of a role finds in its environment: ours, the node's name, the release's programs first."""
+    """What a process of a role finds in its environment: ours, the node's name, the release's programs first, and which
+    release that is, for what the node says of itself."""
     found = {**environ, "BOXLINK_NODE": place.node}
     if place.release is not None:
+        # DIR/NAME/SEQ, as fetched (tools/fleet/release_place.py).
+        found.setdefault("BOXLINK_RELEASE", f"{place.release.parent.name}@{place.release.name}")
         found["PATH"] = f"{place.release / 'venv/bin'}{os.pathsep}{environ.get('PATH', os.defpath)}"
     return {**found, **process.environment}

@@ -50,7 +50,7 @@ def _target(role: str, services: Sequence[str]) -> str:
 
 def _service(role: str, process: Process, place: Place, store: str, target: str, before: Sequence[str]) -> str:
     verb = process.run[1] if process.run[0] == BOXLINK and len(process.run) > 1 else ""
-    environment = _environment(process, place, store)
+    environment = _environment(role, process, place, store)
     command = command_of(process, place, environment)
     lines = [
         "[Unit]",
@@ -90,11 +90,11 @@ def _kind(verb: str) -> list[str]:
     return [*lines, "KillMode=mixed"]
 
 
-def _environment(process: Process, place: Place, store: str) -> dict[str, str]:
+def _environment(role: str, process: Process, place: Place, store: str) -> dict[str, str]:
     """What the role says, not all that the shell of whoever writes the units happens to hold: there are secrets in
     it."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    found = {"XDG_STATE_HOME": "/var/lib", "XDG_CACHE_HOME": "/var/cache", "PATH": path}
+    found = {"BOXLINK_ROLE": role, "XDG_STATE_HOME": "/var/lib", "XDG_CACHE_HOME": "/var/cache", "PATH": path}
     if store:
         found["BOXLINK_STORE"] = store
     return environment_of(place, found, process)
