@@ -300,6 +300,16 @@ def test_complete_that_was_answered_is_not_taken_twice(standin: Standin, driver:
         driver.blocks().complete(snapshot_id, changed_count=0, checksum=hashlib.sha256().digest())
 
 
+def test_service_that_holds_something_else_is_corrupt(driver: EbsDriver, ebs: Any) -> None:
+    def lie(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["Checksum"] = "A" * 44
+
+    snapshot_id = start(driver)
+    ebs.meta.events.register("after-call.ebs.PutSnapshotBlock", lie)
+    with pytest.raises(Corrupt, match="something else"):
+        driver.blocks().put(snapshot_id, 0, block(0))
+
+
 def test_too_many_pending_is_full(standin: Standin, driver: EbsDriver) -> None:
     standin.limits.pending_snapshots = 1
     start(driver)

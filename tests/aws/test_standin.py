@@ -173,6 +173,8 @@ def test_busy_detach_waits_for_who_has_it_open(standin: Standin, ec2: Any) -> No
     standin.clock.advance(60)
     standin.script.busy_volumes.add(volume_id)
     assert ec2.detach_volume(VolumeId=volume_id)["State"] == "busy"
+    with refused("IncorrectState"):
+        ec2.detach_volume(VolumeId=volume_id)
     standin.clock.advance(3600)
     assert state_of(ec2, volume_id) == "in-use"
     standin.script.busy_volumes.clear()

@@ -182,10 +182,9 @@ class Volumes:
         for name, have in (("InstanceId", attachment.instance_id), ("Device", attachment.device)):
             if params.get(name, have) != have:
                 raise Refused("InvalidAttachment.NotFound", f"{record.id} is not attached so ({name})")
-        if attachment.status.state == "attaching":
-            raise Refused("IncorrectState", f"Volume '{record.id}' is still attaching.")
-        if attachment.status.state == "attached":
-            self.let_go(record)
+        if attachment.status.state != "attached":
+            raise Refused("IncorrectState", f"Volume '{record.id}' is {attachment.status.state}.")
+        self.let_go(record)
         return self._attachment(record)
 
     def let_go(self, record: VolumeRecord, *, is_gone: bool = False) -> None:
