@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -26,6 +28,15 @@ class GcSettings(BaseModel):
     keep_monthly: int | None = Field(default=None, ge=0)
 
 
+class VolumeSettings(BaseModel):
+    """Whose block volumes this machine has; with nothing set, those of the store's kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    driver: Literal["ebs", "local"] | None = None
+    pool: str | None = None  # where the local driver keeps its images
+
+
 class Settings(BaseModel):
     """``boxlink.toml``."""
 
@@ -37,3 +48,4 @@ class Settings(BaseModel):
     allow: list[str] = []
     s3: S3Settings = S3Settings()
     gc: GcSettings = GcSettings()
+    volume: VolumeSettings = VolumeSettings()

@@ -42,7 +42,12 @@ def driver_options(function: F) -> F:
 
 
 def open_driver(context: Context, host: Host, name: str | None, pool: Path | None) -> VolumeDriver:
-    """The driver that is asked for; without a word that of the store's kind."""
+    """The driver that is asked for, on the command line or in ``boxlink.toml``; else that of the store's kind."""
+    settings = context.settings.volume if context.settings is not None else None
+    if settings is not None and name is None:
+        name = settings.driver
+    if settings is not None and pool is None and settings.pool is not None and name != "ebs":
+        pool = Path(settings.pool)
     if name is None:
         name = "ebs" if context.url.startswith("s3:") else "local"
     if name == "local":

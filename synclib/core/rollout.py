@@ -49,7 +49,7 @@ class State(StrEnum):
 class NodeSpec(BaseModel):
     """What is needed to start a node, the same each time. ``role``: its name, or the file it is in. ``release``:
     NAME@SEQ, empty for the program that runs here; ``pins``: datasets that stand at a seq; ``snapshot``: where it
-    begins."""
+    begins: the snapshot of one of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -56,7 +56,7 @@ class Rolled:
         return {
             **os.environ,
             "BOXLINK_STORE": f"file://{self.fleet.store}",
-            "BOXLINK_CONFIG": str(self.fleet.root / "none.toml"),
+            "BOXLINK_CONFIG": str(self.fleet.root / "boxlink.toml"),
             "BOXLINK_NODE": "operator",
             "XDG_STATE_HOME": str(self.fleet.root / "operator/state"),
             "XDG_CACHE_HOME": str(self.fleet.root / "operator/cache"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tools.cli_context import Context, node_option, verb
+from tools.cli_snapshot import driver_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 )
 @click.option("--release", metavar="NAME[@SEQ]", help="To this release.")
 @click.option("--seq", metavar="DATASET=SEQ", help="To this seq of a dataset.")
+@click.option("--snapshot", metavar="ID", help="To the seq that this snapshot holds, by way of volumes of it.")
+@driver_options
 @click.option("--proxy", "proxy_address", metavar="HOST:PORT", help="Its admin address: it is watched.")
 @click.option("--batch", type=click.IntRange(1, 1000), default=10, show_default=True, help="So many at a time at most.")
 @click.option(
@@ -51,6 +54,9 @@ def command(
     local: Path,
     release: str | None,
     seq: str | None,
+    snapshot: str | None,
+    driver_name: str | None,
+    pool: Path | None,
     proxy_address: str | None,
     batch: int,
     ready_within: float,
@@ -116,7 +122,11 @@ def command(
         _end(context, fleet, driver.run(taken), wanted=State.ROLLED_BACK)
         return
     release_name = _release_name(context, release)
-    new_of = _new_of(release_name, seq)
+    if snapshot is not None:
+        if seq is not None:
+            raise Invalid("--seq and --snapshot both say which seq", hint="leave one of them out")
+        seq = _seq_of(context, snapshot, driver_name, pool)
+    new_of = _new_of(release_name, seq, snapshot or "")
     if release_name is not None and not dry_run:
         # Before anything is begun: it may not be trusted, or not be had.
         release_directory(release_name)
@@ -148,7 +158,24 @@ def _release_name(context: Context, release: str | None) -> str | None:
     return f"{name}@{seq or read_statement(context.open_store(), name, None).seq}"
 
 
-def _new_of(release: str | None, seq: str | None) -> Callable[[NodeSpec], NodeSpec]:
+def _seq_of(context: Context, snapshot: str, driver_name: str | None, pool: Path | None) -> str:
+    """DATASET=SEQ of what a complete snapshot holds. Conflict for one that is not complete."""
+    from synclib.core.snapshot_tags import parse_tags
+    from synclib.errors import Conflict, Missing
+    from synclib.volume.base import SnapshotState
+    from tools.cli_engine import open_host
+    from tools.cli_snapshot import open_driver
+
+    found = open_driver(context, open_host(context), driver_name, pool).snapshots([snapshot])
+    if not found:
+        raise Missing(f"there is no snapshot {snapshot}", hint="boxlink snapshot ls")
+    tags = parse_tags(found[0].tags)
+    if not tags.is_complete or found[0].state is not SnapshotState.COMPLETED:
+        raise Conflict(f"snapshot {snapshot} is not complete", hint="boxlink snapshot show says what is missing")
+    return f"{tags.dataset}={tags.seq}"
+
+
+def _new_of(release: str | None, seq: str | None, snapshot: str) -> Callable[[NodeSpec], NodeSpec]:
     """What takes the place of a node, but for its name."""
     from synclib.errors import Invalid
     from tools.fleet.pins import parse_pins
@@ -158,8 +185,8 @@ def _new_of(release: str | None, seq: str | None) -> Callable[[NodeSpec], NodeSp
         change["release"] = release
     pins = parse_pins([] if seq is None else [seq])
     if not change and not pins:
-        raise Invalid("to what?", hint="--release NAME@SEQ, or --seq DATASET=SEQ")
-    return lambda old: old.model_copy(update={**change, "pins": {**old.pins, **pins}})
+        raise Invalid("to what?", hint="--release NAME@SEQ, --seq DATASET=SEQ, or --snapshot ID")
+    return lambda old: old.model_copy(update={**change, "pins": {**old.pins, **pins}, "snapshot": snapshot})
 
 
 def _planned(
@@ -169,7 +196,8 @@ def _planned(
     from synclib.engine.rollout import plan
 
     olds = fleet.running(role)
-    stale = [old for old in olds if new_of(old) != old]
+    # Where a node began is no part of what it is.
+    stale = [old for old in olds if new_of(old).model_copy(update={"snapshot": old.snapshot}) != old]
     if olds and not stale:
         return None
     name = journal.next_id(role)

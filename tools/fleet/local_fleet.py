@@ -115,7 +115,8 @@ class LocalFleet:
     def start(self, spec: NodeSpec) -> None:
         if spec.node in self._draining:
             self._draining.pop(spec.node).join()
-        write_pins(self._directory / check_node(spec.node), spec.pins)
+        place = self._directory / check_node(spec.node)
+        write_pins(place, spec.pins, is_from_snapshot=bool(spec.snapshot))
         wish = Wish(spec.role, spec.release, self._release_directory(spec.release), spec.values)
         start(self._directory, spec.node, wish, self._environ, self._clock, self._entropy)
 

@@ -24,13 +24,14 @@ def parse_pins(words: Sequence[str]) -> dict[str, int]:
     return pins
 
 
-def write_pins(node: Path, pins: Mapping[str, int]) -> None:
-    """Ask, in a node's directory, for datasets at their seqs."""
+def write_pins(node: Path, pins: Mapping[str, int], *, is_from_snapshot: bool = False) -> None:
+    """Ask, in a node's directory, for datasets at their seqs; ``is_from_snapshot``: by way of a volume of one."""
+    source = " from=snapshot" if is_from_snapshot else ""
     with disk_errors():
         for dataset, seq in pins.items():
             directory = node / "data" / names.check_dataset(dataset)
             directory.mkdir(parents=True, exist_ok=True)
-            write_atomic(directory / names.ACTIVE, f"seq={seq}\n".encode())
+            write_atomic(directory / names.ACTIVE, f"seq={seq}{source}\n".encode())
 
 
 def read_pins(node: Path) -> dict[str, int]:

@@ -1,0 +1,63 @@
+"""`boxlink upgrade --snapshot`: new nodes begin from a volume of it, and say so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from synclib.clock import SystemClock
+from synclib.volume.local import LocalDriver
+from tests.conformance.local_volumes import end_pool
+from tests.e2e.test_fleet import changed
+from tests.e2e.test_upgrade import ROLE, Rolled, admin_of
+from tests.fleet import Fleet, Load, asks, drawn, until
+from tests.pictures import small_wall
+from tools.fleet.local_nodes import nodes, remove, stop
+
+
+@pytest.fixture
+def rolled(tmp_path: Path) -> Iterator[Rolled]:
+    fleet = Fleet(tmp_path)
+    rolled = Rolled(fleet)
+    pool = tmp_path / "pool"
+    (tmp_path / "boxlink.toml").write_text(f'[volume]\ndriver = "local"\npool = "{pool}"\n')
+    try:
+        yield rolled
+    finally:
+        for node in nodes(rolled.place):
+            stop(node, 20)
+            remove(node)
+        fleet.close()
+        end_pool(pool)
+
+
+def test_nodes_are_rolled_to_a_snapshot(rolled: Rolled) -> None:
+    fleet = rolled.fleet
+    # What is whole here lets its volume go.
+    rolled.role.write_text(ROLE.replace('"--poll", "0.5"', '"--poll", "0.5", "--no-hydrate"'))
+    fleet.publish(small_wall(10))
+    rolled.launch(2)
+    proxy = fleet.proxy()
+    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    fleet.publish(changed(small_wall(10)))
+    snapshot = rolled.boxlink("snapshot", "create", "covers")["snapshot"]
+    fleet.publish({b"later.jpg": b"no picture"})
+    wall = proxy.get("/wall.json").json()["wall"]
+    words = rolled.upgrade_words(admin_of(proxy), "--snapshot", snapshot)
+    with Load(proxy.port, asks(str(wall), drawn(small_wall(10)))) as load:
+        done = rolled.boxlink(*words)
+    assert (load.failures, load.wrong, load.cut) == ([], [], [])
+    assert done["state"] == "done"
+    assert proxy.get("/wall.json").json()["seq"] == 2
+    for node in nodes(rolled.place):
+        down = json.loads((node.data / "covers/synch.down").read_text())
+        assert (down["seq"], down["mode"]) == (2, "lazy")
+        assert f"from snapshot {snapshot}, seq 2" in down["reason"]
+    assert rolled.boxlink(*words)["id"] is None, "every node is so already"
+    driver = LocalDriver(rolled.fleet.root / "pool", SystemClock())
+    assert {volume.snapshot_id for volume in driver.volumes()} == {snapshot}
+    unknown = rolled.boxlink(*rolled.upgrade_words(admin_of(proxy), "--snapshot", "snap-00000000"), code=10)
+    assert "there is no snapshot" in unknown["error"]["message"]
