@@ -79,6 +79,7 @@ def test_node_follows_and_reports(publisher: Kit, backing: MemoryStore, tmp_path
     assert [info.key for info in backing.list("log/n1/render-1.log/")]
     store.put(NODE_KEY, b"{}")
     store.put(PROXY_KEY, b"{}")
+    assert [info.key for info in store.list("proxy/")] == [PROXY_KEY], "a new server asks what others serve"
     store.delete(PROXY_KEY)
 
 
