@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: all demo demo-upgrade test test-s3 check bench clean
+.PHONY: all demo demo-upgrade test test-s3 test-aws check bench clean
 all: .venv/ready
 
 .venv/bin/pip:
@@ -32,6 +32,9 @@ test: .venv/ready-dev
 
 test-s3: .venv/ready-dev
 	$(BIN)/python -m tools.test_s3 $(ARGS)
+
+test-aws: .venv/ready-dev
+	$(BIN)/python -m tools.test_aws $(ARGS)
 
 check: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from synclib.clock import ManualClock
 
 
 class DrivenClock(ManualClock):
-    """A manual clock that the client under test and the service share, safe between threads."""
+    """A manual clock that the client under test and the service share, safe between threads.
 
-    def __init__(self) -> None:
+    ``pace``: for clients that are processes of their own and cannot move it, it goes by itself, so many seconds in each
+    second of the machine.
+    """
+
+    def __init__(self, pace: float = 0.0) -> None:
         super().__init__()
         self._lock = threading.Lock()
+        self._pace = pace
+        self._seen = time.monotonic()
 
     def advance(self, seconds: float) -> None:
         with self._lock:
             super().advance(seconds)
+
+    def monotonic(self) -> float:
+        self._catch_up()
+        return super().monotonic()
+
+    def wall_ns(self) -> int:
+        self._catch_up()
+        return super().wall_ns()
+
+    def _catch_up(self) -> None:
+        if self._pace:
+            with self._lock:
+                now = time.monotonic()
+                super().advance((now - self._seen) * self._pace)
+                self._seen = now
 
 
 class Timeline:

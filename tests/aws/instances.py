@@ -96,6 +96,7 @@ class Instances:
                 for volume in self._volumes.attached(record.id):
                     assert volume.attachment is not None
                     if volume.attachment.is_deleted_with_instance:
+                        self._volumes.devices.vanish(volume)
                         volume.attachment = None
                         volume.status.set("deleting", then="deleted", after_s=self._site.delays.delete_s)
                     elif volume.attachment.status.state not in ("detaching", "detached"):

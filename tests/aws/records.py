@@ -18,10 +18,10 @@ _ID = re.compile(r"(vol|snap|i|ami|subnet|sg|r)-[0-9a-f]{8,17}")
 
 
 class Ids:
-    """Ids that are never given twice, the same in every run."""
+    """Ids that are never given twice, the same in every run. ``first``: for runs that share a machine's devices."""
 
-    def __init__(self) -> None:
-        self._count = 0
+    def __init__(self, first: int = 0) -> None:
+        self._count = first
 
     def new(self, kind: str) -> str:
         self._count += 1

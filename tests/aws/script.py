@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.aws.refusal import Refused
+from tests.aws.refusal import NoAnswer, Refused
 
 
 @dataclass
@@ -46,7 +47,8 @@ class Script:
 
     ``exhausted``: zones, or (zone, type) pairs, without capacity. ``busy_volumes``: their detach stays busy until they
     are taken out of the set. ``hidden_s``: for so long a new resource is not found. ``is_empty_page_first``: each
-    listing of blocks begins with a page that holds nothing but the next token.
+    listing of blocks begins with a page that holds nothing but the next token. ``reached`` is told of each operation
+    before it is done, and again after, before its answer goes; what it raises is the answer.
     """
 
     exhausted: set[str | tuple[str, str]] = field(default_factory=set)
@@ -54,6 +56,7 @@ class Script:
     hidden_s: float = 0.0
     is_empty_page_first: bool = False
     flipped_blocks: set[tuple[str, int]] = field(default_factory=set)
+    reached: Callable[[str, bool], None] = lambda operation, is_done: None
     _failures: dict[str, list[Refused]] = field(default_factory=dict)
     _lost: Counter[str] = field(default_factory=Counter)
 
@@ -66,12 +69,13 @@ class Script:
         self._lost[operation] += times
 
     def before(self, operation: str) -> None:
+        self.reached(operation, False)
         for name in (operation, "*"):
             if self._failures.get(name):
                 raise self._failures[name].pop(0)
 
-    def is_lost(self, operation: str) -> bool:
-        if self._lost[operation] <= 0:
-            return False
-        self._lost[operation] -= 1
-        return True
+    def after(self, operation: str) -> None:
+        self.reached(operation, True)
+        if self._lost[operation] > 0:
+            self._lost[operation] -= 1
+            raise NoAnswer

@@ -25,6 +25,7 @@ class Attachment:
     status: Timeline
     attached_ns: int
     is_deleted_with_instance: bool = False
+    has_device: bool = False
 
 
 @dataclass
@@ -50,19 +51,40 @@ class AttachTarget(Protocol):
         """The zone of an instance that takes volumes; Refused otherwise."""
 
 
+class Devices:
+    """What attached volumes are seen as: here nothing, with loop_devices.py block devices of this machine."""
+
+    def appear(self, volume: VolumeRecord) -> None:
+        """It is attached from now on."""
+
+    def vanish(self, volume: VolumeRecord) -> None:
+        """It is attached no more; what was written is the volume's."""
+
+    def collect(self, volume: VolumeRecord) -> None:
+        """Bring what was written into the volume's blocks."""
+
+    def is_busy(self, volume: VolumeRecord) -> bool:
+        """Whether somebody has it mounted."""
+        return False
+
+
 class Volumes:
     def __init__(self, site: Site, snapshots: Snapshots) -> None:
         self._site = site
         self._snapshots = snapshots
         self.instances: AttachTarget
+        self.devices = Devices()
         self.records: dict[str, VolumeRecord] = {}
 
     def settle(self) -> None:
         """Let what was under way come to its end: detached attachments go, busy ones that were let go too."""
         for record in list(self.records.values()):
             attachment = record.attachment
-            if attachment and attachment.status.state == "busy" and record.id not in self._site.script.busy_volumes:
-                attachment.status.set("detaching", then="detached", after_s=self._site.delays.detach_s)
+            if attachment and attachment.status.state == "attached" and not attachment.has_device:
+                attachment.has_device = True
+                self.devices.appear(record)
+            if attachment and attachment.status.state == "busy":
+                self.let_go(record)
             if attachment and attachment.status.state == "detached":
                 record.attachment = None
                 record.status.set("available")
@@ -80,6 +102,7 @@ class Volumes:
         record = self.found(volume_id)
         if record.status.state not in ("available", "in-use"):
             raise Refused("IncorrectState", f"Volume '{volume_id}' is {record.status.state}.")
+        self.devices.collect(record)
         return record.size_gib, record.blocks, record.root
 
     def create_volume(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -190,9 +213,11 @@ class Volumes:
     def let_go(self, record: VolumeRecord, *, is_gone: bool = False) -> None:
         """``is_gone``: its instance has ended, so that nobody can be busy with it."""
         assert record.attachment is not None
-        if record.id in self._site.script.busy_volumes and not is_gone:
+        is_busy = record.id in self._site.script.busy_volumes or self.devices.is_busy(record)
+        if is_busy and not is_gone:
             record.attachment.status.set("busy")
         else:
+            self.devices.vanish(record)
             record.attachment.status.set("detaching", then="detached", after_s=self._site.delays.detach_s)
 
     def attached(self, instance_id: str) -> list[VolumeRecord]:

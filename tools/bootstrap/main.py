@@ -168,6 +168,7 @@ def _start(options: Options, told: UserData, objects: Objects, directory: Path, 
         words = [word.replace(name, value) for word in words]
     environ = {name: value for name, value in os.environ.items() if name != REPLACED}
     environ["BOXLINK_STORE"] = told.store
+    environ["BOXLINK_RELEASE"] = f"{told.release}@{directory.name}"
     if objects.region:
         environ.setdefault("AWS_REGION", objects.region)
     environ["PATH"] = f"{directory / 'venv/bin'}{os.pathsep}{environ.get('PATH', os.defpath)}"

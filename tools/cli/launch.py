@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tools.cli_context import Context, verb
+from tools.cli_machine import machine_of, machine_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,17 +25,13 @@ _STOP_S = 150.0  # longer than the built-in roles take
 @click.option("--local", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Here, below DIR.")
 @click.option("--release", default="", metavar="NAME[@SEQ]", help="A release of the store; else what runs now.")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the role. Repeatable.")
-@click.option("--seq", "seqs", multiple=True, metavar="DATASET=SEQ", help="With --local: stay at a seq. Repeatable.")
+@click.option("--seq", "seqs", multiple=True, metavar="DATASET=SEQ", help="They stay at a seq. Repeatable.")
 @click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="So many: ROLE-1, ROLE-2, …")
 @click.option("--node", "name", metavar="NAME", help="The name of the one node.")
 @click.option("--stop", is_flag=True, help="Let these local nodes drain and end instead.")
 @click.option("--trust", multiple=True, type=click.Path(path_type=Path), help="A public key of releases. Repeatable.")
 @click.option("--allow-unsigned", is_flag=True, help="Take a release that nobody has signed.")
-@click.option("--image", metavar="AMI", help="EC2: a machine image whose first boot runs the bootstrap.")
-@click.option("--type", "types", multiple=True, metavar="TYPE", help="EC2: in order of preference. Repeatable.")
-@click.option("--subnet", "subnets", multiple=True, metavar="ID", help="EC2: in order of preference. Repeatable.")
-@click.option("--security-group", "groups", multiple=True, metavar="ID", help="EC2. Repeatable.")
-@click.option("--profile", default="", metavar="NAME", help="EC2: the instance profile, which may read the store.")
+@machine_options
 @click.option("--dry-run", is_flag=True, help="Say what would be started, or asked of EC2; start nothing.")
 @verb
 def command(
@@ -79,7 +76,7 @@ def command(
             raise Invalid("--stop is for local nodes", hint="name their directory with --local")
         names = [check_node(name)] if name is not None else _new_names(stem, count)
         machine = (image, types, subnets, groups, profile)
-        _launch_instances(context, names, stem, release, set_values, machine, is_dry_run=dry_run)
+        _launch_instances(context, names, stem, release, set_values, parse_pins(seqs), machine, is_dry_run=dry_run)
         return
     names = [check_node(name)] if name is not None else [f"{stem}-{number + 1}" for number in range(count)]
     pins = parse_pins(seqs)
@@ -88,7 +85,7 @@ def command(
         return
     if not dry_run:
         for node in names:
-            write_pins(local / node, pins)
+            write_pins(local / node / "data", pins)
     _launch_local(context, local, names, role, release, set_values, trust, allow_unsigned, is_dry_run=dry_run)
 
 
@@ -173,6 +170,7 @@ def _launch_instances(
     role: str,
     release: str,
     values: Mapping[str, str],
+    pins: Mapping[str, int],
     machine: tuple[str | None, tuple[str, ...], tuple[str, ...], tuple[str, ...], str],
     *,
     is_dry_run: bool,
@@ -180,15 +178,16 @@ def _launch_instances(
     import json
 
     from synclib.errors import Invalid
-    from tools.fleet.instance_request import Machine, Start, requests
+    from tools.fleet.instance_request import Start, requests
+    from tools.fleet.release_place import full_name
 
-    image, types, subnets, groups, profile = machine
-    for option, given in (("--image", image), ("--type", types), ("--release", release)):
-        if not given:
-            raise Invalid(f"{option} is needed for EC2", hint="or start it on this machine: --local DIR")
-    assert image is not None
-    kind = Machine(image, types, subnets, groups, profile)
-    plans = {name: requests(kind, Start(name, role, context.url, release, values=values)) for name in names}
+    kind = machine_of(*machine)
+    if not release:
+        raise Invalid("--release is needed for EC2", hint="or start it on this machine: --local DIR")
+    if not is_dry_run:
+        # The seq too, so that an instance that starts anew is what it was.
+        release = full_name(context.open_store(), release)
+    plans = {name: requests(kind, Start(name, role, context.url, release, values=values, pins=pins)) for name in names}
     if is_dry_run:
         context.emit({"requests": plans}, json.dumps([tries[0] for tries in plans.values()], indent=1))
         return

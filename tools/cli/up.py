@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.argument("role")
 @click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, metavar="DIR")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the role. Repeatable.")
+@click.option("--seq", "seqs", multiple=True, metavar="DATASET=SEQ", help="Ask for a dataset at a seq. Repeatable.")
 @click.option("--release", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Run its programs.")
 @click.option("--systemd", type=click.Path(path_type=Path), metavar="DIR", help="Write units into DIR; run nothing.")
 @node_option
@@ -27,6 +28,7 @@ def command(
     role: str,
     data: Path,
     values: tuple[str, ...],
+    seqs: tuple[str, ...],
     release: Path | None,
     systemd: Path | None,
 ) -> None:
@@ -44,6 +46,7 @@ def command(
 
     from synclib.errors import Invalid
     from tools.fleet.find_role import Place, environment_of, find_role, parse_values, processes_of
+    from tools.fleet.pins import parse_pins, write_pins
     from tools.fleet.programs import command_of
     from tools.fleet.supervisor import Planned
     from tools.notify import SOCKET
@@ -67,6 +70,7 @@ def command(
         paths = write_units(systemd, found.role, processes, place, environ.get("BOXLINK_STORE", ""))
         context.emit({"role": found.role, "units": [str(path) for path in paths]}, "\n".join(map(str, paths)))
         return
+    write_pins(place.data, parse_pins(seqs))
     planned = []
     for process in processes:
         environment = environment_of(place, environ, process)

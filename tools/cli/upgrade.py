@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tools.cli_context import Context, node_option, verb
+from tools.cli_machine import machine_of, machine_options
 from tools.cli_snapshot import driver_options
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from synclib.core.rollout import NodeSpec, Rollout, State
     from synclib.engine.rollout import Entry, Journal
+    from tools.fleet.ec2_fleet import Ec2Fleet
     from tools.fleet.local_fleet import LocalFleet
 
 
@@ -23,9 +25,8 @@ if TYPE_CHECKING:
 @click.option(
     "--local",
     type=click.Path(path_type=Path, file_okay=False),
-    required=True,
     metavar="DIR",
-    help="Where its nodes are.",
+    help="The nodes of this machine, below DIR; else instances of EC2.",
 )
 @click.option("--release", metavar="NAME[@SEQ]", help="To this release.")
 @click.option("--seq", metavar="DATASET=SEQ", help="To this seq of a dataset.")
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--trust", multiple=True, type=click.Path(path_type=Path), help="A public key of releases. Repeatable.")
 @click.option("--allow-unsigned", is_flag=True, help="Take a release that nobody has signed.")
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="EC2: what launch said. Repeatable.")
+@machine_options
 @click.option("--pause", is_flag=True, help="Let the upgrade that is under way stand still.")
 @click.option("--abort", is_flag=True, help="Take the upgrade that is under way back.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
 def command(
     context: Context,
     role: str,
-    local: Path,
+    local: Path | None,
     release: str | None,
     seq: str | None,
     snapshot: str | None,
@@ -63,6 +66,12 @@ def command(
     bake: float,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
+    values: tuple[str, ...],
+    image: str | None,
+    types: tuple[str, ...],
+    subnets: tuple[str, ...],
+    groups: tuple[str, ...],
+    profile: str,
     pause: bool,
     abort: bool,
     dry_run: bool,
@@ -83,8 +92,13 @@ def command(
     from synclib.engine.rollout import Driver, Journal
     from synclib.errors import Invalid, Missing
     from tools.cli_engine import open_host
+    from tools.fleet.ec2_fleet import Ec2Fleet
+    from tools.fleet.ec2_instances import client
+    from tools.fleet.find_role import parse_values
     from tools.fleet.local_fleet import LocalFleet, environment
     from tools.fleet.proxy_admin import ProxyAdmin
+    from tools.fleet.readiness import Readiness
+    from tools.fleet.release_place import full_name
 
     store, host = context.open_store(), open_host(context)
     journal = Journal(store, host)
@@ -98,18 +112,19 @@ def command(
             _pause(context, journal, opened)
             return
 
-    def release_directory(name: str) -> Path | None:
-        return _release_directory(context, local, name, trust, is_unsigned_allowed=allow_unsigned)
+    readiness = Readiness(store, None if proxy_address is None else ProxyAdmin(proxy_address))
+    fleet: LocalFleet | Ec2Fleet
+    if local is not None:
 
-    fleet = LocalFleet(
-        local,
-        store,
-        environment(context.url),
-        SystemClock(),
-        SystemEntropy(),
-        release_directory,
-        None if proxy_address is None else ProxyAdmin(proxy_address),
-    )
+        def release_directory(name: str) -> Path | None:
+            return _release_directory(context, local, name, trust, is_unsigned_allowed=allow_unsigned)
+
+        fleet = LocalFleet(
+            local, readiness, environment(context.url), SystemClock(), SystemEntropy(), release_directory
+        )
+    else:
+        machine = machine_of(image, types, subnets, groups, profile)
+        fleet = Ec2Fleet(client(context.s3_settings()), readiness, machine, context.url, parse_values(values))
 
     def say(text: str, rollout: Rollout) -> None:
         done = sum(step.phase == "done" for step in rollout.steps)
@@ -121,13 +136,13 @@ def command(
         taken = driver.take(opened, state=State.ROLLING_BACK, reason="an operator took it back")
         _end(context, fleet, driver.run(taken), wanted=State.ROLLED_BACK)
         return
-    release_name = _release_name(context, release)
+    release_name = None if release is None else full_name(store, release)
     if snapshot is not None:
         if seq is not None:
             raise Invalid("--seq and --snapshot both say which seq", hint="leave one of them out")
         seq = _seq_of(context, snapshot, driver_name, pool)
     new_of = _new_of(release_name, seq, snapshot or "")
-    if release_name is not None and not dry_run:
+    if release_name is not None and local is not None and not dry_run:
         # Before anything is begun: it may not be trusted, or not be had.
         release_directory(release_name)
     if opened is None:
@@ -145,17 +160,6 @@ def command(
         is_paused = opened.rollout.state is State.PAUSED
         entry = driver.take(opened, state=State.RUNNING if is_paused else None)
     _end(context, fleet, driver.run(entry), wanted=State.DONE)
-
-
-def _release_name(context: Context, release: str | None) -> str | None:
-    """NAME@SEQ of what --release names: without a seq, what new nodes take now."""
-    if release is None:
-        return None
-    from synclib.engine.release import read_statement
-    from tools.fleet.release_place import parse_release
-
-    name, seq = parse_release(release)
-    return f"{name}@{seq or read_statement(context.open_store(), name, None).seq}"
 
 
 def _seq_of(context: Context, snapshot: str, driver_name: str | None, pool: Path | None) -> str:
@@ -190,7 +194,7 @@ def _new_of(release: str | None, seq: str | None, snapshot: str) -> Callable[[No
 
 
 def _planned(
-    fleet: LocalFleet, journal: Journal, role: str, new_of: Callable[[NodeSpec], NodeSpec], batch: int
+    fleet: LocalFleet | Ec2Fleet, journal: Journal, role: str, new_of: Callable[[NodeSpec], NodeSpec], batch: int
 ) -> Rollout | None:
     """None where every node is what it should be already."""
     from synclib.engine.rollout import plan
@@ -230,7 +234,7 @@ def _pause(context: Context, journal: Journal, opened: Entry) -> None:
     _show(context, paused)
 
 
-def _end(context: Context, fleet: LocalFleet, rollout: Rollout, wanted: State) -> None:
+def _end(context: Context, fleet: LocalFleet | Ec2Fleet, rollout: Rollout, wanted: State) -> None:
     """What is left of nodes that are no longer needed goes; an upgrade that did not end as ``wanted`` is an error."""
     from synclib.core.rollout import State
     from synclib.errors import Conflict, Unavailable

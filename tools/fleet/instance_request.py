@@ -36,6 +36,7 @@ class Start:
     release: str
     sha256: str = ""
     values: Mapping[str, str] = field(default_factory=dict)
+    pins: Mapping[str, int] = field(default_factory=dict)  # datasets that stay at a seq
 
 
 def user_data(start: Start) -> str:
@@ -45,6 +46,7 @@ def user_data(start: Start) -> str:
         found["sha256"] = start.sha256
     words = ["boxlink", "up", start.role, "--data", "{data}", "--release", "{release}", "--node", start.node]
     words += [word for name, value in start.values.items() for word in ("--set", f"{name}={value}")]
+    words += [word for name, seq in start.pins.items() for word in ("--seq", f"{name}={seq}")]
     found["run"] = words
     # Strings and lists of strings are written alike in JSON and TOML, but for DEL.
     text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in found.items())

@@ -24,20 +24,20 @@ def parse_pins(words: Sequence[str]) -> dict[str, int]:
     return pins
 
 
-def write_pins(node: Path, pins: Mapping[str, int], *, is_from_snapshot: bool = False) -> None:
-    """Ask, in a node's directory, for datasets at their seqs; ``is_from_snapshot``: by way of a volume of one."""
+def write_pins(data: Path, pins: Mapping[str, int], *, is_from_snapshot: bool = False) -> None:
+    """Ask, in a node's data directory, for datasets at their seqs; ``is_from_snapshot``: by way of a volume of one."""
     source = " from=snapshot" if is_from_snapshot else ""
     with disk_errors():
         for dataset, seq in pins.items():
-            directory = node / "data" / names.check_dataset(dataset)
+            directory = data / names.check_dataset(dataset)
             directory.mkdir(parents=True, exist_ok=True)
             write_atomic(directory / names.ACTIVE, f"seq={seq}{source}\n".encode())
 
 
-def read_pins(node: Path) -> dict[str, int]:
-    """What a node's directory asks for by seq."""
+def read_pins(data: Path) -> dict[str, int]:
+    """What a node's data directory asks for by seq."""
     pins: dict[str, int] = {}
-    for path in sorted(node.glob(f"data/*/{names.ACTIVE}")):
+    for path in sorted(data.glob(f"*/{names.ACTIVE}")):
         with contextlib.suppress(Invalid, OSError):
             active = Markers(path.parent).active()
             if active is not None and active.seq is not None:

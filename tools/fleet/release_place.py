@@ -81,6 +81,12 @@ def parse_release(text: str) -> tuple[str, int | None]:
     return check_dataset(found[1]), int(found[2]) if found[2] else None
 
 
+def full_name(store: Store, text: str) -> str:
+    """``NAME@SEQ``: without a seq, what new nodes take now."""
+    name, seq = parse_release(text)
+    return f"{name}@{seq or read_statement(store, name, None).seq}"
+
+
 def fetch(
     store: Store,
     connect: Connect | None,
