@@ -28,6 +28,7 @@ from synclib.store.meter import Meter
 
 VENV = "venv"  # made where a release stands, so that none may bring it
 _TRIES = 10
+_CURRENT_BYTES_MAX = 1 << 20  # also one that is too long to be right is put right
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _move_current(store: Store, statement: Statement) -> bool:
         old = _read_current(store, statement.release)
         if old is not None and old.data == data:
             return True
-        if old is not None and parse_statement(old.data, statement.release).seq > statement.seq:
+        if old is not None and _seq_of(old, statement.release) > statement.seq:
             return False
         try:
             store.put(key, data, if_absent=old is None, if_match=None if old is None else old.etag)
@@ -156,9 +157,17 @@ def _move_current(store: Store, statement: Statement) -> bool:
     raise Conflict(f"release {statement.release} is being published by others too", hint="run it again", key=key)
 
 
+def _seq_of(current: Fetched, name: str) -> int:
+    """0 where it cannot be read: then it is put right."""
+    try:
+        return parse_statement(current.data, name).seq
+    except Corrupt:
+        return 0
+
+
 def _read_current(store: Store, name: str) -> Fetched | None:
     try:
-        return store.get(names.current_key(name), size_max=STATEMENT_BYTES_MAX)
+        return store.get(names.current_key(name), size_max=_CURRENT_BYTES_MAX)
     except Missing:
         return None
 

@@ -61,6 +61,8 @@ def test_key_publish_fetch_activate_rollback(machine: Machine) -> None:
     assert subprocess.run([tool, "word"], capture_output=True, check=True).stdout == b"1 word\n"
     # The environment names the directory that it has now, not the one in which it was made.
     assert ".partial" not in tool.read_text()
+    (code,) = (machine.place / "here/fleet/1/venv/lib").rglob("tool.*.pyc")
+    assert f"{machine.place}/here/fleet/1/venv/lib".encode() in code.read_bytes()
     (machine.place / "build/wheels/tool-1-py3-none-any.whl").unlink()
     write_wheel(machine.place / "build/wheels", "2")
     machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")

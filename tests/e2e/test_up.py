@@ -225,14 +225,16 @@ def test_only_one_of_a_role_on_a_data_directory(machine: Machine) -> None:
         assert again.end() == 0
 
 
-def test_a_reader_that_went_away_holds_nobody_up(machine: Machine) -> None:
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_reader_that_went_away_holds_nobody_up(machine: Machine, words: list[str]) -> None:
     """The pipe is full and nobody reads it: the process writes on, and the log has it all."""
-    path = role(machine, ("a", ["sh", "-c", "seq 100000; echo end; sleep 600"], 9))
-    process = machine.start("up", path, stderr=subprocess.DEVNULL)
+    long = "head -c 60000 /dev/zero | tr '\\0' '\\1'; echo"
+    path = role(machine, ("a", ["sh", "-c", f"{long}; seq 100000; {long}; echo end; sleep 600"], 9))
+    process = machine.start("up", path, *words, stderr=subprocess.DEVNULL)
     log = machine.place / "data/log/both-a.log"
     try:
         until(lambda: log.exists() and log.read_bytes().endswith(b"\nend\n"))
-        assert log.read_bytes().count(b"\n") == 100_001
+        assert log.read_bytes().count(b"\n") == 100_003
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_S) == 0
     finally:
@@ -266,6 +268,8 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(
 def test_units_are_what_systemd_takes(machine: Machine) -> None:
     units = machine.place / "units"
     odd = role(machine, ("odd", ["sh", "-c", 'echo "a b" 100% $HOME \\'], 3))
+    with odd.open("a") as file:
+        file.write('environment = { PASSWORD = "a \\"b\\" %n" }\n')
     for words in (["render"], ["proxy"], [odd]):
         found = machine.json("up", *words, "--systemd", units, "--set" if words == ["render"] else "-q",
                              *(["dataset=co vers"] if words == ["render"] else []))  # fmt: skip
@@ -292,6 +296,11 @@ def test_units_are_what_systemd_takes(machine: Machine) -> None:
     sync = (units / "boxlink-render-sync.service").read_text()
     assert "\nFileDescriptorStoreMax=64\n" in sync
     assert 'dataset "co vers"' in render
+    secret = units / "boxlink-both-odd.service"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    text = secret.read_text()
+    assert '\nEnvironment="PASSWORD=a \\"b\\" %%n"\n' in text
+    assert text.partition("ExecStart=")[2].split("\n")[0].endswith(' -c "echo \\"a b\\" 100%% $$HOME \\\\"')
     assert "AWS_" not in "".join((units / name).read_text() for name in names)
 
 

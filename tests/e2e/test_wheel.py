@@ -20,6 +20,10 @@ def test_wheel_installs_and_runs(tmp_path: Path) -> None:
     python = tmp_path / "env/bin/python"
     run(str(python), "-m", "pip", "install", "--quiet", str(wheel))
     assert run(str(tmp_path / "env/bin/boxlink"), "--version") == f"boxlink, version {synclib.__version__}\n"
+    # What is no Python: the roles, and the sources that the bootstrap is made of.
+    run(str(tmp_path / "env/bin/boxlink"), "up", "proxy", "--systemd", str(tmp_path / "units"))
+    run(str(tmp_path / "env/bin/boxlink"), "bootstrap", "--write", str(tmp_path / "bootstrap.pyz"))
+    assert "usage" in run(str(python), "-I", str(tmp_path / "bootstrap.pyz"), "--help")
 
 
 def run(*command: str) -> str:

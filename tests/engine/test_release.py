@@ -163,6 +163,46 @@ def test_current_never_falls(site: Site) -> None:
     assert read_statement(site.store, "fleet", None).seq == 9
 
 
+def test_a_current_that_cannot_be_read_is_put_right(site: Site) -> None:
+    statement = site.publish().statement
+    for damage in (b"", b"{", b"x" * 100_000):
+        site.store.put(names.current_key("fleet"), damage)
+        with pytest.raises(Corrupt):
+            site.fetch()
+        assert site.publish().is_current
+        assert read_statement(site.store, "fleet", None) == statement
+
+
+def test_publishers_beside_each_other(site: Site) -> None:
+    """Each of their seqs is whole, and the newest is the current one."""
+    site.publish()
+    pids = []
+    for name in ("one", "two", "three"):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                source = site.place / name
+                source.mkdir()
+                for number in range(3):
+                    (source / "version").write_text(f"{name} {number}")
+                    publish_release(site.store, None, "fleet", source, SIGNER, BOOTSTRAP, site.host(name), no_progress)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0, 0]
+    found = [read_statement(site.store, "fleet", seq) for seq in statements(site.store, "fleet")]
+    assert read_statement(site.store, "fleet", None) == found[-1]
+    for statement in found:
+        assert has_signature(statement)
+        data = site.get(names.boot_key("fleet", statement.seq))
+        assert hashlib.sha256(data).hexdigest() == statement.boot_sha256
+    assert len(found) > 3
+
+
 def test_what_is_no_release_is_refused(site: Site) -> None:
     (site.source / "venv").mkdir()
     with pytest.raises(Invalid, match="brings no venv"):

@@ -25,6 +25,7 @@ from synclib.core.release import Statement as Schema
 from synclib.errors import BoxlinkError
 from tools.bootstrap import ed25519
 from tools.bootstrap.build import build_bootstrap
+from tools.bootstrap.environment import pip_wheel
 from tools.bootstrap.failure import Failure
 from tools.bootstrap.sigv4 import Credentials, quoted, signed_headers
 from tools.bootstrap.statement import BYTES_MAX, check, parse_statement, trusted_keys
@@ -357,6 +358,16 @@ def test_the_zipapp_is_the_same_each_time_and_stands_alone() -> None:
                 assert {name.name.split(".")[0] for name in node.names} <= sys.stdlib_module_names, path.name
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 assert str(node.module).split(".")[0] in sys.stdlib_module_names, path.name
+
+
+def test_pip_is_found_where_it_lies(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    places = (None, str(tmp_path / "nosuch"), str(wheels))
+    assert pip_wheel(places) is None
+    for name in ("pip-24.0-py3-none-any.whl", "pip-25.1-py3-none-any.whl", "pipx-99-py3-none-any.whl"):
+        (wheels / name).touch()
+    assert pip_wheel(places) == wheels / "pip-25.1-py3-none-any.whl"
 
 
 def test_private_keys_that_are_none(tmp_path: Path) -> None:

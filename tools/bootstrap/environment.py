@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from .failure import Failure
@@ -27,34 +28,44 @@ def make_environment(directory: Path, final: Path) -> bool:
         shutil.rmtree(venv)
     if not names:
         return False
-    wheel = _pip_wheel()
-    # Taken as it lies: to install it first takes longer than all the rest.
+    # As the interpreter brings it for ensurepip, also where a distribution has moved it; else as the release does, for
+    # Debian's Python has none without its package python3-venv. Taken as it lies: to install it takes longer than all
+    # the rest.
+    moved, usual = sysconfig.get_config_var("WHEEL_PKG_DIR"), str(Path(os.__file__).parent / "ensurepip/_bundled")
+    wheel = pip_wheel((moved, usual, str(wheels)))
     without = [] if wheel is None else ["--without-pip"]
     _run([sys.executable, "-I", "-m", "venv", *without, str(venv)], "the environment of the release")
     pip = ["-m", "pip"] if wheel is None else [f"{wheel}/pip"]
     options = ["--isolated", "--quiet", "--disable-pip-version-check"]
-    install = ["install", "--no-index", "--no-cache-dir", "--find-links", str(wheels), *names]
-    _run([str(venv / "bin/python"), "-I", *pip, *options, *install], "the release's wheels")
+    install = ["install", "--no-index", "--only-binary", ":all:", "--no-cache-dir", "--no-compile", "--find-links"]
+    python = [str(venv / "bin/python"), "-I"]
+    _run([*python, *pip, *options, *install, str(wheels), *names], "the release's wheels")
+    # Not by pip, which uses one processor; and as of the directory that tracebacks shall name. What cannot be compiled
+    # (some packages bring templates) is no worse for it.
+    places = ["-s", str(directory), "-p", str(final), str(venv / "lib")]
+    _run([*python, "-m", "compileall", "-q", "-j", "0", *places], "byte code", codes=(0, 1))
     _rename_within(venv, str(directory / VENV), str(final / VENV))
     return True
 
 
-def _pip_wheel() -> Path | None:
-    """pip as the interpreter brings it for ensurepip, also where a distribution has moved it."""
-    places = [sysconfig.get_config_var("WHEEL_PKG_DIR"), str(Path(os.__file__).parent / "ensurepip/_bundled")]
+def pip_wheel(places: Iterable[str | None]) -> Path | None:
+    """The newest pip of the first place that has one."""
     found = (path for place in places if place for path in sorted(Path(place).glob("pip-*.whl"), reverse=True))
     return next(found, None)
 
 
-def _run(command: list[str], what: str) -> None:
+def _run(command: list[str], what: str, codes: Collection[int] = (0,)) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     try:
         done = subprocess.run(
             command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failure(f"{what}: {type(error).__name__}", "is Python whole here, with its venv module?") from None
-    if done.returncode:
+        raise Failure(
+            f"{what}: {type(error).__name__}",
+            "is Python whole here? Debian's wants python3-venv, or pip's wheel in the release",
+        ) from None
+    if done.returncode not in codes:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise Failure(
             f"{what}: {said[-1] if said else f'code {done.returncode}'}", "is there a wheel for this machine?"

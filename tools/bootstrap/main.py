@@ -6,13 +6,14 @@ made ready beside what runs -> the link is switched -> the role is started in th
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,18 +107,15 @@ def _replace(path: Path, data: bytes) -> None:
     os.replace(temporary, path)
 
 
-class _alone:  # noqa: N801 # it is used as a function
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
     """Nobody else changes this release's place meanwhile."""
-
-    def __init__(self, place: Path) -> None:
-        self._path = place / "lock"
-
-    def __enter__(self) -> None:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+    descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _bring(place: Path, objects: Objects, statement: Statement, log: Log) -> Path:

@@ -18,6 +18,7 @@ from tools.daemon_log import RotatingFile, open_log
 
 # What a pipe that is writable takes at once (pipe(7), PIPE_BUF).
 _LINE_BYTES_MAX = 4096
+_CUT_CHARACTERS = 600  # of which JSON makes at most six bytes each
 
 
 class Console:
@@ -34,7 +35,10 @@ class Console:
         text = data.decode(errors="replace")
         self._files[name].write_line(text)
         if self._context.is_json:
-            self._write(1, json.dumps({"event": "output", "process": name, "line": text}))
+            said: dict[str, object] = {"event": "output", "process": name, "line": text}
+            if len(json.dumps(said)) >= _LINE_BYTES_MAX:
+                said |= {"line": text[:_CUT_CHARACTERS], "is_cut": True}
+            self._write(1, json.dumps(said))
         elif not self._context.is_quiet:
             self._write(1, f"{name:<{self._width}} | {shown(text)}")
 
@@ -54,7 +58,7 @@ class Console:
     def _write(self, descriptor: int, text: str) -> None:
         (sys.stdout if descriptor == 1 else sys.stderr).flush()
         data = text.encode(errors="replace")
-        if len(data) >= _LINE_BYTES_MAX and not self._context.is_json:
+        if len(data) >= _LINE_BYTES_MAX:
             data = data[: _LINE_BYTES_MAX - 8] + b" ..."
         with contextlib.suppress(OSError):
             if select.select([], [descriptor], [], 0)[1]:

@@ -29,12 +29,14 @@ def write_units(directory: Path, role: str, processes: Sequence[Process], place:
     target = f"boxlink-{role}.target"
     names = [f"boxlink-{role}-{process.name}.service" for process in processes]
     texts = {target: _target(role, names)}
+    # What a role sets may be a secret.
+    secret = {name for name, process in zip(names, processes, strict=True) if process.environment}
     for index, process in enumerate(processes):
         texts[names[index]] = _service(role, process, place, store, target, names[:index])
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            write_atomic(directory / name, text.encode())
+            write_atomic(directory / name, text.encode(), 0o600 if name in secret else 0o644)
     except OSError as error:
         raise Invalid(f"the units cannot be written: {error.strerror}", path=str(directory)) from error
     return [directory / name for name in texts]
