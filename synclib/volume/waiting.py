@@ -36,8 +36,8 @@ def wait_until(
     """Look at those that are not done until all are; they come back in the order of ``ids``.
 
     ``look`` gives those that there are. One that is not there may be too new to be seen, and counts as not done.
-    ``is_done`` raises where waiting is in vain. Missing when one was never seen until the deadline, Unavailable when one
-    was not done by then.
+    ``is_done`` raises where waiting is in vain. Missing when one was never seen until the deadline, Unavailable when
+    one was not done by then.
     """
     done: dict[str, T] = {}
     seen: set[str] = set()
