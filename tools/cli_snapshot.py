@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,14 @@ def volumes_here(context: Context, host: Host, name: str | None, pool: Path | No
     """What datasets that start from a snapshot are given their volumes by."""
     from tools.mount_volumes import VolumesHere
 
-    return VolumesHere(host, lambda: open_driver(context, host, name, pool), "local", host.node)
+    def place(driver: VolumeDriver) -> tuple[str, str]:
+        if driver.name != "ebs":
+            return host.node, "local"
+        from tools.instance import ENDPOINT, instance_and_zone
+
+        return instance_and_zone(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or ENDPOINT)
+
+    return VolumesHere(host, lambda: open_driver(context, host, name, pool), place)
 
 
 class Age(click.ParamType):  # type: ignore[type-arg] # generic in some versions of click alone

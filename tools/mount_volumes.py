@@ -19,30 +19,36 @@ if TYPE_CHECKING:
 
 
 class VolumesHere:
-    """``zone``, ``node``: of this machine, as the driver knows them."""
+    """``place``: (name, zone) of this machine, as a driver knows it; an Unavailable where it does not."""
 
-    def __init__(self, host: Host, open_driver: Callable[[], VolumeDriver], zone: str, node: str) -> None:
-        self._host, self._open_driver, self._zone, self._node = host, open_driver, zone, node
+    def __init__(
+        self, host: Host, open_driver: Callable[[], VolumeDriver], place: Callable[[VolumeDriver], tuple[str, str]]
+    ) -> None:
+        self._host, self._open_driver, self._place = host, open_driver, place
 
     @functools.cached_property
     def _driver(self) -> VolumeDriver:
         return self._open_driver()
+
+    @functools.cached_property
+    def _here(self) -> tuple[str, str]:
+        return self._place(self._driver)
 
     def add(self, prepared: Prepared, dataset: Dataset, manifest: Manifest) -> Prepared:
         """With a volume, or why there is none."""
         from synclib.engine.snapshot_start import with_volume
 
         try:
-            driver = self._driver
+            driver, (node, zone) = self._driver, self._here
         except BoxlinkError as error:
             return msgspec.structs.replace(prepared, why_no_volume=error.message)
-        return with_volume(prepared, dataset, self._host, manifest, driver, self._zone, self._node)
+        return with_volume(prepared, dataset, self._host, manifest, driver, zone, node)
 
     def attached_again(self, prepared: Prepared) -> Prepared:
         from synclib.engine.snapshot_start import attached_again
 
         try:
-            return attached_again(prepared, self._host, self._driver, self._node)
+            return attached_again(prepared, self._host, self._driver, self._here[0])
         except BoxlinkError as error:
             return msgspec.structs.replace(prepared, volume=None, why_no_volume=error.message)
 
@@ -52,6 +58,6 @@ class VolumesHere:
         from synclib.engine.node_volume import release_volumes
 
         try:
-            return not release_volumes(self._driver, store_tag(dataset.store.url), dataset.name, self._node)
+            return not release_volumes(self._driver, store_tag(dataset.store.url), dataset.name, self._here[0])
         except BoxlinkError:
             return False

@@ -14,6 +14,7 @@ from synclib.volume.waiting import volume_is, wait_until
 START = "boxlink:start"  # the snapshot that a node's volume was made of, to start from
 _ATTEMPTS = 4  # a token is spent when what it made was deleted
 _READY_S = 300.0
+_SEEN_S, _LOOK_S = 30.0, 0.25
 
 
 def make_volume(
@@ -39,10 +40,17 @@ def make_volume(
 
 
 def attach_volume(driver: VolumeDriver, host: Host, volume: Volume, node: str) -> Path:
-    """Its device here."""
+    """Its device here. The kernel may need some seconds to see it."""
     driver.attach(volume.id, node)
     attached = _until(driver, host, volume.id, VolumeState.IN_USE)
-    return driver.device(attached)
+    deadline = host.clock.monotonic() + _SEEN_S
+    while True:
+        try:
+            return driver.device(attached)
+        except Unavailable:
+            if host.clock.monotonic() > deadline:
+                raise
+            host.clock.sleep(_LOOK_S)
 
 
 def _until(driver: VolumeDriver, host: Host, volume_id: str, *wanted: VolumeState) -> Volume:

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest
-from synclib.core.snapshot_tags import COMPLETE, MAKING, SnapshotTags, store_tag, token_of
+from synclib.core.snapshot_tags import COMPLETE, MAKING, SnapshotTags, owner_tags, store_tag, token_of
 from synclib.core.volume_layout import Header, layout_for
 from synclib.core.volume_plan import Plan, size_gib
 from synclib.disk.atomic import write_atomic
@@ -288,7 +288,8 @@ class _Making:
 
     def _abandon(self, begun: _Begun) -> None:
         """What a former run began of another seq is finished by nobody, and paid for."""
-        for snapshot in self._driver.snapshots(tags={MAKING: begun.token}):
+        owner = owner_tags(store_tag(self._dataset.store.url), self._dataset.name)
+        for snapshot in self._driver.snapshots(tags={**owner, MAKING: begun.token}):
             if snapshot.tags.get(COMPLETE) != "1":
                 self._driver.delete_snapshot(snapshot.id)
                 self._done.abandoned = snapshot.id

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
@@ -21,13 +24,14 @@ from synclib.engine.host import Host
 from synclib.engine.mount import Prepared, VolumeRef
 from synclib.engine.node_volume import attach_volume, make_volume, release_volumes
 from synclib.engine.snapshots import Confirmed, check_header, find, newest_confirmed
-from synclib.errors import BoxlinkError, Corrupt, Missing, Unsupported
+from synclib.errors import BoxlinkError, Corrupt, Missing, Unavailable, Unsupported
 from synclib.lazy.dataset import Dataset
 from synclib.volume.base import VolumeDriver
 
 _TRIED_MAX = 3
 _MAP_BYTES_MAX = 4 << 30
 _READ_BYTES = 1 << 20
+_READ_S = 60.0
 
 
 def with_volume(
@@ -69,16 +73,33 @@ def _volume(
     """A volume of a snapshot, attached here. Corrupt where it is not what the snapshot is tagged as."""
     made = make_volume(driver, host, chosen.known.snapshot, chosen.known.tags, zone, node)
     device = attach_volume(driver, host, made, node)
-    with disk_errors():
-        descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            header = check_header(
-                os.pread(descriptor, HEADER_BYTES, 0), dataset.root, chosen.manifest.seq, chosen.manifest.digest
-            )
+
+    def read() -> VolumeRef:
+        with disk_errors(), device.open("rb", buffering=0) as file:
+            descriptor = file.fileno()
+            data = os.pread(descriptor, HEADER_BYTES, 0)
+            header = check_header(data, dataset.root, chosen.manifest.seq, chosen.manifest.digest)
             path = _copied_map(descriptor, header, directory / "volume", chosen.id)
-        finally:
-            os.close(descriptor)
-    return VolumeRef(chosen.id, made.id, chosen.manifest.seq, str(device), header.layout.blob, str(path))
+        return VolumeRef(chosen.id, made.id, chosen.manifest.seq, str(device), header.layout.blob, str(path))
+
+    return _in_time(read)
+
+
+def _in_time(read: Callable[[], VolumeRef]) -> VolumeRef:
+    """A disk that stands still keeps a thread in the kernel, which nobody waits for then. Unavailable."""
+    future: Future[VolumeRef] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(read())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="volume", daemon=True).start()
+    try:
+        return future.result(_READ_S)
+    except TimeoutError as error:
+        raise Unavailable(f"the volume's metadata did not come within {_READ_S:.0f} s") from error
 
 
 def _copied_map(descriptor: int, header: Header, directory: Path, snapshot_id: str) -> Path:

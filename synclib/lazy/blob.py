@@ -30,6 +30,9 @@ FETCHES_AT_ONCE = 64  # for readers; what is fetched in the background has threa
 # long as that part would have taken, so that it waits twice as long at most.
 PATIENCE_S = 0.1
 _USUAL_OF = 16  # fetches
+# How long a nearer place is waited for before the store is asked: by a reader as long as two fetches usually take, so
+# that whichever of both is quicker is found by trying; in the background longer.
+_NEAR_OF, _NEAR_S = 2.0, 2.0
 _KEEPERS = 1  # threads that verify and write what came in the background
 _TRIES = 2  # of a fetch whose bytes were wrong
 _FAULTS_KEPT = 1000
@@ -51,8 +54,10 @@ class Extents(Protocol):
 class Near(Protocol):
     """A place nearer than the store that may have bytes of a dataset, such as a volume of an older seq."""
 
-    def read(self, extents: Sequence[Extent]) -> list[Piece]:
-        """What it has of these, each hashed; within a bounded time, and never an error. Safe between threads."""
+    def read(self, extents: Sequence[Extent], patience_s: float | None) -> list[Piece]:
+        """What it has of these and gives within that time, each hashed; never an error. Safe between threads.
+
+        None: nobody else has them, so that it is asked, and waited for, as long as there is any hope."""
 
 
 class MapReader:
@@ -294,13 +299,19 @@ class Blob:
             started = self._clock.monotonic()
             unkept: dict[int, BoxlinkError] = {}
             if self._near is not None:
-                lacking = self._fetch_near(self._near, lacking, flight, unkept)
+                patience_s = _NEAR_S if flight.is_background else min(_NEAR_OF * self._usual_s, _NEAR_S)
+                lacking = self._fetch_near(self._near, lacking, flight, unkept, patience_s)
             for _ in range(_TRIES):
                 errors = {**unkept, **self._fetch(store, lacking, flight)}
                 # Bits that flipped on their way; what lies damaged in the store stays damaged.
                 lacking = [extent for extent in lacking if isinstance(errors.get(extent.position), Corrupt)]
                 if not lacking:
                     break
+            if self._near is not None and errors:
+                # What the store cannot give now the volume may have, however slow it is.
+                failed = [extent for extent in extents if extent.position in errors.keys() - unkept.keys()]
+                left = self._fetch_near(self._near, failed, flight, unkept, None)
+                errors = {**unkept, **{extent.position: errors[extent.position] for extent in left}}
             if not flight.is_background:
                 self._usual_s += (self._clock.monotonic() - started - self._usual_s) / _USUAL_OF
         finally:
@@ -313,10 +324,15 @@ class Blob:
         return errors
 
     def _fetch_near(
-        self, near: Near, extents: list[Extent], flight: _Flight, errors: dict[int, BoxlinkError]
+        self,
+        near: Near,
+        extents: list[Extent],
+        flight: _Flight,
+        errors: dict[int, BoxlinkError],
+        patience_s: float | None,
     ) -> list[Extent]:
-        """Bring what a nearer place has; what it has not."""
-        found = near.read(extents)
+        """Bring what a nearer place has, and gives in time; what it does not."""
+        found = near.read(extents, patience_s)
         with self._keeping if flight.is_background else contextlib.nullcontext():
             self._keep(found, flight, errors)
         self.counts.near_chunks += len(found)

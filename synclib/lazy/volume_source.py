@@ -23,8 +23,8 @@ from synclib.errors import BoxlinkError
 from synclib.lazy.blob import MapReader
 from synclib.lazy.maps import file_map
 
-DEADLINE_S = 2.0  # for what is asked for at once; a block that was never touched takes some 35 ms
-_FAILURES_MAX = 16  # reads in a row that brought nothing: then it is asked no more
+LAST_S = 20.0  # where nobody else has the bytes; a block that was never touched takes some 35 ms
+_FAILURES_MAX = 16  # reads in a row that brought nothing in time: then it is asked only where nobody else can be
 _READERS = 32  # a volume answers many as quickly as one
 _RUN_BYTES_MAX = 1 << 20
 _GAP_BYTES_MAX = 4096
@@ -46,19 +46,19 @@ class VolumeSource:
 
     @property
     def is_off(self) -> bool:
-        """Whether it has failed so often that it is asked no more."""
+        """Whether it has failed, or come too late, so often that the store is asked first."""
         return self._failures >= _FAILURES_MAX
 
-    def read(self, extents: Sequence[Extent]) -> list[Piece]:
-        """What it has of these, each hashed."""
-        if self.is_off:
+    def read(self, extents: Sequence[Extent], patience_s: float | None) -> list[Piece]:
+        """What it has of these and gives in time, each hashed (lazy/blob.py, Near)."""
+        if self.is_off and patience_s is not None:
             return []
         asked: list[tuple[list[Extent], Future[bytes]]] = []
         for run in _runs(sorted(filter(self._has, extents), key=lambda extent: extent.position)):
             future: Future[bytes] = Future()
             self._jobs.put((future, self._blob + run[0].position, run[-1].stop - run[0].position))
             asked.append((run, future))
-        deadline = self._clock.monotonic() + DEADLINE_S
+        deadline = self._clock.monotonic() + (LAST_S if patience_s is None else patience_s)
         found: list[Piece] = []
         for run, future in asked:
             right = list(_right(run, self._answer(future, deadline)))

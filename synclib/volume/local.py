@@ -19,7 +19,9 @@ from synclib.clock import Clock
 from synclib.core.frame import DECODE_ERRORS
 from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
+from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mounted_on, unmount
 from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
+from synclib.volume import first_touch
 from synclib.volume.base import GIB, Snapshot, SnapshotBlocks, SnapshotState, Volume, VolumeState
 from synclib.volume.local_blocks import LocalBlocks
 from synclib.volume.local_pool import Pool, loop_devices, run
@@ -80,25 +82,26 @@ class LocalDriver:
             raise Unsupported("only root can attach a volume", hint="run it as root")
         with self.pool.locked():
             record = self._volume_record(volume_id)
-            if record.node not in ("", node) and loop_devices(self.image(volume_id)):
+            if record.node not in ("", node) and self._devices(volume_id):
                 raise Conflict(f"volume {volume_id} is attached to {record.node}", hint="detach it there first")
             self.write(msgspec.structs.replace(record, node=node))
-            if not loop_devices(self.image(volume_id)):
-                run("losetup", "--find", str(self.image(volume_id)))
+            if not self._devices(volume_id):
+                self._add_device(record)
 
     def detach(self, volume_id: str, node: str) -> None:
         with self.pool.locked():
             record = self._volume_record(volume_id)
             if record.node != node:
                 return
-            for device in loop_devices(self.image(volume_id)):
+            for device in self._devices(volume_id):
                 _flush(device)
                 run("losetup", "-d", str(device))
-            if not loop_devices(self.image(volume_id)):
+            if not self._devices(volume_id):
+                self._end_slow(volume_id)
                 self.write(msgspec.structs.replace(record, node=""))
 
     def device(self, volume: Volume) -> Path:
-        found = loop_devices(self.image(volume.id))
+        found = self._devices(volume.id)
         if not found:
             raise Unavailable(f"volume {volume.id} has no device here", hint="attach it")
         return found[0]
@@ -118,7 +121,7 @@ class LocalDriver:
             )
             found = self._made(record, SnapshotRecord)
             if found is None:
-                devices = loop_devices(self.image(volume_id))
+                devices = self._devices(volume_id)
                 if devices and not self.pool.is_lazy:
                     raise Conflict(
                         f"volume {volume_id} is attached, and cannot be copied in one moment: {self.pool.why_copies}",
@@ -148,8 +151,9 @@ class LocalDriver:
 
     def delete_volume(self, volume_id: str) -> None:
         with self.pool.locked():
-            if loop_devices(self.image(volume_id)):
+            if self._devices(volume_id):
                 raise Conflict(f"volume {volume_id} is attached", hint="detach it first")
+            self._end_slow(volume_id)
             self._remove(volume_id)
 
     def delete_snapshot(self, snapshot_id: str) -> None:
@@ -158,6 +162,34 @@ class LocalDriver:
 
     def blocks(self) -> SnapshotBlocks:
         return LocalBlocks(self, self._clock)
+
+    # Devices. Where the pool says so, a volume of a snapshot is slow at first touch, and then can only be read.
+
+    def _devices(self, volume_id: str) -> list[Path]:
+        return [*loop_devices(self.image(volume_id)), *loop_devices(self._slow(volume_id) / first_touch.NAME)]
+
+    def _slow(self, volume_id: str) -> Path:
+        return self.pool.files / "slow" / volume_id
+
+    def _add_device(self, record: VolumeRecord) -> None:
+        seconds = self.pool.first_touch_s()
+        if not (seconds and record.snapshot_id):
+            run("losetup", "--find", str(self.image(record.id)))
+            return
+        self._end_slow(record.id)
+        with disk_errors():
+            self._slow(record.id).mkdir(parents=True)
+        slow = first_touch.start(self.image(record.id), self._slow(record.id), seconds)
+        run("losetup", "--find", "--read-only", str(slow))
+
+    def _end_slow(self, volume_id: str) -> None:
+        """Its process ends with its mount."""
+        place = self._slow(volume_id)
+        with disk_errors():
+            while mounted_on(os.fsencode(os.path.realpath(place))):
+                unmount(os.fsencode(place), MNT_DETACH | UMOUNT_NOFOLLOW)
+            if place.exists():
+                place.rmdir()
 
     # Files: an image, and beside it what is known of it, written last and removed first.
 
@@ -219,7 +251,7 @@ class LocalDriver:
                 path.unlink(missing_ok=True)
 
     def _volume(self, record: VolumeRecord) -> Volume:
-        devices = loop_devices(self.image(record.id))
+        devices = self._devices(record.id)
         state = VolumeState.IN_USE if devices else VolumeState.AVAILABLE
         return Volume(
             record.id,

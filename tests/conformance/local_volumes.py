@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -56,9 +57,13 @@ def local_volumes(directory: Path) -> Iterator[LocalPlace]:
 
 def end_pool(pool: Path) -> None:
     """Every loop device and mount of a pool goes."""
-    for image in pool.glob("**/volumes/*.img"):
+    slow = list(pool.glob("xfs/slow/*"))
+    for image in (*pool.glob("xfs/volumes/*.img"), *(place / "image" for place in slow)):
         for device in loop_devices(image):
             subprocess.run(["losetup", "-d", str(device)], check=False)
+    for place in slow:
+        with contextlib.suppress(OSError):
+            unmount(os.fsencode(place), MNT_DETACH)
     mount = os.fsencode(os.path.realpath(pool / "xfs"))
     while mounted_on(mount):
         unmount(mount, MNT_DETACH)

@@ -15,6 +15,7 @@ from synclib.engine.compact import compact
 from synclib.engine.host import no_progress
 from synclib.engine.snapshot_direct import Created, create_direct
 from synclib.errors import Corrupt, Interrupted
+from synclib.store.meter import Meter, MeteredStore
 from synclib.volume import local_pool
 from synclib.volume.base import Snapshot, SnapshotState, VolumeDriver
 from synclib.volume.local import LocalDriver
@@ -106,6 +107,52 @@ def test_what_left_a_block_empty_is_said_with_zeros(kit: Kit) -> None:
     own = driver.own[second.snapshot_id]
     assert sum(block == bytes(BLOCK_BYTES) for block in own.values()) == 4
     complete_ones(kit, driver)
+
+
+def test_a_change_of_one_file_in_a_hundred_costs_no_more_than_that(kit: Kit) -> None:
+    """Wherever the files are: new content stands together."""
+    driver, chance = MemoryDriver(), random.Random(8)
+    content: Content = {b"%04d" % n: chance.randbytes(20_000) for n in range(1000)}
+    kit.write(content)
+    kit.publish()
+    first = create(kit, driver)
+    for n in range(0, 1000, 100):
+        content[b"%04d" % n] = chance.randbytes(20_000)
+    kit.write(content)
+    kit.publish()
+    meter = Meter()
+    kit.dataset.store = MeteredStore(kit.store, meter)
+    second = create(kit, driver)
+    assert first.put_blocks > 40
+    # 200 kB, in one block or across two; image, map, header.
+    assert second.put_blocks <= 2 + 2 + HEADER
+    assert meter.bytes_down < 1_000_000
+
+
+def test_no_more_is_in_memory_than_is_put_at_once(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volume_content, "_PUTS_AT_ONCE", 2)
+    kit.write({b"%02d" % n: random.Random(n).randbytes(1_000_000) for n in range(80)})
+    kit.publish()
+    built = most = 0
+
+    class Counting(MemoryDriver):
+        def put(self, snapshot_id: str, index: int, data: bytes | memoryview) -> bytes:
+            nonlocal most
+            most = max(most, built - len(self.puts))
+            return super().put(snapshot_id, index, data)
+
+    build = volume_content.BlobBlocks.build
+
+    def counted(self: volume_content.BlobBlocks, group: list[int]) -> bytearray:
+        nonlocal built
+        data = build(self, group)
+        built += len(group)
+        return data
+
+    monkeypatch.setattr(volume_content.BlobBlocks, "build", counted)
+    create(kit, Counting())
+    assert built > 150
+    assert most <= 8 * 4 + 2 * 2 + 2
 
 
 def test_slots_take_turns(kit: Kit) -> None:

@@ -12,6 +12,7 @@ from synclib.clock import SystemClock
 from synclib.core.extent_map import Extent, encode_map
 from synclib.core.manifest import Manifest
 from synclib.disk.blob_cache import BlobCache
+from synclib.errors import Unavailable
 from synclib.lazy import volume_source
 from synclib.lazy.blob import Blob
 from synclib.lazy.chain import Chain
@@ -19,6 +20,7 @@ from synclib.lazy.extent_rows import ExtentRows
 from synclib.lazy.maps import file_map
 from synclib.lazy.run_reader import StoreRuns
 from synclib.lazy.volume_source import VolumeSource
+from synclib.store.base import Buffer
 from synclib.store.memory import MemoryStore
 from tests.kit import Kit
 
@@ -104,7 +106,7 @@ def test_a_volume_that_fails_is_asked_no_more_after_some_time(shelf: Shelf, what
     source = shelf.source(read)
     extent = shelf.extents[-1]
     for _ in range(40):
-        assert source.read([extent]) == []
+        assert source.read([extent], 10.0) == []
     assert source.is_off
     assert len(shelf.asked) == 16
     blob = shelf.blob(source)
@@ -112,10 +114,7 @@ def test_a_volume_that_fails_is_asked_no_more_after_some_time(shelf: Shelf, what
     blob.close()
 
 
-def test_a_volume_that_stands_still_costs_its_deadline_and_no_more(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(volume_source, "DEADLINE_S", 0.05)
+def test_a_volume_that_stands_still_does_not_keep_its_readers(shelf: Shelf) -> None:
     go_on = threading.Event()
 
     def read(offset: int, length: int) -> bytes:
@@ -134,11 +133,36 @@ def test_a_volume_that_stands_still_costs_its_deadline_and_no_more(
         blob.close()
 
 
+def test_what_the_store_cannot_give_a_slow_volume_still_does(shelf: Shelf) -> None:
+    """It comes later than it is waited for at first, and had failed often enough before."""
+    is_asked = threading.Event()
+
+    def read(offset: int, length: int) -> bytes:
+        shelf.asked.append((offset, length))
+        is_asked.wait()
+        return bytes(shelf.space[offset : offset + length])
+
+    class Away(MemoryStore):
+        def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+            is_asked.set()
+            raise Unavailable("it is away")
+
+    source = shelf.source(read)
+    extent = shelf.extents[-1]
+    for _ in range(20):
+        assert source.read([extent], 0.0) == []
+    assert source.is_off
+    blob = shelf.blob(source, Away())
+    shelf.check(blob, shelf.extents)
+    assert blob.counts.errors == 0
+    blob.close()
+
+
 def test_what_the_volumes_own_map_does_not_have_is_not_read_there(shelf: Shelf, tmp_path: Path) -> None:
     half = tmp_path / "half"
     half.write_bytes(b"".join(encode_map(shelf.extents[::2])))
     with half.open("rb") as file:
         source = VolumeSource(shelf.read, 0, file_map(file), SystemClock())
-        found = source.read(shelf.extents)
+        found = source.read(shelf.extents, 10.0)
     assert [extent for extent, _ in found] == shelf.extents[::2]
     assert all(bytes(plain) == shelf.plain(extent) for extent, plain in found)

@@ -15,6 +15,7 @@ import pytest
 
 from synclib.clock import SystemClock
 from synclib.core.volume_layout import BLOCK_BYTES, decode_header
+from synclib.errors import Invalid
 from synclib.volume.base import VolumeState
 from synclib.volume.local import LocalDriver
 from tests.conformance.local_volumes import end_pool
@@ -150,6 +151,38 @@ def test_a_volume_that_goes_is_not_missed(site: SnapshotSite) -> None:
     (volume,) = site.driver.volumes()
     os.truncate(site.driver.image(volume.id), 1 << 20)
     site.assert_same()
+
+
+def test_blocks_that_are_cold_for_too_long_come_from_the_store(site: SnapshotSite) -> None:
+    """Three seconds for each block that was never touched, and two are waited."""
+    (site.pool / "first_touch_ms").write_text("3000")
+    (site.covers / "synch.active").write_text("from=snapshot")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    assert site.down()["reason"] == f"from snapshot {site.snapshot}, seq 1"
+    site.assert_same()
+    assert site.figures()["fetched_bytes"] > 0
+
+
+def test_a_volume_that_is_slow_at_first_touch_gives_right_bytes(site: SnapshotSite) -> None:
+    (site.pool / "first_touch_ms").write_text("20")
+    site.hide_packs()
+    (site.machine.place / "store/data/covers/pack").rename(site.machine.place / "away")
+    (site.covers / "synch.active").write_text("from=snapshot")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.assert_same()
+    assert site.figures()["fetched_bytes"] == 0
+    (volume,) = site.driver.volumes()
+    with pytest.raises(OSError), Path(volume.device).open("r+b", buffering=0) as file:
+        file.write(bytes(4096))
+    site.kill_mounts()
+    site.stop()
+    site.driver.detach(volume.id, "n1")
+    assert site.driver.volumes()[0].state is VolumeState.AVAILABLE
+    (site.pool / "first_touch_ms").write_text("quick")
+    with pytest.raises(Invalid, match="no number"):
+        site.driver.attach(volume.id, "n1")
 
 
 def test_after_a_start_of_the_machine_the_volume_is_attached_again(site: SnapshotSite) -> None:
