@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.aws.refusal import NoAnswer
 from tests.aws.standin import Identity, Standin
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,25 @@ class Publisher:
         found = json.loads(self.run(*words, "--json", code=code))
         assert isinstance(found, dict)
         return found
+
+    def run_killed(self, operation: str, count: int, *words: object, is_done: bool) -> None:
+        """kill -9 at the ``count``th request of a kind: just before it is carried out, or when it is done already."""
+        left = [count]
+
+        def reached(now: str, done: bool) -> None:
+            if (now, done) == (operation, is_done):
+                left[0] -= 1
+                if left[0] == 0:
+                    process.kill()
+                    raise NoAnswer
+
+        with self.standin.locked():
+            process = self.start(*words)
+            self.standin.script.reached = reached
+        process.communicate(timeout=120)
+        self.standin.script.reached = lambda operation, is_done: None
+        assert left[0] <= 0, "the command ended before it came there"
+        assert process.returncode < 0
 
     def create(self, code: int = 0) -> dict[str, Any]:
         """The newest seq's snapshot."""

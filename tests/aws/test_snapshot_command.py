@@ -10,7 +10,6 @@ import pytest
 
 from tests.aws.boxlink_command import Publisher
 from tests.aws.policies import policy_document
-from tests.aws.refusal import NoAnswer
 from tests.aws.standin import Standin, running_standin
 
 pytest.importorskip("tools.cli.snapshot", reason="this boxlink has no snapshot verb")
@@ -61,25 +60,6 @@ def test_publisher_may_not_prune_and_an_operator_may(standin: Standin, publisher
     assert [resource.id for resource in standin.resources()] == [newest]
 
 
-def create_killed(publisher: Publisher, operation: str, count: int, *, is_done: bool) -> None:
-    left = [count]
-
-    def reached(now: str, done: bool) -> None:
-        if (now, done) == (operation, is_done):
-            left[0] -= 1
-            if left[0] == 0:
-                process.kill()
-                raise NoAnswer
-
-    with publisher.standin.locked():
-        process = publisher.start("snapshot", "create", "covers", "--driver", "ebs")
-        publisher.standin.script.reached = reached
-    process.communicate(timeout=120)
-    publisher.standin.script.reached = lambda operation, is_done: None
-    assert left[0] <= 0, "the command ended before it came there"
-    assert process.returncode < 0
-
-
 @pytest.mark.parametrize("is_done", [False, True])
 @pytest.mark.parametrize(
     ("operation", "count"),
@@ -94,7 +74,7 @@ def create_killed(publisher: Publisher, operation: str, count: int, *, is_done: 
 def test_killed_and_run_again(
     standin: Standin, publisher: Publisher, tmp_path: Path, operation: str, count: int, is_done: bool
 ) -> None:
-    create_killed(publisher, operation, count, is_done=is_done)
+    publisher.run_killed(operation, count, "snapshot", "create", "covers", "--driver", "ebs", is_done=is_done)
     made = publisher.create()["snapshot"]
     [resource] = standin.resources()
     assert (resource.id, resource.state, resource.tags["boxlink:complete"]) == (made, "completed", "1")
