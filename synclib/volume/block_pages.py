@@ -67,7 +67,7 @@ class Listing:
             if empty > _EMPTY_PAGES_MAX:
                 raise Unavailable(f"{self._what}: the list does not end")
             if tokens or not more:
-                yield Page(first, last, int(answer["VolumeSize"]), tokens)
+                yield Page(first, last, answer["VolumeSize"], tokens)
             if not more:
                 return
             first = last + 1
@@ -81,13 +81,15 @@ class Listing:
             raise
 
     def _checked(self, answer: Mapping[str, Any], first: int) -> dict[int, str]:
-        if answer.get("BlockSize") != BLOCK_BYTES:
-            raise Unsupported(f"{self._what}: blocks of {answer.get('BlockSize')} bytes")
+        if answer.get("BlockSize") != BLOCK_BYTES or not isinstance(answer.get("VolumeSize"), int):
+            raise Unsupported(
+                f"{self._what}: blocks of {answer.get('BlockSize')} bytes, of {answer.get('VolumeSize')} GiB"
+            )
         tokens: dict[int, str] = {}
         before = first - 1
         for row in answer.get(self._rows, []):
-            index = row["BlockIndex"]
-            if not before < index < _INDEX_MAX:
+            index = row.get("BlockIndex")
+            if not isinstance(index, int) or not before < index < _INDEX_MAX:
                 raise Unsupported(f"{self._what}: the list is not in order")
             tokens[index] = str(row.get(self._token, ""))
             before = index

@@ -134,3 +134,5 @@ def loop_devices(standin: Standin, directory: Path, links: Path = UDEV_LINKS) ->
         with standin.locked():
             devices.end_all()
             standin.volumes.devices = Devices()
+        with suppress(OSError):
+            links.rmdir()  # where nobody else has a link in it

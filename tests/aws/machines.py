@@ -38,7 +38,7 @@ Boot = Callable[[Path], Sequence[str]]
 
 class Machines:
     def __init__(self, standin: Standin, directory: Path, boot: Boot, environ: Mapping[str, str]) -> None:
-        self._standin = standin
+        self.standin = standin
         self._directory = directory
         self._boot = boot
         self._environ = environ
@@ -52,8 +52,8 @@ class Machines:
         place = self._directory / record.id
         place.mkdir(parents=True)
         values = place_of(record.id, record.kind, record.zone, record.address, record.image_id)
-        role = self._standin.role_of(record.profile)
-        metadata = Metadata(self._standin.clock, record.metadata, record.user_data, values, role)
+        role = self.standin.role_of(record.profile)
+        metadata = Metadata(self.standin.clock, record.metadata, record.user_data, values, role)
         services = self._services[record.id] = ExitStack()
         endpoint = services.enter_context(metadata_service(metadata))
         console = place / "console.log"
@@ -101,9 +101,9 @@ class Machines:
         self._services.pop(machine.instance_id).close()
 
     def end_all(self) -> None:
-        with self._standin.locked():
+        with self.standin.locked():
             for instance_id in list(self.running):
-                self._end(self._standin.instances.records[instance_id])
+                self._end(self.standin.instances.records[instance_id])
         for thread in self._ending.values():
             thread.join()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,17 @@ BODY_BYTES_MAX = 1 << 20
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.failures: list[BaseException] = []
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hung up is none of ours; anything else is a mistake of the stand-in, which a client that tries
+        again would hide."""
+        error = sys.exception()
+        if error is not None and not isinstance(error, ConnectionError):
+            self.failures.append(error)
 
 
 @contextmanager
@@ -54,7 +66,7 @@ def serving(answer: Answer) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Silent."""
 
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = _Server(Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -63,3 +75,5 @@ def serving(answer: Answer) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join(timeout=10)
+        if server.failures:
+            raise server.failures[0]

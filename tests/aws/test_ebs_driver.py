@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from synclib.clock import SeededEntropy
-from synclib.errors import BoxlinkError, Conflict, Corrupt, Full, Invalid, Missing, Unavailable
+from synclib.errors import BoxlinkError, Conflict, Corrupt, Full, Invalid, Missing, Unavailable, Unsupported
 from synclib.volume.base import BLOCK_BYTES, SnapshotState, Volume, VolumeState
 from synclib.volume.ebs import EbsDriver
 from synclib.volume.ebs_answers import TOKEN_TAG
@@ -381,6 +381,38 @@ def test_abandoned_snapshot_is_in_error_and_a_new_token_begins_again(standin: St
     with pytest.raises(Conflict):
         driver.blocks().put(snapshot_id, 0, block(0))
     assert start(driver, "two") != snapshot_id
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"BlockSize": 512},
+        {"VolumeSize": None},
+        {"Blocks": [{"BlockIndex": 5, "BlockToken": "a"}, {"BlockIndex": 5, "BlockToken": "b"}]},
+        {"Blocks": [{"BlockIndex": "5", "BlockToken": "a"}]},
+        {"Blocks": [{"BlockToken": "a"}]},
+        {"Blocks": [{"BlockIndex": 1 << 40, "BlockToken": "a"}]},
+        {"Blocks": [], "NextToken": "again"},
+    ],
+)
+def test_list_that_cannot_be_ends_with_an_error(driver: EbsDriver, ebs: Any, spread: str, harm: dict[str, Any]) -> None:
+    ebs.meta.events.register("after-call.ebs.ListSnapshotBlocks", lambda parsed, **_: parsed.update(harm))
+    with pytest.raises((Unsupported, Unavailable)):
+        list(driver.blocks().written(spread))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SnapshotId", "../../etc"), ("State", "melted"), ("StartTime", None), ("SnapshotId", None)]
+)
+def test_snapshot_that_cannot_be_is_unsupported(
+    driver: EbsDriver, ec2: Any, spread: str, name: str, value: Any
+) -> None:
+    def harm(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["Snapshots"][0][name] = value
+
+    ec2.meta.events.register("after-call.ec2.DescribeSnapshots", harm)
+    with pytest.raises(Unsupported):
+        driver.snapshots()
 
 
 class _Trickle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from tests.aws.clients import client
 from tests.aws.refusal import Refused
 from tests.aws.requests import IMAGE, KIND, block, completed, make_volume, put, refused, run, state_of
+from tests.aws.server import serving
+from tests.aws.signature import RawRequest
 from tests.aws.standin import Standin
 
 GONE = "vol-00000000000000fff"
@@ -340,6 +343,14 @@ def test_script_fails_and_loses_answers(standin: Standin, ec2: Any) -> None:
         make_volume(ec2, ClientToken="one")
     [resource] = standin.resources()
     assert make_volume(ec2, ClientToken="one") == resource.id
+
+
+def test_mistake_of_the_standin_is_not_hidden_by_tries() -> None:
+    def mistaken(request: RawRequest) -> tuple[int, dict[str, str], bytes]:
+        raise LookupError("a mistake")
+
+    with pytest.raises(LookupError, match="a mistake"), serving(mistaken) as endpoint, suppress(ConnectionError):
+        urllib.request.urlopen(endpoint)
 
 
 def test_user_data_arrives(standin: Standin, ec2: Any) -> None:

@@ -1,0 +1,71 @@
+"""`boxlink launch` on EC2 with an operator's rights: killed at its request and run again it pays for one instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.aws.boxlink_command import Publisher
+from tests.aws.policies import policy_document
+from tests.aws.requests import IMAGE, KIND
+from tests.aws.standin import Standin, running_standin
+
+pytest.importorskip("tools.fleet.instance_request", reason="this boxlink has no launch verb")
+
+
+@pytest.fixture
+def standin(tmp_path: Path) -> Iterator[Standin]:
+    with running_standin(tmp_path, pace=100.0) as standin:
+        yield standin
+
+
+@pytest.fixture
+def operator(standin: Standin, tmp_path: Path) -> Publisher:
+    found = Publisher(tmp_path / "operator", standin, standin.identity("operator", policy_document("operator")))
+    release = tmp_path / "release"
+    (release / "wheels").mkdir(parents=True)
+    (release / "readme").write_text("a release")
+    found.run("release", "publish", "fleet", release)
+    return found
+
+
+def words(standin: Standin, *more: str) -> list[str]:
+    subnets = [word for subnet in standin.instances.subnets for word in ("--subnet", subnet)]
+    machine = ["--image", IMAGE, "--type", KIND, "--profile", "boxlink-node", *subnets]
+    return ["launch", "render", "--release", "fleet", *machine, *more]
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("is_first_zone_full", [False, True])
+def test_killed_and_run_again(standin: Standin, operator: Publisher, is_done: bool, is_first_zone_full: bool) -> None:
+    """The first zone has room again by the second run."""
+    if is_first_zone_full:
+        standin.script.exhausted.add(standin.site.zones[0])
+    operator.run_killed("RunInstances", 1, *words(standin, "--node", "render-1"), is_done=is_done)
+    standin.script.exhausted.clear()
+    started = operator.json(*words(standin, "--node", "render-1"))["nodes"]
+    assert [resource.id for resource in standin.resources()] == [node["instance"] for node in started]
+
+
+def test_instance_is_told_what_it_becomes_and_takes_version_2_alone(standin: Standin, operator: Publisher) -> None:
+    [node] = operator.json(*words(standin, "--node", "render-1"))["nodes"]
+    with standin.locked():
+        record = standin.instances.records[node["instance"]]
+    assert f'store = "{operator.store}"' in record.user_data.decode()
+    assert record.metadata["HttpTokens"] == "required"
+    assert record.profile == "boxlink-node"
+    assert operator.who is not None
+    assert operator.who.secret_key not in record.user_data.decode()
+
+
+def test_dry_run_asks_for_nothing(standin: Standin, operator: Publisher) -> None:
+    operator.json(*words(standin, "--node", "render-1", "--dry-run"))
+    assert not standin.requests
+
+
+def test_no_room_is_full(standin: Standin, operator: Publisher) -> None:
+    standin.script.exhausted |= set(standin.site.zones)
+    assert operator.json(*words(standin, "--node", "render-1"), code=22)["error"]["kind"] == "full"
+    assert standin.resources() == []
