@@ -49,6 +49,16 @@ def test_killed_and_run_again(standin: Standin, operator: Publisher, is_done: bo
     assert [resource.id for resource in standin.resources()] == [node["instance"] for node in started]
 
 
+def test_new_names_are_noted_before_anything_is_asked(standin: Standin, operator: Publisher) -> None:
+    """Of two instances the first is there, the answer to the second lost; the same command then makes no third."""
+    operator.run_killed("RunInstances", 2, *words(standin, "--count", "2"), is_done=True)
+    started = operator.json(*words(standin, "--count", "2"))["nodes"]
+    assert [resource.id for resource in standin.resources()] == sorted(node["instance"] for node in started)
+    assert len(started) == 2
+    more = operator.json(*words(standin, "--count", "2"))["nodes"]
+    assert {node["node"] for node in more}.isdisjoint(node["node"] for node in started), "done is done"
+
+
 def test_instance_is_told_what_it_becomes_and_takes_version_2_alone(standin: Standin, operator: Publisher) -> None:
     [node] = operator.json(*words(standin, "--node", "render-1"))["nodes"]
     with standin.locked():

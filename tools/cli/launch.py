@@ -74,9 +74,10 @@ def command(
     if local is None:
         if stop:
             raise Invalid("--stop is for local nodes", hint="name their directory with --local")
-        names = [check_node(name)] if name is not None else _new_names(stem, count)
         machine = (image, types, subnets, groups, profile)
-        _launch_instances(context, names, stem, release, set_values, parse_pins(seqs), machine, is_dry_run=dry_run)
+        given = None if name is None else [check_node(name)]
+        pins = parse_pins(seqs)
+        _launch_instances(context, given, count, stem, release, set_values, pins, machine, is_dry_run=dry_run)
         return
     names = [check_node(name)] if name is not None else [f"{stem}-{number + 1}" for number in range(count)]
     pins = parse_pins(seqs)
@@ -157,16 +158,10 @@ def _fields(node: LocalNode) -> dict[str, object]:
     return {**node.model_dump(mode="json"), "directory": str(node.directory)}
 
 
-def _new_names(stem: str, count: int) -> list[str]:
-    from synclib.clock import SystemClock, SystemEntropy, ulid_bytes, ulid_text
-
-    clock, entropy = SystemClock(), SystemEntropy()
-    return [f"{stem}-{ulid_text(ulid_bytes(clock, entropy)).lower()}" for _ in range(count)]
-
-
 def _launch_instances(
     context: Context,
-    names: list[str],
+    given: list[str] | None,
+    count: int,
     role: str,
     release: str,
     values: Mapping[str, str],
@@ -175,35 +170,33 @@ def _launch_instances(
     *,
     is_dry_run: bool,
 ) -> None:
+    """``given``: the nodes' names; None for new ones."""
     import json
+    from contextlib import nullcontext
 
     from synclib.errors import Invalid
+    from tools.cli_engine import open_host
+    from tools.fleet.ec2_instances import client, run_instance
     from tools.fleet.instance_request import Start, requests
+    from tools.fleet.launch_names import launch_names
     from tools.fleet.release_place import full_name
 
     kind = machine_of(*machine)
     if not release:
         raise Invalid("--release is needed for EC2", hint="or start it on this machine: --local DIR")
-    if not is_dry_run:
-        # The seq too, so that an instance that starts anew is what it was.
-        release = full_name(context.open_store(), release)
-    plans = {name: requests(kind, Start(name, role, context.url, release, values=values, pins=pins)) for name in names}
+
+    def tries_of(name: str) -> list[dict[str, object]]:
+        return requests(kind, Start(name, role, context.url, release, values=values, pins=pins))
+
     if is_dry_run:
+        plans = {name: tries_of(name) for name in given or [f"{role}-new-{number + 1}" for number in range(count)]}
         context.emit({"requests": plans}, json.dumps([tries[0] for tries in plans.values()], indent=1))
         return
-    told = [{"node": name, "instance": _run_instance(context, tries)} for name, tries in plans.items()]
+    # The seq too, so that an instance that starts anew is what it was.
+    release = full_name(context.open_store(), release)
+    ec2, host = client(context.s3_settings()), open_host(context)
+    wanted = [context.url, release, dict(values), dict(pins), machine]
+    new = launch_names(host.state, role, count, wanted, host.clock, host.entropy)
+    with new if given is None else nullcontext(given) as names:
+        told = [{"node": name, "instance": run_instance(ec2, tries_of(name))} for name in names]
     context.emit({"nodes": told}, "\n".join(f"{node['node']}: {node['instance']}" for node in told))
-
-
-def _run_instance(context: Context, tries: list[dict[str, object]]) -> str:
-    """The id of the instance of the first of these requests that there is room for."""
-    import importlib
-
-    from synclib.errors import Unsupported
-
-    try:
-        ec2 = importlib.import_module("tools.fleet.ec2_instances")
-    except ImportError as error:
-        raise Unsupported("this boxlink starts no instances", hint="--dry-run prints the request") from error
-    found: str = ec2.run_instance(ec2.client(context.s3_settings()), tries)
-    return found
