@@ -31,21 +31,22 @@ def make_volume(
         if volume.zone == zone and volume.state not in _GOING:
             return _until(driver, host, volume.id, _READY_S, VolumeState.AVAILABLE, VolumeState.IN_USE)
     for is_last in (False, True):
-        made = driver.create_volume(
-            size_gib=snapshot.size_gib,
-            zone=zone,
-            token=token_of("volume", snapshot.id, zone, node, _nonce(host, kept)),
-            tags=said,
-            snapshot_id=snapshot.id,
-        )
         try:
-            return _until(driver, host, made.id, _SEEN_S, VolumeState.AVAILABLE, VolumeState.IN_USE)
-        except Missing:  # somebody deleted what the token had made, and it is spent
+            made = driver.create_volume(
+                size_gib=snapshot.size_gib,
+                zone=zone,
+                token=token_of("volume", snapshot.id, zone, node, _nonce(host, kept)),
+                tags=said,
+                snapshot_id=snapshot.id,
+            )
+            # One whose token is spent may be answered with, and is never seen.
+            with contextlib.suppress(Unavailable):
+                return _until(driver, host, made.id, _SEEN_S, VolumeState.AVAILABLE, VolumeState.IN_USE)
+            return _until(driver, host, made.id, _READY_S, VolumeState.AVAILABLE, VolumeState.IN_USE)
+        except Missing:  # somebody deleted what the token had made
             _forget(kept)
             if is_last:
                 raise
-        except Unavailable:
-            return _until(driver, host, made.id, _READY_S, VolumeState.AVAILABLE, VolumeState.IN_USE)
     raise AssertionError("the last try returns or raises")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from synclib.clock import ManualClock
 from synclib.core.snapshot_tags import SnapshotTags
 from synclib.engine.node_volume import make_volume, release_volumes
-from synclib.errors import Conflict
+from synclib.errors import Conflict, Unsupported
 from synclib.volume import local_pool
 from synclib.volume.base import Snapshot, Volume, VolumeState
 from synclib.volume.local import LocalDriver
@@ -108,3 +109,24 @@ def test_one_that_somebody_deleted_is_made_anew(kit: Kit, driver: Spent, snapsho
     driver.delete_volume(first.id)
     second = make_volume(driver, host, snapshot, TAGS, "a", "n1")
     assert [volume.id for volume in driver.volumes()] == [second.id] != [first.id]
+
+
+def test_where_nothing_can_be_cloned_it_is_copied_and_says_so(
+    kit: Kit, driver: Spent, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_volume(driver, kit.host, snapshot, TAGS, "a", "n1")
+    assert not made.is_lazy
+    assert driver.pool.why_copies == "a test"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Unsupported, match="only root"):
+        driver.attach(made.id, "n1")
+
+
+def test_what_a_killed_one_left_in_a_pool_goes(kit: Kit, driver: Spent, snapshot: Snapshot) -> None:
+    left = [driver.pool.files / "volumes/vol-0.img", driver.pool.files / "snapshots/x.tmp"]
+    for path in left:
+        path.write_bytes(b"half")
+    again = LocalDriver(kit.place / "pool", kit.host.clock)
+    assert not any(path.exists() for path in left)
+    assert [found.id for found in again.snapshots()] == [snapshot.id]
+    assert again.image(snapshot.id).exists()
