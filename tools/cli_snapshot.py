@@ -76,14 +76,16 @@ def volumes_here(context: Context, host: Host, name: str | None, pool: Path | No
     """What datasets that start from a snapshot are given their volumes by."""
     from tools.mount_volumes import VolumesHere
 
-    def place(driver: VolumeDriver) -> tuple[str, str]:
-        if driver.name != "ebs":
-            return host.node, "local"
-        from tools.instance import ENDPOINT, instance_and_zone
+    return VolumesHere(host, lambda: open_driver(context, host, name, pool), lambda driver: this_machine(host, driver))
 
-        return instance_and_zone(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or ENDPOINT)
 
-    return VolumesHere(host, lambda: open_driver(context, host, name, pool), place)
+def this_machine(host: Host, driver: VolumeDriver) -> tuple[str, str]:
+    """(name, zone) of this machine, as a driver knows it. Unavailable where it does not."""
+    if driver.name != "ebs":
+        return host.node, "local"
+    from tools.instance import ENDPOINT, instance_and_zone
+
+    return instance_and_zone(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or ENDPOINT)
 
 
 class Age(click.ParamType):  # type: ignore[type-arg] # generic in some versions of click alone

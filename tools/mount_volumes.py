@@ -58,6 +58,8 @@ class VolumesHere:
         from synclib.engine.node_volume import release_volumes
 
         try:
-            return not release_volumes(self._driver, store_tag(dataset.store.url), dataset.name, self._here[0])
+            return not release_volumes(
+                self._driver, self._host, store_tag(dataset.store.url), dataset.name, self._here[0]
+            )
         except BoxlinkError:
             return False

@@ -3,46 +3,77 @@ needed."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from synclib.core.snapshot_tags import NODE, SnapshotTags, owner_tags, token_of
+from synclib.disk.atomic import write_atomic
+from synclib.disk.faults import disk_errors
 from synclib.engine.host import Host
-from synclib.errors import Conflict, Unavailable
+from synclib.errors import Conflict, Missing, Unavailable
 from synclib.volume.base import Snapshot, Volume, VolumeDriver, VolumeState
 from synclib.volume.waiting import volume_is, wait_until
 
 START = "boxlink:start"  # the snapshot that a node's volume was made of, to start from
-_ATTEMPTS = 4  # a token is spent when what it made was deleted
-_READY_S = 300.0
 _SEEN_S, _LOOK_S = 30.0, 0.25
+_READY_S = 300.0
+_GOING = (VolumeState.DELETING, VolumeState.ERROR)
 
 
 def make_volume(
     driver: VolumeDriver, host: Host, snapshot: Snapshot, tags: SnapshotTags, zone: str, node: str
 ) -> Volume:
-    """A node's volume of a snapshot, available or attached already. The same again makes no other."""
+    """A node's volume of a snapshot, available or attached already. The same again makes no other: it is found by its
+    tags, or, where those cannot be seen yet, by the token that was kept before it was made."""
     said = {**owner_tags(tags.store, tags.dataset), NODE: node, START: snapshot.id}
-    for attempt in range(_ATTEMPTS):
-        made = driver.create_volume(
-            size_gib=snapshot.size_gib,
-            zone=zone,
-            token=token_of("volume", snapshot.id, zone, node, attempt),
-            tags=said,
-            snapshot_id=snapshot.id,
-        )
-        if made.state in (VolumeState.AVAILABLE, VolumeState.IN_USE):
-            return made
-        found = driver.volumes([made.id])
-        if found and found[0].state in (VolumeState.DELETING, VolumeState.ERROR):
-            continue
-        return _until(driver, host, made.id, VolumeState.AVAILABLE, VolumeState.IN_USE)
-    raise Unavailable(f"no volume can be made of snapshot {snapshot.id}", hint="look at those that have failed")
+    kept = _token_path(host, driver, snapshot.id, node)
+    for volume in driver.volumes(tags=said):
+        if volume.zone == zone and volume.state not in _GOING:
+            return _until(driver, host, volume.id, _READY_S, VolumeState.AVAILABLE, VolumeState.IN_USE)
+    for is_last in (False, True):
+        try:
+            made = driver.create_volume(
+                size_gib=snapshot.size_gib,
+                zone=zone,
+                token=token_of("volume", snapshot.id, zone, node, _nonce(host, kept)),
+                tags=said,
+                snapshot_id=snapshot.id,
+            )
+            # One whose token is spent may be answered with, and is never seen.
+            with contextlib.suppress(Unavailable):
+                return _until(driver, host, made.id, _SEEN_S, VolumeState.AVAILABLE, VolumeState.IN_USE)
+            return _until(driver, host, made.id, _READY_S, VolumeState.AVAILABLE, VolumeState.IN_USE)
+        except Missing:  # somebody deleted what the token had made
+            _forget(kept)
+            if is_last:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _token_path(host: Host, driver: VolumeDriver, snapshot_id: str, node: str) -> Path:
+    return host.state / "volume-token" / token_of(driver.name, snapshot_id, node)[:32]
+
+
+def _nonce(host: Host, path: Path) -> str:
+    """What tells one making from the next, after that was deleted; on the disk before anything is made."""
+    with disk_errors():
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_text()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nonce = host.entropy.token(8).hex()
+        write_atomic(path, nonce.encode(), 0o600)
+        return nonce
+
+
+def _forget(path: Path) -> None:
+    with disk_errors():
+        path.unlink(missing_ok=True)
 
 
 def attach_volume(driver: VolumeDriver, host: Host, volume: Volume, node: str) -> Path:
     """Its device here. The kernel may need some seconds to see it."""
     driver.attach(volume.id, node)
-    attached = _until(driver, host, volume.id, VolumeState.IN_USE)
+    attached = _until(driver, host, volume.id, _READY_S, VolumeState.IN_USE)
     deadline = host.clock.monotonic() + _SEEN_S
     while True:
         try:
@@ -53,22 +84,23 @@ def attach_volume(driver: VolumeDriver, host: Host, volume: Volume, node: str) -
             host.clock.sleep(_LOOK_S)
 
 
-def _until(driver: VolumeDriver, host: Host, volume_id: str, *wanted: VolumeState) -> Volume:
+def _until(driver: VolumeDriver, host: Host, volume_id: str, deadline_s: float, *wanted: VolumeState) -> Volume:
     def is_so(volume: Volume) -> bool:
         return volume.state in wanted or volume_is(wanted[0])(volume)
 
-    return wait_until(driver.volumes, [volume_id], is_so, clock=host.clock, entropy=host.entropy, deadline_s=_READY_S)[
-        0
-    ]
+    return wait_until(
+        driver.volumes, [volume_id], is_so, clock=host.clock, entropy=host.entropy, deadline_s=deadline_s
+    )[0]
 
 
-def release_volumes(driver: VolumeDriver, store: str, dataset: str, node: str, kept: str = "") -> list[str]:
+def release_volumes(driver: VolumeDriver, host: Host, store: str, dataset: str, node: str, kept: str = "") -> list[str]:
     """Detach and delete the volumes that a node started from, but for ``kept``. The ids of those that are not gone yet:
     one that is being detached, or is open, goes at a later call."""
     left: list[str] = []
     for volume in driver.volumes(tags={**owner_tags(store, dataset), NODE: node}):
         if volume.id == kept or START not in volume.tags:
             continue
+        _forget(_token_path(host, driver, volume.tags[START], node))
         if volume.state is VolumeState.IN_USE:
             driver.detach(volume.id, node)
         try:

@@ -51,20 +51,20 @@ def with_volume(
                 found.refused[chosen.id] = error.message
                 found.snapshots = [known for known in found.snapshots if known.snapshot.id != chosen.id]
                 continue
-            _release(driver, dataset, node, volume.volume_id)
+            _release(driver, host, dataset, node, volume.volume_id)
             return msgspec.structs.replace(prepared, volume=volume)
         refused = "".join(f"; {name} is refused: {why}" for name, why in sorted(found.refused.items())[:_TRIED_MAX])
         why = f"there is no complete snapshot of it{refused}"
     except BoxlinkError as error:
         why = error.message
-    _release(driver, dataset, node, "")
+    _release(driver, host, dataset, node, "")
     return msgspec.structs.replace(prepared, why_no_volume=why)
 
 
-def _release(driver: VolumeDriver, dataset: Dataset, node: str, kept: str) -> None:
+def _release(driver: VolumeDriver, host: Host, dataset: Dataset, node: str, kept: str) -> None:
     """What cannot go now goes the next time."""
     with contextlib.suppress(BoxlinkError):
-        release_volumes(driver, store_tag(dataset.store.url), dataset.name, node, kept)
+        release_volumes(driver, host, store_tag(dataset.store.url), dataset.name, node, kept)
 
 
 def _volume(

@@ -39,9 +39,17 @@ _COMPLETED_S = 7200.0
 
 
 def create_from_volume(
-    dataset: Dataset, host: Host, driver: VolumeDriver, volume_id: str, progress: Progress, *, is_dry_run: bool = False
+    dataset: Dataset,
+    host: Host,
+    driver: VolumeDriver,
+    volume_id: str,
+    node: str,
+    progress: Progress,
+    *,
+    is_dry_run: bool = False,
 ) -> Created:
     """A complete snapshot of the head, of the volume; the newest one that there is where that is of the head already.
+    ``node``: this machine, as the driver knows it.
 
     Conflict for a volume that holds something else, Full for one that is too small.
     """
@@ -54,7 +62,7 @@ def create_from_volume(
         if newest is not None and newest.manifest.seq == head.manifest.seq:
             done.snapshot_id = newest.id
             return done
-        with _device(driver, host, volume_id) as (volume, path):
+        with _device(driver, host, volume_id, node) as (volume, path):
             header, before = _standing(dataset, path, done)
             with (
                 held(dataset, host, head, before, is_dry_run=is_dry_run) as holder,
@@ -67,13 +75,12 @@ def create_from_volume(
 
 
 @contextmanager
-def _device(driver: VolumeDriver, host: Host, volume_id: str) -> Iterator[tuple[Volume, Path]]:
+def _device(driver: VolumeDriver, host: Host, volume_id: str, node: str) -> Iterator[tuple[Volume, Path]]:
     """A volume's device here; one that was not attached is detached again."""
     found = driver.volumes([volume_id])
     if not found:
         raise Missing(f"there is no volume {volume_id}", hint="boxlink snapshot volume ID makes one")
     volume = found[0]
-    node = volume.node or host.node
     path = attach_volume(driver, host, volume, node)
     try:
         yield volume, path

@@ -49,7 +49,7 @@ def create(
     from synclib.engine.snapshot_volume import create_from_volume
     from synclib.errors import Invalid
     from tools.cli_engine import open_dataset, open_host, progress_bar, size_text
-    from tools.cli_snapshot import PUT_USD_THOUSAND, open_driver
+    from tools.cli_snapshot import PUT_USD_THOUSAND, open_driver, this_machine
 
     if direct and volume_id is not None:
         raise Invalid("--direct needs no volume", hint="leave one of --direct and --volume out")
@@ -59,7 +59,8 @@ def create(
         if volume_id is None:
             done = create_direct(opened, host, driver, progress, is_dry_run=dry_run)
         else:
-            done = create_from_volume(opened, host, driver, volume_id, progress, is_dry_run=dry_run)
+            node, _ = this_machine(host, driver)
+            done = create_from_volume(opened, host, driver, volume_id, node, progress, is_dry_run=dry_run)
     is_paid = driver.name == "ebs" and volume_id is None
     result: dict[str, object] = {
         "dataset": dataset,
@@ -219,7 +220,7 @@ def volume(
     usd = 0.0
     if driver.name == "ebs":
         if not zone:
-            raise Invalid("in which zone?", hint="--zone us-east-1a")
+            raise Invalid("in which zone?", hint="--zone eu-west-1a")
         usd = known.snapshot.size_gib * VOLUME_USD_GIB_MONTH
         check_price(context, f"a gp3 volume of {known.snapshot.size_gib} GiB costs about ${usd:.2f} a month", yes)
     made = make_volume(driver, host, known.snapshot, known.tags, zone or "local", host.node)
