@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from synclib.clock import SystemClock
+from synclib.core.snapshot_tags import IN_USE
 from synclib.volume.local import LocalDriver
 from tests.conformance.local_volumes import end_pool
 from tests.e2e.test_fleet import changed
@@ -48,7 +49,18 @@ def test_nodes_are_rolled_to_a_snapshot(rolled: Rolled) -> None:
     wall = proxy.get("/wall.json").json()["wall"]
     words = rolled.upgrade_words(admin_of(proxy), "--snapshot", snapshot)
     with Load(proxy.port, asks(str(wall), drawn(small_wall(10)))) as load:
-        done = rolled.boxlink(*words)
+        process = subprocess.Popen(
+            [*boxlink_command(), *words, "--json"],
+            env=rolled.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        assert any("is started" in line for line in process.stderr)
+        [found] = LocalDriver(rolled.fleet.root / "pool", SystemClock()).snapshots([snapshot])
+        assert found.tags[IN_USE] == "render-000001", "while it is under way it is not pruned"
+        done = json.loads(process.communicate()[0])
     assert (load.failures, load.wrong, load.cut) == ([], [], [])
     assert done["state"] == "done"
     assert proxy.get("/wall.json").json()["seq"] == 2
@@ -58,6 +70,7 @@ def test_nodes_are_rolled_to_a_snapshot(rolled: Rolled) -> None:
         assert f"from snapshot {snapshot}, seq 2" in down["reason"]
     assert rolled.boxlink(*words)["id"] is None, "every node is so already"
     driver = LocalDriver(rolled.fleet.root / "pool", SystemClock())
+    assert driver.snapshots([snapshot])[0].tags.get(IN_USE) == ""
     assert {volume.snapshot_id for volume in driver.volumes()} == {snapshot}
     unknown = rolled.boxlink(*rolled.upgrade_words(admin_of(proxy), "--snapshot", "snap-00000000"), code=10)
     assert "there is no snapshot" in unknown["error"]["message"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from synclib.core.rollout import NodeSpec, Rollout, State
     from synclib.engine.rollout import Entry, Journal
+    from synclib.volume.base import VolumeDriver
     from tools.fleet.ec2_fleet import Ec2Fleet
     from tools.fleet.local_fleet import LocalFleet
 
@@ -89,9 +90,11 @@ def command(
     """
     from synclib.clock import SystemClock, SystemEntropy
     from synclib.core.rollout import State
+    from synclib.core.snapshot_tags import IN_USE
     from synclib.engine.rollout import Driver, Journal
     from synclib.errors import Invalid, Missing
     from tools.cli_engine import open_host
+    from tools.cli_snapshot import open_driver
     from tools.fleet.ec2_fleet import Ec2Fleet
     from tools.fleet.ec2_instances import client
     from tools.fleet.find_role import parse_values
@@ -130,17 +133,24 @@ def command(
         done = sum(step.phase == "done" for step in rollout.steps)
         context.note(f"boxlink: {rollout.id} ({done}/{len(rollout.steps)}): {text}")
 
+    def needed(rollout: Rollout, by: str) -> None:
+        """Say at the snapshots that an upgrade starts nodes from who needs them, so that none is pruned meanwhile."""
+        for name in {step.new.snapshot for step in rollout.steps} - {""}:
+            open_driver(context, host, driver_name, pool).tag(name, {IN_USE: by})
+
     driver = Driver(journal, fleet, host, say, ready_s_max=ready_within, bake_s=bake)
     if abort:
         assert opened is not None
         taken = driver.take(opened, state=State.ROLLING_BACK, reason="an operator took it back")
-        _end(context, fleet, driver.run(taken), wanted=State.ROLLED_BACK)
+        done = driver.run(taken)
+        needed(done, "")
+        _end(context, fleet, done, wanted=State.ROLLED_BACK)
         return
     release_name = None if release is None else full_name(store, release)
     if snapshot is not None:
         if seq is not None:
             raise Invalid("--seq and --snapshot both say which seq", hint="leave one of them out")
-        seq = _seq_of(context, snapshot, driver_name, pool)
+        seq = _seq_of(open_driver(context, host, driver_name, pool), snapshot)
     new_of = _new_of(release_name, seq, snapshot or "")
     if release_name is not None and local is not None and not dry_run:
         # Before anything is begun: it may not be trusted, or not be had.
@@ -159,18 +169,20 @@ def command(
         context.note(f"boxlink: {opened.rollout.id} is under way, and goes on here")
         is_paused = opened.rollout.state is State.PAUSED
         entry = driver.take(opened, state=State.RUNNING if is_paused else None)
-    _end(context, fleet, driver.run(entry), wanted=State.DONE)
+    needed(entry.rollout, entry.rollout.id)
+    done = driver.run(entry)
+    if done.state.is_final:
+        needed(done, "")
+    _end(context, fleet, done, wanted=State.DONE)
 
 
-def _seq_of(context: Context, snapshot: str, driver_name: str | None, pool: Path | None) -> str:
+def _seq_of(driver: VolumeDriver, snapshot: str) -> str:
     """DATASET=SEQ of what a complete snapshot holds. Conflict for one that is not complete."""
     from synclib.core.snapshot_tags import parse_tags
     from synclib.errors import Conflict, Missing
     from synclib.volume.base import SnapshotState
-    from tools.cli_engine import open_host
-    from tools.cli_snapshot import open_driver
 
-    found = open_driver(context, open_host(context), driver_name, pool).snapshots([snapshot])
+    found = driver.snapshots([snapshot])
     if not found:
         raise Missing(f"there is no snapshot {snapshot}", hint="boxlink snapshot ls")
     tags = parse_tags(found[0].tags)
