@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.e2e.test_fleet import changed
 from tests.e2e.test_upgrade import ROLE, Rolled, admin_of
 from tests.fleet import Fleet, Load, asks, drawn, until
 from tests.pictures import small_wall
+from tools.demo.program import boxlink_command
 from tools.fleet.local_nodes import nodes, remove, stop
 
 
