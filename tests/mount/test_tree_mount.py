@@ -254,6 +254,8 @@ def nobodys_python(place: Path) -> str:
 def test_one_who_is_not_root_mounts_a_tree(tmp_path: Path) -> None:
     if shutil.which("fusermount3") is None:
         pytest.skip("fusermount3 is not installed")
+    if os.stat("/dev/fuse").st_mode & 0o006 != 0o006:
+        pytest.skip("/dev/fuse is root's alone here")
     for path in (tmp_path, *tmp_path.parents[:2]):
         os.chmod(path, stat.S_IMODE(path.stat().st_mode) | 0o055)
     place = tmp_path / "home"
