@@ -43,7 +43,7 @@ def _look(context: Context, store: Store, lag_max: int) -> tuple[str, dict[str, 
     alarms = [f"{row.seen.node}: {alarm}" for row in rows for alarm in row.alarms] + problems
     lines = [_line(row) for row in rows] or ["no node has said anything"]
     if alarms:
-        lines += ["", f"{len(alarms)} alarms:", *(f"  {alarm}" for alarm in alarms)]
+        lines += ["", f"{len(alarms)} alarms:", *(f"  {_one_line(alarm)}" for alarm in alarms)]
     return "\n".join(lines), {"nodes": [_object(row) for row in rows], "alarms": alarms}
 
 
@@ -66,8 +66,15 @@ def _line(row: Row) -> str:
         words.append(f"{seen.age_s:.0f} s ago")
     for key, found in seen.registrations.items():
         words.append(f"{key} {found.state}: {found.requests} requests, {found.errors} errors")
-    text = ("! " if row.alarms else "  ") + ", ".join(words)
-    return text + (f"\n      {seen.last_line}" if seen.last_line else "")
+    if status is not None and status.is_stopped:
+        words.append("stopped")
+    text = ("! " if row.alarms else "  ") + _one_line(", ".join(words))
+    return text + (f"\n      {_one_line(seen.last_line)}" if seen.last_line else "")
+
+
+def _one_line(text: str) -> str:
+    """What a store says makes no line of its own."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def _object(row: Row) -> dict[str, object]:

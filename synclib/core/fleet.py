@@ -36,6 +36,8 @@ def row_of(seen: Seen, wanted: Mapping[str, int], lag_max: int) -> Row:
     status = seen.status
     if status is None:
         return Row(seen, {}, ["it is registered, and never said how it does"])
+    if status.is_stopped:
+        return Row(seen, {}, [])
     lag = {name: max(0, wanted[name] - seq) for name, seq in status.seq.items() if name in wanted}
     alarms = [f"{name}: {text}" for name, text in status.errors.items()]
     if seen.age_s > _SILENT * status.every_s:

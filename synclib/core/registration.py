@@ -13,6 +13,7 @@ from synclib.errors import Corrupt, Invalid
 
 REGISTRATION_BYTES_MAX = 16 << 10
 CHANNEL_BYTES_MAX = 16 << 10
+MOVES_MAX = 1 << 62
 NODE_STATUS_BYTES_MAX = 256 << 10
 CACHE_SECONDS_MAX = 10 * 365 * 86400
 
@@ -68,15 +69,16 @@ class NodeStatus(BaseModel):
     v: Literal[1] = 1
     role: str = Field(default="", max_length=128)
     release: str = Field(default="", max_length=160)
-    seq: dict[str, int] = {}
+    seq: dict[str, Annotated[int, Field(ge=0, lt=1 << 63)]] = {}
     mode: dict[str, str] = {}
     reason: dict[str, str] = {}
-    hydrated: dict[str, float] = {}
+    hydrated: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     errors: dict[str, str] = {}
     reads: int = Field(default=0, ge=0)
     failed_reads: int = Field(default=0, ge=0)
     disk_bytes: int = Field(default=0, ge=0)
     disk_free_bytes: int = Field(default=0, ge=0)
+    is_stopped: bool = False  # it ended in order, and says nothing further
     every_s: float = Field(default=30, gt=0, le=3600)  # it is said again at least so often
     at: str = Field(max_length=64)
 
@@ -100,7 +102,7 @@ class Channel(BaseModel):
     release: Dataset | None = None
     seq: int = Field(ge=1, lt=1 << 63)
     frozen: bool = False  # it is not to be moved
-    moves: int = Field(default=0, ge=0, lt=1 << 63)  # rises with each change: an older state is told from a newer one
+    moves: int = Field(default=0, ge=0, lt=MOVES_MAX)  # rises with each change: an older state is told from a newer one
     at: str = Field(max_length=64)
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ from synclib.errors import Invalid
 ROLE_BYTES_MAX = 64 << 10
 BUILT_IN_VALUES = ("data", "node", "role", "release")
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+Word = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 _VALUE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
 
@@ -40,8 +41,8 @@ class Process(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
-    run: list[str] = Field(min_length=1, max_length=256)
-    environment: dict[str, str] = {}
+    run: list[Word] = Field(min_length=1, max_length=256)
+    environment: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Word] = {}
     stop_s: float = Field(default=45, gt=0, le=600)
 
 

@@ -19,9 +19,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from synclib.core.names import upgrade_key
+from synclib.core.role import Name as RoleName
 from synclib.errors import Corrupt
 
 JOURNAL_BYTES_MAX = 1 << 20
+_DAMAGED = "see who may write to the store; take that object away, and look which nodes run"
 NODES_MAX = 1000
 
 
@@ -47,14 +50,14 @@ class State(StrEnum):
 
 
 class NodeSpec(BaseModel):
-    """What is needed to start a node, the same each time. ``role``: its name, or the file it is in. ``release``:
-    NAME@SEQ, empty for the program that runs here; ``pins``: datasets that stand at a seq; ``snapshot``: where it
-    begins: the snapshot of one of them."""
+    """What is needed to start a node, the same each time. ``role``: its name, never a file: whoever can write to the
+    store would say what runs here. ``release``: NAME@SEQ, empty for the program that runs here; ``pins``: datasets that
+    stand at a seq; ``snapshot``: where it begins: the snapshot of one of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     node: str = Field(min_length=1, max_length=128)
-    role: str = Field(min_length=1, max_length=4096)
+    role: RoleName
     release: str = Field(default="", max_length=160)
     pins: dict[str, int] = {}
     snapshot: str = Field(default="", max_length=64)
@@ -79,7 +82,8 @@ class Rollout(BaseModel):
 
     v: Literal[1] = 1
     id: str = Field(min_length=1, max_length=160)
-    role: str = Field(min_length=1, max_length=128)
+    role: RoleName
+    place: str = Field(default="", max_length=4400)  # where its nodes are: only there it can be gone on with
     steps: list[Step] = Field(min_length=1, max_length=NODES_MAX)
     state: State = State.RUNNING
     reason: str = Field(default="", max_length=1000)  # why it is paused, rolled back or failed
@@ -93,12 +97,18 @@ class Rollout(BaseModel):
 
 
 def parse_rollout(data: bytes, key: str) -> Rollout:
+    """A journal that is what its key says."""
     try:
-        return Rollout.model_validate_json(data)
+        found = Rollout.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         message = f"an upgrade's journal: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise Corrupt(message, key=key) from error
+        raise Corrupt(message, key=key, hint=_DAMAGED) from error
+    if key != upgrade_key(found.id) or found.id.rpartition("-")[0] != found.role:
+        raise Corrupt("an upgrade's journal is another's", key=key, hint=_DAMAGED)
+    if any(spec.role != found.role for step in found.steps for spec in (step.old, step.new)):
+        raise Corrupt("an upgrade's journal is of several roles", key=key, hint=_DAMAGED)
+    return found
 
 
 def batches(count: int, size: int) -> Iterator[int]:

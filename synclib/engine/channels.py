@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from synclib.clock import Clock, now_text
 from synclib.core.names import channel_key, channel_prefix, check_node
-from synclib.core.registration import CHANNEL_BYTES_MAX, Channel, parse_channel
+from synclib.core.registration import CHANNEL_BYTES_MAX, MOVES_MAX, Channel, parse_channel
 from synclib.engine.head_swap import wait_after_conflict
 from synclib.engine.host import Host
 from synclib.engine.tags import set_tag
@@ -113,25 +113,38 @@ def _check_move(name: str, former: Channel, wanted: Channel, *, is_back_allowed:
 def _change(store: Store, host: Host, name: str, change: Callable[[Channel | None], Channel | None]) -> Channel:
     """Replace a channel by what ``change`` makes of it (None: nothing), again where others were there first."""
     for attempt in range(_ATTEMPTS):
-        try:
-            read = read_channel(store, name)
-        except Missing:
-            read = None
-        former = None if read is None else read.channel
+        former, etag = _former(store, name)
         new = change(former)
         if new is None:
             assert former is not None
             return former
-        moves = 1 if former is None else former.moves + 1
+        # By the clock, so that a channel that was taken away and made anew is newer than what followers have seen.
+        moves = max(host.clock.wall_ns() // 1_000_000, 0 if former is None else former.moves + 1)
+        if moves >= MOVES_MAX:
+            raise Conflict(f"channel {name} says that it was moved {moves} times", hint="take its object away first")
         new = new.model_copy(update={"at": now_text(host.clock), "moves": moves})
         body = new.model_dump_json(exclude_none=True).encode()
         try:
             # Applied twice it says the same; after a lost answer the next look finds it there.
-            store.put(channel_key(name), body, if_absent=read is None, if_match=None if read is None else read.etag)
+            store.put(channel_key(name), body, if_absent=etag is None, if_match=etag)
             return new
         except (Conflict, Ambiguous):
             wait_after_conflict(host, attempt)
     raise Conflict(f"channel {name} changes faster than it can be moved", hint="run it again when others are done")
+
+
+def _former(store: Store, name: str) -> tuple[Channel | None, str | None]:
+    """(channel, etag): none of both where there is no object; no channel where it is damaged, and is written anew."""
+    try:
+        read = read_channel(store, name)
+        assert read is not None
+        return read.channel, read.etag
+    except Missing:
+        return None, None
+    except Corrupt:
+        key = channel_key(name)
+        found = next((info for info in store.list(key) if info.key == key), None)
+        return None, None if found is None else found.etag
 
 
 class ChannelWatch:
@@ -147,11 +160,16 @@ class ChannelWatch:
         """The seq that a channel names for what is at ``root``; None where none is about it.
 
         Each channel costs a conditional GET when it is due. A store that serves an older state of a channel than was
-        seen here moves nobody.
+        seen here moves nobody. What a damaged channel was about last (all, where that is not known) ends in its error.
         """
         with self._lock:
             for name in self._read:
-                self._refresh(name)
+                try:
+                    self._refresh(name)
+                except BoxlinkError:
+                    former = self._read[name]
+                    if former is None or former.channel.root == root:
+                        raise
             found = [read.channel.seq for read in self._read.values() if read and read.channel.root == root]
         if len(found) > 1:
             raise Invalid(f"{len(found)} channels of this node are about {root}", hint="name one of them")

@@ -118,6 +118,8 @@ class Node:
             observer.join()
             pool.shutdown(wait=True, cancel_futures=True)
             self._ship(is_last=True)
+            with contextlib.suppress(BoxlinkError):
+                self._reporter.end()
 
     def _wait(self) -> None:
         """Until the next scan is due or somebody wakes us, however often it was called for."""

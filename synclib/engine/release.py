@@ -58,6 +58,7 @@ def publish_release(
     """
     dataset = Dataset(store, names.release_root(name))
     _check_directory(directory)
+    _check_key(store, name, signer)
     options = PublishOptions(is_mirror=True, allow_delete=True)
     done = publish(dataset, connect, os.fsencode(directory.absolute()), host, options, progress)
     if done.skipped:
@@ -85,6 +86,19 @@ def _check_directory(directory: Path) -> None:
             hint=f"move {VENV} out, put wheels into wheels/",
             path=str(directory),
         )
+
+
+def _check_key(store: Store, name: str, signer: Signer | None) -> None:
+    """Who forgets the key takes nothing back that was signed."""
+    current = _read_current(store, name)
+    if signer is not None or current is None:
+        return
+    try:
+        is_key_needed = bool(parse_statement(current.data, name).key)
+    except Corrupt:
+        return
+    if is_key_needed:
+        raise Invalid(f"release {name} is signed, and this would not be", hint="--key FILE, or another name for it")
 
 
 def _statement(

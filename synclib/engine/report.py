@@ -60,6 +60,12 @@ class Reporter:
         self._store.put(node_key(self._host.node), found.model_dump_json().encode())
         self._said, self._said_at = found, now
 
+    def end(self) -> None:
+        """Say that nothing further comes. Any BoxlinkError: then it is missed."""
+        if self._said is not None:
+            last = self._said.model_copy(update={"is_stopped": True, "at": now_text(self._host.clock)})
+            self._store.put(node_key(self._host.node), last.model_dump_json().encode())
+
     def _status(self, datasets: Mapping[str, BoxlinkError | None], former: NodeStatus | None) -> NodeStatus:
         """``former``: whose figures are good enough, so that mounts are not asked each time."""
         downs = {name: down for name in datasets if (down := self._down(name)) is not None}

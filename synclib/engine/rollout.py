@@ -71,7 +71,7 @@ class Journal:
     def open_of(self, role: str) -> Entry | None:
         """The newest journal of a role that is not at its end."""
         prefix = f"{upgrade_prefix()}{role}-"
-        keys = [info.key for info in self._store.list(prefix) if info.key.removeprefix(prefix).isdigit()]
+        keys = [info.key for info in self._store.list(prefix) if _is_number(info.key.removeprefix(prefix))]
         if not keys:
             return None
         entry = self.read(keys[-1].removeprefix(upgrade_prefix()))
@@ -80,7 +80,7 @@ class Journal:
     def next_id(self, role: str) -> str:
         prefix = f"{upgrade_prefix()}{role}-"
         numbers = [info.key.removeprefix(prefix) for info in self._store.list(prefix)]
-        return f"{role}-{max([0, *(int(number) for number in numbers if number.isdigit())]) + 1:06}"
+        return f"{role}-{max([0, *map(int, filter(_is_number, numbers))]) + 1:06}"
 
     def read(self, name: str, etag: str | None = None) -> Entry | None:
         """A journal; None while it has ``etag``."""
@@ -110,14 +110,20 @@ class Journal:
             raise
 
 
-def plan(name: str, olds: Sequence[NodeSpec], new_of: Callable[[NodeSpec], NodeSpec], size: int, at: str) -> Rollout:
-    """A rollout of these nodes. ``size``: how many at a time, once a first and a tenth went well."""
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def plan(
+    name: str, olds: Sequence[NodeSpec], new_of: Callable[[NodeSpec], NodeSpec], size: int, at: str, place: str = ""
+) -> Rollout:
+    """A rollout of these nodes, which are at ``place``. ``size``: how many at a time, after the first ones."""
     if not olds:
         raise Missing("no node of that role runs", hint="boxlink launch ROLE starts one")
     steps = [
         Step(old=old, new=new_of(old), batch=batch) for old, batch in zip(olds, batches(len(olds), size), strict=True)
     ]
-    return Rollout(id=name, role=olds[0].role, steps=steps, at=at)
+    return Rollout(id=name, role=olds[0].role, place=place, steps=steps, at=at)
 
 
 class Driver:
@@ -172,13 +178,17 @@ class Driver:
 
     def _look(self, rollout: Rollout) -> dict[str, View]:
         """What is seen of the nodes; who tells it may be away for a while."""
+        told = False
         until = self._host.clock.monotonic() + _STORE_S_MAX
         while True:
             try:
                 return self._fleet.look(views_wanted(rollout))
-            except _AWAY:
+            except _AWAY as error:
                 if self._host.clock.monotonic() > until:
                     raise
+                if not told:
+                    self._say(f"who tells how nodes do does not answer, and is waited for: {error.message}", rollout)
+                    told = True
                 self._wait_for_store()
 
     def _wait_for_store(self) -> None:

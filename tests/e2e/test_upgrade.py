@@ -224,6 +224,9 @@ def test_paused_and_aborted(rolled: Rolled) -> None:
     assert process.wait(60) == 0
     conflict = rolled.boxlink(*words, "--seq", "covers=1", code=13)
     assert "is under way, to something else" in conflict["error"]["message"]
+    assert rolled.boxlink(*words, "--abort", "--dry-run")["state"] == "paused"
+    elsewhere = rolled.boxlink("upgrade", "render", "--local", str(fleet.root / "other"), "--abort", code=13)
+    assert "is of the nodes at" in elsewhere["error"]["message"]
     aborted = rolled.boxlink(*words, "--abort")
     assert aborted["state"] == "rolled back"
     assert rolled.names() == ["render-1", "render-2"]
@@ -237,6 +240,13 @@ def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]
     assert "to what?" in rolled.boxlink(*words, code=2)["error"]["message"]
     assert "is no DATASET=SEQ" in rolled.boxlink(*words, "--seq", "covers", code=2)["error"]["message"]
     rolled.launch(1)
+    wrong = rolled.boxlink(*words, "--seq", "covers=2", "--proxy", "127.0.0.1:9", code=11)
+    assert "does not answer" in wrong["error"]["message"]
+    again = rolled.boxlink(
+        "launch", str(rolled.role), "--local", str(rolled.place), "--count", "1", "--seq", "covers=9"
+    )
+    assert again["nodes"][0]["is_new"] is False
+    assert (rolled.place / "render-1/data/covers/synch.active").read_text() == "seq=1\n", "what runs is left as it is"
     planned = rolled.boxlink(*words, "--seq", "covers=2", "--dry-run")
     assert [step["new"]["node"] for step in planned["steps"]] == ["render-000001-1"]
     assert rolled.names() == ["render-1"]

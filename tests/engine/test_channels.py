@@ -41,9 +41,11 @@ def move(kit: Kit, seq: int, *, back: bool = False) -> Channel:
 
 
 def test_a_channel_is_made_moved_and_listed(kit: Kit) -> None:
-    assert move(kit, 1).moves == 1
-    assert move(kit, 2).seq == 2
-    assert move(kit, 2).moves == 2, "nothing changes, nothing is written"
+    first = move(kit, 1).moves
+    second = move(kit, 2)
+    assert second.seq == 2
+    assert second.moves > first
+    assert move(kit, 2) == second, "nothing changes, nothing is written"
     (found,) = channels(kit.store).values()
     assert isinstance(found, Channel)
     assert (found.dataset, found.seq, found.frozen) == ("covers", 2, False)
@@ -105,7 +107,10 @@ def test_a_lost_answer_is_no_second_move(tmp_path: Path) -> None:
     kit = Kit(tmp_path, store)
     kit.write(CONTENT)
     kit.publish()
-    assert move(kit, 1).moves == 1
+    moved = move(kit, 1)
+    read = read_channel(store, "stable")
+    assert read is not None
+    assert read.channel == moved
     assert store.lost
 
 
@@ -196,6 +201,34 @@ def test_without_its_channel_a_node_says_so_and_stays(kit: Kit, tmp_path: Path) 
     kit.store.put(channel_key("stable"), b"garbage")
     assert node.round() == b"2"
     assert "channel stable does not parse" in (node.directory / "synch.error").read_text()
+
+
+def test_a_damaged_channel_is_written_anew(kit: Kit) -> None:
+    for damage in (b"garbage", b" " * (1 << 20), b'{"v":1,"dataset":"covers","seq":1,"moves":%d,"at":""}' % (1 << 62)):
+        kit.store.put(channel_key("stable"), damage)
+        assert move(kit, 2).seq == 2
+
+
+def test_one_made_anew_is_newer_than_what_was_seen(kit: Kit, tmp_path: Path) -> None:
+    move(kit, 1)
+    move(kit, 2)
+    node = Following(kit, tmp_path / "node")
+    assert node.round() == b"2"
+    kit.store.delete(channel_key("stable"))
+    move(kit, 3)
+    assert node.round() == b"3"
+
+
+def test_a_damaged_channel_stops_only_what_it_was_about(kit: Kit) -> None:
+    from synclib.engine.channels import ChannelWatch
+
+    move(kit, 2)
+    watch = ChannelWatch(kit.store, kit.host.clock, ["stable"], 0.0)
+    assert (watch.seq_of("data/covers"), watch.seq_of("data/maps")) == (2, None)
+    kit.store.put(channel_key("stable"), b"garbage")
+    assert watch.seq_of("data/maps") is None
+    with pytest.raises(Corrupt):
+        watch.seq_of("data/covers")
 
 
 def test_a_seq_that_is_asked_for_by_a_marker_stands_above_the_channel(kit: Kit, tmp_path: Path) -> None:

@@ -229,6 +229,12 @@ def test_a_release_that_is_not_whole_is_never_signed(site: Site) -> None:
 
 
 class TestTrust:
+    def test_who_forgets_the_key_takes_nothing_back(self, site: Site) -> None:
+        site.publish()
+        with pytest.raises(Invalid, match="is signed, and this would not be"):
+            site.publish(None)
+        assert site.fetch().statement.key
+
     def test_unsigned_only_when_told(self, site: Site) -> None:
         site.publish(None)
         with pytest.raises(Invalid, match="not signed"):
@@ -315,14 +321,14 @@ def test_the_chain_that_is_kept_here_is_not_believed_either(site: Site) -> None:
     statement = site.publish().statement
     top = site.fetch().directory
     (site.source / "bin/tool").write_bytes(b"evil")
-    other = site.publish(None).statement
+    other = site.publish().statement
     evil = fetch(
         site.store,
         None,
         "fleet",
         2,
         site.place / "evil",
-        Trust(set(), is_unsigned_allowed=True),
+        TRUST,
         site.host("e"),
         no_progress,
     ).directory

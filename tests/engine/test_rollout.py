@@ -3,6 +3,7 @@ killed at any step; a store that is away; two operators at once."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -363,6 +364,34 @@ def test_what_is_no_journal_is_refused_by_name(rig: Rig, change: bytes) -> None:
     rig.store.put("upgrade/render-000001", change)
     with pytest.raises(BoxlinkError):
         rig.journal.open_of("render")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"role": "nodes/n/data/covers/evil.toml"},
+        {"id": "render-000002"},
+        {
+            "steps": [
+                {"old": {"node": "a", "role": "nodes/evil.toml"}, "new": {"node": "b", "role": "render"}, "batch": 0}
+            ]
+        },
+        {"steps": [{"old": {"node": "a", "role": "proxy"}, "new": {"node": "b", "role": "render"}, "batch": 0}]},
+    ],
+)
+def test_a_journal_names_roles_and_is_its_keys(rig: Rig, change: dict[str, object]) -> None:
+    """Whoever can write to the store does not say which file is run."""
+    rollout = plan("render-000001", rig.olds, rig.new_of, 10, "").model_dump(mode="json")
+    data = json.dumps({**rollout, **change}).encode()
+    with pytest.raises(Corrupt):
+        parse_rollout(data, "upgrade/render-000001")
+
+
+def test_names_that_only_look_like_numbers_are_strangers(rig: Rig) -> None:
+    rig.store.put("upgrade/render-²", b"x")
+    rig.store.put("upgrade/render-x", b"x")
+    assert rig.journal.open_of("render") is None
+    assert rig.journal.next_id("render") == "render-000001"
 
 
 def test_nothing_to_replace_is_said(rig: Rig) -> None:

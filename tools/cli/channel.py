@@ -34,7 +34,7 @@ def list_(context: Context) -> None:
             lines.append(f"{name}  damaged: {found.message}")
         else:
             rows.append({"name": name, **found.model_dump(exclude_none=True)})
-            lines.append(f"{name}  {found.root} seq {found.seq}  {'frozen  ' if found.frozen else ''}{found.at}")
+            lines.append(f"{name}  {found.root} seq {found.seq}  {'frozen  ' if found.frozen else ''}{found.at!r}")
     context.emit({"channels": rows}, "\n".join(lines) or "there are no channels")
 
 

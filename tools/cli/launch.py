@@ -65,7 +65,7 @@ def command(
     from synclib.core.names import check_node
     from synclib.errors import Invalid
     from tools.fleet.find_role import parse_values
-    from tools.fleet.pins import parse_pins, write_pins
+    from tools.fleet.pins import parse_pins
 
     if name is not None and count > 1:
         raise Invalid("--node names one node, --count makes several", hint="leave one of them out")
@@ -84,10 +84,7 @@ def command(
     if stop:
         _stop(context, local, names)
         return
-    if not dry_run:
-        for node in names:
-            write_pins(local / node / "data", pins)
-    _launch_local(context, local, names, role, release, set_values, trust, allow_unsigned, is_dry_run=dry_run)
+    _launch_local(context, local, names, role, release, set_values, pins, trust, allow_unsigned, is_dry_run=dry_run)
 
 
 def _launch_local(
@@ -97,6 +94,7 @@ def _launch_local(
     role: str,
     release: str,
     values: Mapping[str, str],
+    pins: Mapping[str, int],
     trust: tuple[Path, ...],
     allow_unsigned: bool,
     *,
@@ -110,7 +108,7 @@ def _launch_local(
         find_role(role, None)
         context.emit({"nodes": [{"node": name} for name in names]}, "\n".join(f"would start {name}" for name in names))
         return
-    wish = _with_release(context, local, Wish(role, values=values), release, trust, allow_unsigned)
+    wish = _with_release(context, local, Wish(role, values=values, pins=pins), release, trust, allow_unsigned)
     environ = {**os.environ, "BOXLINK_STORE": context.url}
     config = os.environ.get("BOXLINK_CONFIG", "boxlink.toml")
     if os.path.exists(config):

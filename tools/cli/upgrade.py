@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ def command(
     from synclib.core.rollout import State
     from synclib.core.snapshot_tags import IN_USE
     from synclib.engine.rollout import Driver, Journal
-    from synclib.errors import Invalid, Missing
+    from synclib.errors import Conflict, Invalid, Missing
     from tools.cli_engine import open_host
     from tools.cli_snapshot import open_driver
     from tools.fleet.ec2_fleet import Ec2Fleet
@@ -110,12 +111,24 @@ def command(
     opened = journal.open_of(role)
     if pause or abort:
         if opened is None:
-            raise Missing(f"no upgrade of {role} is under way")
+            raise Missing(f"no upgrade of {role} is under way", hint="there is nothing to pause or to take back")
+        if dry_run:
+            _show(context, opened.rollout)
+            return
         if pause:
             _pause(context, journal, opened)
             return
+    place = "ec2" if local is None else f"{os.uname().nodename}:{local.resolve()}"
+    if opened is not None and opened.rollout.place != place:
+        raise Conflict(
+            f"{opened.rollout.id} is of the nodes at {opened.rollout.place}, not at {place}",
+            hint="go on with it there",
+        )
 
-    readiness = Readiness(store, None if proxy_address is None else ProxyAdmin(proxy_address))
+    proxy = None if proxy_address is None else ProxyAdmin(proxy_address)
+    if proxy is not None:
+        proxy.takes()  # an address that is wrong is said before anything is begun
+    readiness = Readiness(store, proxy)
     fleet: LocalFleet | Ec2Fleet
     if local is not None:
 
@@ -156,10 +169,11 @@ def command(
         # Before anything is begun: it may not be trusted, or not be had.
         release_directory(release_name)
     if opened is None:
-        planned = _planned(fleet, journal, role, new_of, batch)
+        planned = _planned(fleet, journal, role, new_of, batch, place)
         if planned is None or dry_run:
             _show(context, planned)
             return
+        _check_ready(fleet, planned)
         entry = journal.create(planned.model_copy(update={"driver": host.node}))
     else:
         _check_same(opened.rollout, new_of)
@@ -206,7 +220,12 @@ def _new_of(release: str | None, seq: str | None, snapshot: str) -> Callable[[No
 
 
 def _planned(
-    fleet: LocalFleet | Ec2Fleet, journal: Journal, role: str, new_of: Callable[[NodeSpec], NodeSpec], batch: int
+    fleet: LocalFleet | Ec2Fleet,
+    journal: Journal,
+    role: str,
+    new_of: Callable[[NodeSpec], NodeSpec],
+    batch: int,
+    place: str,
 ) -> Rollout | None:
     """None where every node is what it should be already."""
     from synclib.engine.rollout import plan
@@ -218,10 +237,27 @@ def _planned(
         return None
     name = journal.next_id(role)
     numbers = {old.node: number for number, old in enumerate(stale, 1)}
-    rollout = plan(
-        name, stale, lambda old: new_of(old).model_copy(update={"node": f"{name}-{numbers[old.node]}"}), batch, ""
+    return plan(
+        name,
+        stale,
+        lambda old: new_of(old).model_copy(update={"node": f"{name}-{numbers[old.node]}"}),
+        batch,
+        "",
+        place,
     )
-    return rollout.model_copy(update={"role": role})
+
+
+def _check_ready(fleet: LocalFleet | Ec2Fleet, rollout: Rollout) -> None:
+    """Conflict where an old node is not ready now: it could not be taken back to."""
+    from synclib.errors import Conflict
+
+    olds = [step.old for step in rollout.steps]
+    for name, view in fleet.look(olds).items():
+        if not view.is_ready:
+            raise Conflict(
+                f"{name} is not ready as it is: {view.why}",
+                hint="an upgrade replaces nodes that serve and are registered; mend it, or stop it",
+            )
 
 
 def _check_same(rollout: Rollout, new_of: Callable[[NodeSpec], NodeSpec]) -> None:
@@ -256,10 +292,20 @@ def _end(context: Context, fleet: LocalFleet | Ec2Fleet, rollout: Rollout, wante
             f"{rollout.id} could not be taken back: {rollout.reason}", hint="boxlink launch starts what is missing"
         )
     if rollout.state.is_final:
+        _forget(context, [step.old if rollout.state is State.DONE else step.new for step in rollout.steps])
         fleet.clear([step.old if rollout.state is State.DONE else step.new for step in rollout.steps])
     if rollout.state is State.ROLLED_BACK and wanted is not State.ROLLED_BACK:
         raise Conflict(f"{rollout.id} was taken back: {rollout.reason}", hint="correct it, then upgrade again")
     _show(context, rollout)
+
+
+def _forget(context: Context, specs: list[NodeSpec]) -> None:
+    """What nodes that are no more said of themselves."""
+    from synclib.core.names import node_key
+
+    store = context.open_store()
+    for spec in specs:
+        store.delete(node_key(spec.node))
 
 
 def _show(context: Context, rollout: Rollout | None) -> None:

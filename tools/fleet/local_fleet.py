@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from synclib.clock import Clock, Entropy
-from synclib.core.names import check_node
 from synclib.core.rollout import NodeSpec, Traffic, View
 from tools.fleet.local_nodes import Wish, is_alive, nodes, remove, start, stop
-from tools.fleet.pins import read_pins, write_pins
+from tools.fleet.pins import read_pins
 from tools.fleet.readiness import Readiness
 
 # Longer than the built-in roles take to end by themselves.
@@ -40,7 +39,7 @@ class LocalFleet:
         return [
             NodeSpec(
                 node=node.node,
-                role=node.role_file or node.role,
+                role=node.role,
                 release=node.release,
                 pins=read_pins(node.data),
                 values=node.values,
@@ -56,10 +55,20 @@ class LocalFleet:
     def start(self, spec: NodeSpec) -> None:
         if spec.node in self._draining:
             self._draining.pop(spec.node).join()
-        data = self._directory / check_node(spec.node) / "data"
-        write_pins(data, spec.pins, is_from_snapshot=bool(spec.snapshot))
-        wish = Wish(spec.role, spec.release, self._release_directory(spec.release), spec.values)
+        wish = Wish(
+            self._role_of(spec.role),
+            spec.release,
+            self._release_directory(spec.release),
+            spec.values,
+            spec.pins,
+            is_from_snapshot=bool(spec.snapshot),
+        )
         start(self._directory, spec.node, wish, self._environ, self._clock, self._entropy)
+
+    def _role_of(self, role: str) -> str:
+        """The file that the nodes here of a role have it from, or its name: what to run is not asked of the store."""
+        files = {node.role_file for node in nodes(self._directory) if node.role == role} - {""}
+        return min(files, default=role)
 
     def drain(self, spec: NodeSpec) -> None:
         """In a thread of its own: it takes as long as its requests. Asked once more it only ends as it was asked to."""

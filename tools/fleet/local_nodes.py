@@ -29,6 +29,7 @@ from tools.fleet.find_role import find_role, role_file
 from tools.fleet.free_port import free_port
 from tools.fleet.node_file import LocalNode, read_node, write_node
 from tools.fleet.one_up import holder
+from tools.fleet.pins import write_pins
 from tools.fleet.process_id import process_id
 from tools.fleet.programs import boxlink_of
 from tools.notify import READY, SOCKET
@@ -41,12 +42,14 @@ _LAST_WORDS_BYTES = 2000
 @dataclass(frozen=True)
 class Wish:
     """What a node shall be. ``role``: as for ``boxlink up``. ``release``: ``NAME@SEQ``, and the directory where it
-    stands."""
+    stands. ``pins``: datasets that it asks for at a seq; ``is_from_snapshot``: by way of a volume."""
 
     role: str
     release: str = ""
     release_directory: Path | None = None
     values: Mapping[str, str] = field(default_factory=dict)
+    pins: Mapping[str, int] = field(default_factory=dict)
+    is_from_snapshot: bool = False
 
 
 def start(
@@ -59,6 +62,7 @@ def start(
     something else, Unavailable where it does not come up.
     """
     place = directory.resolve() / check_node(node)
+    find_role(wish.role, wish.release_directory)  # what cannot be started leaves no directory
     place.mkdir(parents=True, exist_ok=True)
     with _alone(place):
         known = read_node(place)
@@ -66,6 +70,7 @@ def start(
         if known is not None and (running := _running(known)) is not None:
             _check_same(running, wanted)
             return running, False
+        write_pins(place / "data", wish.pins, is_from_snapshot=wish.is_from_snapshot)
         write_node(wanted)
         try:
             return _launch(wanted, environ), True

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import urllib.error
 import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,8 +23,13 @@ class ProxyAdmin:
 
     def takes(self) -> set[str]:
         """Addresses (IP:PORT) of the backends that it sends requests to. Unavailable where it does not answer."""
-        found = json.loads(self._get("/backends"))
-        return {str(one["address"]) for one in found if one["state"] == "active" and not one["ejected"]}
+        try:
+            found = json.loads(self._get("/backends"))
+            return {str(one["address"]) for one in found if one["state"] == "active" and not one["ejected"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise Unavailable(
+                f"{self._address} is no proxy's admin address", hint="what boxlink proxy --admin names"
+            ) from error
 
     def traffic(self) -> Traffic:
         """What it answered since its start. Unavailable where it does not answer."""
@@ -48,5 +53,5 @@ def fetch(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=_DEADLINE_S) as answer:
             body: bytes = answer.read(_ANSWER_BYTES_MAX)
             return body
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise Unavailable(f"{url} does not answer: {error}", hint="is it up?") from error

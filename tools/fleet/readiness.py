@@ -68,9 +68,9 @@ def _lacking(spec: NodeSpec, registered: Mapping[str, tuple[str, Registration]],
     address, registration = registered[spec.node]
     if registration.state != "active":
         return "it drains"
-    wanted = set(spec.pins.values())
-    if wanted and registration.seq not in wanted:
-        return f"it serves seq {registration.seq}, not {max(wanted)}"
+    wanted = spec.pins.get(registration.dataset)
+    if wanted is not None and registration.seq != wanted:
+        return f"it serves seq {registration.seq}, not {wanted}"
     if not registration.settled:
         return "it does not hold yet what the others serve"
     if registration.release != spec.release:
