@@ -28,7 +28,7 @@ demo-upgrade: .venv/ready
 	$(BIN)/python -m tools.demo.upgrade $(ARGS)
 
 test: .venv/ready-dev
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 test-s3: .venv/ready-dev
 	$(BIN)/python -m tools.test_s3 $(ARGS)
