@@ -26,6 +26,7 @@ from tools.bootstrap.failure import Failure
 from tools.bootstrap.links import CURRENT, linked_seq
 from tools.bootstrap.log import Log
 from tools.bootstrap.main import REPLACED, Options, boot
+from tools.demo.program import boxlink_command
 
 SIGNER = Signer(private_pem(bytes(range(32))))
 
@@ -308,3 +309,20 @@ def test_statement_of_another_seq_is_not_taken(instance: Instance) -> None:
         boot(Options(instance.root, told, instance.trusted, is_run=False), Log(instance.place / "log"))
     assert read_statement(instance.store, "fleet", None).seq == 2
     assert os.listdir(instance.trusted) == ["fleet.pub"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("no TOML", 2),
+        ('store = "file:///nowhere"\nrole = "r"\nrelease = "fleet"\nsecret = "x"\n', 2),
+        ('store = "file:///nowhere"\nrole = "r"\nrelease = "fleet"\n', 10),
+    ],
+)
+def test_the_verb_says_what_kind_of_failure_it_is(tmp_path: Path, text: str, code: int) -> None:
+    told = tmp_path / "node.toml"
+    told.write_text(text)
+    words = ["bootstrap", "--user-data", str(told), "--root", str(tmp_path / "root"), "--no-run", "--json"]
+    done = subprocess.run([*boxlink_command(), *words], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    assert json.loads(done.stdout)["error"]["message"]

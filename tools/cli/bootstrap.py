@@ -43,7 +43,7 @@ def command(
     The user-data is TOML: store, role, release, sha256, run. A release must be pinned by sha256, or be signed by a key
     in /etc/boxlink/trusted.
     """
-    from synclib.errors import Unavailable
+    from synclib.errors import Invalid, Missing, Unavailable
 
     if write is not None:
         _write(context, write)
@@ -52,7 +52,7 @@ def command(
 
         context.emit({"cloud_config": CLOUD_CONFIG}, CLOUD_CONFIG.rstrip())
     else:
-        from tools.bootstrap.failure import Failure
+        from tools.bootstrap.failure import Failure, NotThere, Temporary
         from tools.bootstrap.log import Log
         from tools.bootstrap.main import Options, boot
 
@@ -62,7 +62,9 @@ def command(
             directory = boot(options, log)
         except Failure as error:
             log.say("failed", "error", why=error.message, hint=error.hint)
-            raise Unavailable(error.message, hint=error.hint) from error
+            kinds = ((Temporary, Unavailable), (NotThere, Missing), (Failure, Invalid))
+            kind = next(kind for failure, kind in kinds if isinstance(error, failure))
+            raise kind(error.message, hint=error.hint) from error
         context.emit({"directory": str(directory)}, f"the release is at {directory}")
 
 

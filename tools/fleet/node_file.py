@@ -55,7 +55,12 @@ def read_node(directory: Path) -> LocalNode | None:
             raise ValueError("it is too long")
         return LocalNode.model_validate_json(data).model_copy(update={"directory": directory})
     except (ValidationError, ValueError) as error:
-        raise Corrupt(f"this is no node's file: {error}", path=str(path), hint="move the directory away") from error
+        first = f"{error.errors()[0]['msg']}" if isinstance(error, ValidationError) else str(error)
+        raise Corrupt(
+            f"this is no node's file: {first}",
+            path=str(path),
+            hint="see whether its boxlink up still runs, end it, then move the directory away",
+        ) from error
 
 
 def write_node(node: LocalNode) -> None:
