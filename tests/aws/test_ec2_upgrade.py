@@ -67,7 +67,8 @@ class Rig:
         def new_of(old: NodeSpec) -> NodeSpec:
             return old.model_copy(update={"node": old.node.replace("render", "new"), **new})
 
-        olds = [old.model_copy(update={"pins": {"covers": 1}}) for old in self.instances.running("render")]
+        olds = self.instances.running("render")
+        assert [old.pins for old in olds] == [{"covers": 1}] * 2, "they say where they stay"
         entry = self.journal.create(plan(self.journal.next_id("render"), olds, new_of, 10, ""))
         driver = Driver(
             self.journal, self.instances, self.host, lambda text, _: print(text), ready_s_max=ready_s_max, bake_s=0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from synclib.core.rollout import NodeSpec, Rollout, State
     from synclib.engine.rollout import Entry, Journal
+    from synclib.store.base import Store
     from synclib.volume.base import VolumeDriver
     from tools.fleet.ec2_fleet import Ec2Fleet
     from tools.fleet.local_fleet import LocalFleet
@@ -89,7 +90,6 @@ def command(
     it. Only then the old one drains and ends. One that does not get ready, or errors at the proxy, take all back. The
     journal is in the store (upgrade/): after a kill the same command, by anybody who reaches the nodes, goes on.
     """
-    from synclib.clock import SystemClock, SystemEntropy
     from synclib.core.rollout import State
     from synclib.core.snapshot_tags import IN_USE
     from synclib.engine.rollout import Driver, Journal
@@ -98,6 +98,7 @@ def command(
     from tools.cli_snapshot import open_driver
     from tools.fleet.ec2_fleet import Ec2Fleet
     from tools.fleet.ec2_instances import client
+    from tools.fleet.fetched import fetched
     from tools.fleet.find_role import parse_values
     from tools.fleet.local_fleet import LocalFleet, environment
     from tools.fleet.proxy_admin import ProxyAdmin
@@ -129,15 +130,16 @@ def command(
     if proxy is not None:
         proxy.takes()  # an address that is wrong is said before anything is begun
     readiness = Readiness(store, proxy)
+
+    def release_directory(name: str) -> Path | None:
+        """Where a release stands on this machine, once it was fetched and checked."""
+        if not name or local is None:
+            return None
+        return fetched(context, local, name, trust, is_unsigned_allowed=allow_unsigned).directory
+
     fleet: LocalFleet | Ec2Fleet
     if local is not None:
-
-        def release_directory(name: str) -> Path | None:
-            return _release_directory(context, local, name, trust, is_unsigned_allowed=allow_unsigned)
-
-        fleet = LocalFleet(
-            local, readiness, environment(context.url), SystemClock(), SystemEntropy(), release_directory
-        )
+        fleet = LocalFleet(local, readiness, environment(context.url), host.clock, host.entropy, release_directory)
     else:
         machine = machine_of(image, types, subnets, groups, profile)
         fleet = Ec2Fleet(client(context.s3_settings()), readiness, machine, context.url, parse_values(values))
@@ -157,7 +159,7 @@ def command(
         taken = driver.take(opened, state=State.ROLLING_BACK, reason="an operator took it back")
         done = driver.run(taken)
         needed(done, "")
-        _end(context, fleet, done, wanted=State.ROLLED_BACK)
+        _end(context, store, fleet, done, wanted=State.ROLLED_BACK)
         return
     release_name = None if release is None else full_name(store, release)
     if snapshot is not None:
@@ -165,7 +167,7 @@ def command(
             raise Invalid("--seq and --snapshot both say which seq", hint="leave one of them out")
         seq = _seq_of(open_driver(context, host, driver_name, pool), snapshot)
     new_of = _new_of(release_name, seq, snapshot or "")
-    if release_name is not None and local is not None and not dry_run:
+    if release_name is not None and not dry_run:
         # Before anything is begun: it may not be trusted, or not be had.
         release_directory(release_name)
     if opened is None:
@@ -187,7 +189,7 @@ def command(
     done = driver.run(entry)
     if done.state.is_final:
         needed(done, "")
-    _end(context, fleet, done, wanted=State.DONE)
+    _end(context, store, fleet, done, wanted=State.DONE)
 
 
 def _seq_of(driver: VolumeDriver, snapshot: str) -> str:
@@ -282,8 +284,9 @@ def _pause(context: Context, journal: Journal, opened: Entry) -> None:
     _show(context, paused)
 
 
-def _end(context: Context, fleet: LocalFleet | Ec2Fleet, rollout: Rollout, wanted: State) -> None:
+def _end(context: Context, store: Store, fleet: LocalFleet | Ec2Fleet, rollout: Rollout, wanted: State) -> None:
     """What is left of nodes that are no longer needed goes; an upgrade that did not end as ``wanted`` is an error."""
+    from synclib.core.names import node_key
     from synclib.core.rollout import State
     from synclib.errors import Conflict, Unavailable
 
@@ -292,20 +295,13 @@ def _end(context: Context, fleet: LocalFleet | Ec2Fleet, rollout: Rollout, wante
             f"{rollout.id} could not be taken back: {rollout.reason}", hint="boxlink launch starts what is missing"
         )
     if rollout.state.is_final:
-        _forget(context, [step.old if rollout.state is State.DONE else step.new for step in rollout.steps])
-        fleet.clear([step.old if rollout.state is State.DONE else step.new for step in rollout.steps])
+        gone = [step.old if rollout.state is State.DONE else step.new for step in rollout.steps]
+        for spec in gone:
+            store.delete(node_key(spec.node))  # what it said of itself
+        fleet.clear(gone)
     if rollout.state is State.ROLLED_BACK and wanted is not State.ROLLED_BACK:
         raise Conflict(f"{rollout.id} was taken back: {rollout.reason}", hint="correct it, then upgrade again")
     _show(context, rollout)
-
-
-def _forget(context: Context, specs: list[NodeSpec]) -> None:
-    """What nodes that are no more said of themselves."""
-    from synclib.core.names import node_key
-
-    store = context.open_store()
-    for spec in specs:
-        store.delete(node_key(spec.node))
 
 
 def _show(context: Context, rollout: Rollout | None) -> None:
@@ -315,14 +311,3 @@ def _show(context: Context, rollout: Rollout | None) -> None:
     lines = [f"{rollout.id}: {rollout.state}{', ' + rollout.reason if rollout.reason else ''}"]
     lines += [f"  batch {step.batch}: {step.old.node} -> {step.new.node}  {step.phase}" for step in rollout.steps]
     context.emit(rollout.model_dump(mode="json"), "\n".join(lines))
-
-
-def _release_directory(
-    context: Context, local: Path, name: str, trust: tuple[Path, ...], *, is_unsigned_allowed: bool
-) -> Path | None:
-    """Where a release stands on this machine, once it was fetched and checked."""
-    if not name:
-        return None
-    from tools.fleet.fetched import fetched
-
-    return fetched(context, local, name, trust, is_unsigned_allowed=is_unsigned_allowed).directory

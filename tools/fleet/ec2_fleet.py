@@ -14,7 +14,8 @@ from synclib.core.rollout import NodeSpec, Traffic, View
 from synclib.errors import Conflict
 from synclib.volume.aws_calls import Calls
 from tools.fleet.ec2_instances import Instance, instances, run_instance, terminate
-from tools.fleet.instance_request import Machine, Start, requests
+from tools.fleet.instance_request import PINS_TAG, Machine, Start, requests
+from tools.fleet.pins import parse_pins
 from tools.fleet.readiness import Readiness
 
 _LIVE = ("pending", "running")
@@ -38,14 +39,20 @@ class Ec2Fleet:
         self._draining: set[str] = set()
 
     def running(self, role: str) -> list[NodeSpec]:
-        """What runs of a role. Instances say their release; at which seq they stay they do not."""
+        """What runs of a role, as its instances' tags say. Invalid for a tag that no launch of ours writes."""
         found = {
             instance.tags["boxlink:node"]: instance
             for instance in instances(self._ec2, (), {"boxlink:role": role}, self._calls)
             if instance.state in _LIVE and instance.tags.get("boxlink:node")
         }
         return [
-            NodeSpec(node=name, role=role, release=instance.tags.get("boxlink:release", ""), values=self._values)
+            NodeSpec(
+                node=name,
+                role=role,
+                release=instance.tags.get("boxlink:release", ""),
+                pins=parse_pins(instance.tags.get(PINS_TAG, "").split()),
+                values=self._values,
+            )
             for name, instance in sorted(found.items())
         ]
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from synclib.errors import Invalid
 
 USER_DATA_BYTES_MAX = 16 << 10
+PINS_TAG = "boxlink:pins"
+_TAG_CHARACTERS_MAX = 256
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,21 @@ def requests(machine: Machine, start: Start) -> list[dict[str, object]]:
     return [_request(machine, start, kind, subnet) for kind in machine.types for subnet in subnets]
 
 
+def _pins_text(pins: Mapping[str, int]) -> str:
+    """As ``--seq`` has them: so an instance that takes this one's place later stays at the same seqs."""
+    text = " ".join(f"{dataset}={seq}" for dataset, seq in sorted(pins.items()))
+    if len(text) > _TAG_CHARACTERS_MAX:
+        raise Invalid("a tag cannot hold so many --seq", hint=f"{_TAG_CHARACTERS_MAX} characters at most")
+    return text
+
+
 def _request(machine: Machine, start: Start, kind: str, subnet: str | None) -> dict[str, object]:
     tags = {
         "Name": start.node,
         "boxlink:node": start.node,
         "boxlink:role": start.role,
         "boxlink:release": start.release,
+        **({PINS_TAG: _pins_text(start.pins)} if start.pins else {}),
     }
     request: dict[str, object] = {
         "ImageId": machine.image,
