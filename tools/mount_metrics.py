@@ -14,6 +14,7 @@ _GAUGES = (
     ("seq", "Seq that is mounted", "seq", 1),
     ("cache_bytes", "What the cache takes on the disk", "cache_bytes", 1),
     ("cache_bytes_max", "The limit of the cache, where it has one", "cache_bytes_max", 1),
+    ("hydrated_ratio", "What part of its dataset is here", "hydrated_percent", 100),
     ("fault_p50_seconds", "Half of the latest faults took at most that long", "fault_p50_ms", 1000),
     ("fault_p99_seconds", "All but a hundredth of the latest faults took at most that long", "fault_p99_ms", 1000),
 )
@@ -60,8 +61,13 @@ class _Mounts(Collector):
                 yield [str(row[label]) for label in _LABELS], value
 
 
-def exposition(rows: Sequence[Row]) -> str:
+def collector(rows: Sequence[Row]) -> Collector:
     """``rows``: the mounts as `boxlink status --json` has them."""
+    return _Mounts(rows)
+
+
+def exposition(rows: Sequence[Row]) -> str:
+    """As :func:`collector`, in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Mounts(rows))
+    registry.register(collector(rows))
     return generate_latest(registry).decode()

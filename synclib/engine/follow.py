@@ -15,6 +15,7 @@ from synclib.core import names
 from synclib.core.manifest import Manifest
 from synclib.core.markers import Active, Down, error_marker
 from synclib.core.node import RELEASED, Do, Seen, decide, poll_delay
+from synclib.core.pulse import BULK_S, Pulse
 from synclib.disk.faults import disk_error
 from synclib.disk.held import Held
 from synclib.disk.markers import Markers, encode_down
@@ -23,6 +24,7 @@ from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lazy_place import LazyPlace, Mounter, Standing
 from synclib.engine.maintain import maintain
 from synclib.engine.mount import Mode, Prepared, is_hydrated
+from synclib.engine.node_figures import Followed
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
 from synclib.errors import BoxlinkError, Interrupted, Invalid, Missing, Partial, Unsupported
@@ -57,13 +59,14 @@ class Follower:
         meter: Meter,
         mounter: Mounter | None = None,
         channels: ChannelWatch | None = None,
+        pulse: Pulse | None = None,
         *,
         is_lazy: bool = False,
         is_from_snapshot: bool = False,
     ) -> None:
         """``mounter``: where datasets can be mounted; ``channels``: what this node follows rather than heads;
         ``is_lazy``: where synch.active does not say how, they are mounted; ``is_from_snapshot``: all of them as if it
-        said ``from=snapshot``."""
+        said ``from=snapshot``; ``pulse``: told while a round advances."""
         self.name = names.check_dataset(directory.name)
         self._directory, self._store, self._connect, self._host, self._log = directory, store, connect, host, log
         self._poll_s, self._should_stop, self._meter = poll_s, should_stop, meter
@@ -86,6 +89,8 @@ class Follower:
         self._failures = 0
         self._is_told = False  # what synch.error says of the last publish stands until something else is done
         self.error: BoxlinkError | None = None
+        self._pulse = pulse or Pulse()
+        self.figures = Followed()
 
     def is_due(self) -> bool:
         """Whether a round may find something to do: the head is to be polled, or the markers changed."""
@@ -106,13 +111,15 @@ class Follower:
         """Do what there is to do. An error is written to synch.error and returned; a later round tries again."""
         try:
             self._round()
-            self.error, self._failures = None, 0
+            self.error, self._failures, self.figures.failed_at = None, 0, None
         except Interrupted:
             raise
         except BoxlinkError as error:
             self._fail(error)
         except OSError as error:
             self._fail(disk_error(error))
+        finally:
+            self._pulse.end(self.name)
         if self.error is None and not self._is_told:
             # Perhaps a former process's.
             self._markers.remove(names.ERROR)
@@ -122,6 +129,9 @@ class Follower:
         if self.error is None or self.error.message != error.message:
             self._log.warning("failed", **{**error.as_dict(), "dataset": self.name})
         self.error = error
+        self.figures.errors[error.kind] += 1
+        if self.figures.failed_at is None:
+            self.figures.failed_at = self._host.clock.monotonic()
         # Where even that cannot be written, the log has it.
         with contextlib.suppress(OSError):
             self._markers.write_error(error_marker(self.name, error, now_text(self._host.clock)))
@@ -133,17 +143,36 @@ class Follower:
         for _ in range(4):
             # What is touched from here on was not seen, so it is due.
             self._asked = self._ask()
+            self._pulse.beat(self.name, self._host.clock.monotonic())
             seen, target, active = self._look()
+            self._note(seen, target)
             action = decide(seen)
             if action is Do.NOTHING:
                 return
             if self._should_stop():
                 raise Interrupted("stopped")
+            self._pulse.beat(self.name, self._host.clock.monotonic(), BULK_S)
             try:
                 self._act(action, seen, target, active)
             except Missing:
                 if not self._is_overtaken(target):
                     raise
+
+    def _note(self, seen: Seen, target: Manifest | None) -> None:
+        """For whoever watches from outside."""
+        figures, now = self.figures, self._host.clock.monotonic()
+        figures.seq = seen.local_seq
+        figures.is_restored = bool(seen.local_seq) and seen.is_checked and not seen.is_restoring
+        if self._lazy is not None and self._lazy.standing() is not None:
+            figures.is_restored = False
+        if target is None:
+            figures.head_seq, figures.published_at_ns, figures.behind_since = 0, 0, None
+            return
+        figures.head_seq, figures.published_at_ns = target.seq, target.published_at_ns
+        if (seen.local_seq, seen.local_digest) == (target.seq, target.digest) and not seen.is_restoring:
+            figures.behind_since = None
+        elif figures.behind_since is None:
+            figures.behind_since = now
 
     def _is_overtaken(self, target: Manifest | None) -> bool:
         """Whether the head moved on from a target whose objects are gone: then the next look plans anew."""
@@ -183,6 +212,7 @@ class Follower:
         self._lazy.clean()
         if not self._lazy.is_served(standing):
             self._put_lazily(standing.prepared)
+            self.figures.remounts += 1
             self._log.info("mounted again", dataset=self.name, seq=standing.prepared.seq)
         elif not standing.is_native and self._settled != standing.slot and is_hydrated(standing.prepared):
             self._put_lazily(msgspec.structs.replace(standing.prepared, volume=None, why_no_volume=""))
@@ -199,6 +229,8 @@ class Follower:
         if active.seq is not None or self._channels is None:
             return active
         seq = self._channels.seq_of(self._dataset.root)
+        if seq is not None:
+            self.figures.polled_at = self._host.clock.monotonic()
         return active if seq is None else active.model_copy(update={"seq": seq})
 
     def _target(self, active: Active) -> Manifest:
@@ -219,6 +251,7 @@ class Follower:
 
     def _poll(self, now: float) -> None:
         state = self._dataset.read_head_since(self._head.etag if self._head is not None else None)
+        self.figures.polled_at = self._host.clock.monotonic()
         if state is not None:
             if self._head is not None:
                 self._changed_at = now
@@ -329,6 +362,7 @@ class Follower:
         def progress(what: str, done: int, total: int) -> None:
             if self._should_stop():
                 raise Interrupted("stopped while it was at work", hint="start it again: it continues")
+            self._pulse.beat(self.name, self._host.clock.monotonic(), BULK_S)
 
         return progress
 

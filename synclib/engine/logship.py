@@ -12,7 +12,7 @@ goes up once more: rather twice than never.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -37,6 +37,9 @@ class LogShipper:
     """Ships one node's data/log. Not safe between threads; one a directory."""
 
     def __init__(self, directory: Path, state: Path, node: str, store: Store, clock: Clock, log: Log) -> None:
+        """``on_sent`` is called after each segment; ``backlog_bytes``: what waited when a round last began."""
+        self.on_sent: Callable[[], None] = lambda: None
+        self.backlog_bytes = self.segments = 0
         self._directory, self._state, self._node = directory, state, node
         self._store, self._clock, self._log = store, clock, log
         self._matchers: dict[str, Matcher] = {}
@@ -57,7 +60,7 @@ class LogShipper:
 
     @property
     def dropped_bytes(self) -> int:
-        return sum(stream.dropped_bytes for stream in self._streams.values())
+        return sum(stream.dropped_bytes for stream in list(self._streams.values()))
 
     def round(self, *, is_last: bool = False) -> int:
         """Send what is due (with ``is_last``: all there is); the number of segments sent.
@@ -93,6 +96,7 @@ class LogShipper:
         """Give up the oldest bytes of the node beyond what may wait."""
         waiting = [(file, record, name) for name, files in pairs.items() for file, record in files]
         backlog = sum(max(0, file.size - record.sent) for file, record, _ in waiting)
+        self.backlog_bytes = min(backlog, BACKLOG_BYTES_MAX)
         if backlog <= BACKLOG_BYTES_MAX:
             return
         for file, record, name in sorted(waiting, key=lambda item: (item[0].mtime_ns, -item[0].age)):
@@ -137,6 +141,9 @@ class LogShipper:
             stream.stop += advance
             self._save()
             self._waiting.pop(name, None)
+            self.backlog_bytes = max(0, self.backlog_bytes - advance)
+            self.segments += 1
+            self.on_sent()
             sent += 1
 
     def _send(self, name: str, stream: LogStream, data: bytes) -> int:

@@ -19,6 +19,7 @@ from watchdog.observers import Observer
 from synclib.clock import now_text
 from synclib.core import names
 from synclib.core.markers import error_marker
+from synclib.core.pulse import Pulse
 from synclib.disk.faults import disk_error
 from synclib.disk.markers import Markers
 from synclib.engine.channels import ChannelWatch
@@ -26,6 +27,7 @@ from synclib.engine.follow import Follower, Log
 from synclib.engine.host import Connect, Host
 from synclib.engine.lazy_place import Mounter
 from synclib.engine.logship import LogShipper
+from synclib.engine.node_figures import NodeFigures
 from synclib.engine.report import Identity, Reporter
 from synclib.errors import BoxlinkError, Interrupted, Invalid
 from synclib.store.base import Store
@@ -33,6 +35,7 @@ from synclib.store.meter import Meter
 
 _SCAN_S = 1.0
 _DATASETS_AT_ONCE = 4
+_LOOP = "(loop)"  # no dataset is called so
 
 
 class Node:
@@ -79,6 +82,27 @@ class Node:
             host.clock,
             log,
         )
+        self._pulse = Pulse()
+        self._round_at = host.clock.monotonic()
+        self.shipper.on_sent = self._beat
+
+    def late(self) -> list[str]:
+        """What of it has not advanced within its time: ``(loop)``, or a dataset. Safe in any thread."""
+        return self._pulse.late(self._host.clock.monotonic())
+
+    def figures(self) -> NodeFigures:
+        """How it does. Safe in any thread."""
+        return NodeFigures(
+            self._host.clock.monotonic(),
+            self._round_at,
+            {name: follower.figures for name, follower in list(self._followers.items())},
+            self.shipper.backlog_bytes,
+            self.shipper.dropped_bytes,
+            self.shipper.segments,
+        )
+
+    def _beat(self) -> None:
+        self._pulse.beat(_LOOP, self._host.clock.monotonic())
 
     def stop(self) -> None:
         """Ask it to end; safe in a signal handler."""
@@ -102,6 +126,8 @@ class Node:
         pool = ThreadPoolExecutor(_DATASETS_AT_ONCE, thread_name_prefix="dataset")
         try:
             while not self._is_stopping:
+                self._round_at = self._host.clock.monotonic()
+                self._beat()
                 names_ = self._scan()
                 self._watch(observer)
                 self._collect()
@@ -114,6 +140,7 @@ class Node:
                 self._wait()
         finally:
             self._is_stopping = True
+            self._pulse.end(_LOOP)  # whoever wants it to end bounds how long that may take
             observer.stop()
             observer.join()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -169,6 +196,7 @@ class Node:
                 self._meter,
                 self._mounter,
                 self._channels,
+                self._pulse,
                 is_lazy=self._is_lazy,
                 is_from_snapshot=self._is_from_snapshot,
             )

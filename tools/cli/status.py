@@ -38,34 +38,12 @@ def command(context: Context, metrics: bool, fleet: bool, check: bool, watch: bo
         return
     from tools.cli_engine import open_host, size_text
     from tools.hydration_text import hydration_text
-    from tools.mount_control import ask
-    from tools.mount_spec import all_specs
-    from tools.mounting import forget, is_served
+    from tools.mount_rows import mount_rows
 
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     lines: list[str] = []
-    for directory, spec in all_specs(open_host(context).state):
-        prepared = spec.prepared
-        is_alive = is_served(spec)
-        if spec.is_native and not is_alive:
-            forget(directory)  # it was unmounted, or the machine was started anew
-            continue
-        figures = ask(directory) if is_alive and not spec.is_native else None
-        state = "serving" if figures or spec.is_native else "no answer" if is_alive else "dead"
-        name = prepared.root.partition("/")[2]
-        row: dict[str, object] = {
-            "dataset": name,
-            "seq": prepared.seq,
-            "digest": prepared.digest,
-            "directory": spec.target,
-            "mode": str(prepared.mode),
-            "why": prepared.why,
-            "served": "native" if spec.is_native else "daemon",
-            "state": state,
-            "keeper": spec.keeper_pid,
-            "store": spec.store,
-            **(figures or {}),
-        }
+    for row, figures, spec in mount_rows(open_host(context).state):
+        prepared, name, state = spec.prepared, row["dataset"], row["state"]
         rows.append(row)
         line = f"{name} seq {prepared.seq} on {spec.target}: {state}"
         if prepared.mode == "fuse":
@@ -81,7 +59,7 @@ def command(context: Context, metrics: bool, fleet: bool, check: bool, watch: bo
                 f"{figures['unkept_chunks']} found no room, {figures['damaged_chunks']} were damaged; "
                 f"{figures['restarts']} restarts"
             )
-        elif not is_alive:
+        elif state == "dead":
             line += f"; boxlink umount --force {spec.target} clears it away"
         lines.append(line)
     if metrics:
