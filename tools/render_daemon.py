@@ -27,7 +27,7 @@ from synclib.core.names import proxy_key
 from synclib.errors import Unavailable
 from synclib.store.base import Store
 from tools.addresses import show_address
-from tools.notify import ALIVE, notify
+from tools.notify import ALIVE, notify, watchdog_s
 
 Say = Callable[..., None]  # say(event, **fields): one line for whoever started us
 
@@ -105,13 +105,14 @@ class RenderDaemon:
             self._serve(follower, tiles)
 
     def _follow(self, follower: Follower, until: Callable[[], bool]) -> None:
+        pause_s = min(POLL_S, watchdog_s() or POLL_S)
         while not self._stop.is_set:
             self._stop.wake.clear()
             notify(ALIVE)
             follower.step()
             if until():
                 return
-            self._stop.wake.wait(POLL_S)
+            self._stop.wake.wait(pause_s)
 
     def _load(self, down: Down) -> None:
         """Show what ``synch.down`` says stands here; raises what keeps it from being shown."""

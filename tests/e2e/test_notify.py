@@ -52,6 +52,8 @@ def test_sync_render_and_proxy_say_when_they_are_ready(machine: Machine) -> None
             hear(heard, b"WATCHDOG=1")
         with started(machine, "sync", "--data", "data", **quiet):
             hear(heard, b"READY=1")
+            hear(heard, b"WATCHDOG=1")
+            hear(heard, b"WATCHDOG=1")
             words = ("--data", "data", "--dataset", "covers", "--listen", "127.0.0.1:0")
             with started(machine, "render", *words, **quiet):
                 hear(heard, b"READY=1")
@@ -62,10 +64,13 @@ def test_up_is_ready_when_it_has_started_all_and_its_processes_do_not_speak_for_
     script = 'echo "[$NOTIFY_SOCKET]"; exec sleep 600'
     process_text = f"[[process]]\nname = 'a'\nrun = ['sh', '-c', '{script}']\nstop_s = 9\n"
     (machine.place / "r.toml").write_text(f"role = 'r'\n{process_text}")
+    machine.environment["WATCHDOG_USEC"] = "200000"
     with listening(machine) as heard, started(machine, "up", "r.toml", stderr=subprocess.DEVNULL) as process:
         hear(heard, b"READY=1")
         assert process.stdout is not None
         assert process.stdout.readline() == b"a | []\n"
+        hear(heard, b"WATCHDOG=1")
+        hear(heard, b"WATCHDOG=1")
         process.terminate()
         hear(heard, b"STOPPING=1")
 

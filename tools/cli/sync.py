@@ -36,6 +36,7 @@ from tools.cli_snapshot import driver_options
     metavar="NAME",
     help="Follow a channel, for the dataset that it is of, rather than the head (repeatable).",
 )
+@click.option("--admin", metavar="HOST:PORT", help="Serve /healthz and /metrics here; port 0 takes a free one.")
 @node_option
 @verb
 def command(
@@ -52,6 +53,7 @@ def command(
     cache_size: int | None,
     mode: str | None,
     channels: tuple[str, ...],
+    admin: str | None,
 ) -> None:
     """Bring down the datasets that DIR asks for, keep following them, and send DIR/log up.
 
@@ -68,13 +70,15 @@ def command(
     from synclib.engine.node import Node
     from synclib.engine.report import Identity
     from synclib.errors import Invalid
+    from tools.addresses import parse_address
     from tools.cli_engine import connect_of, open_host
     from tools.cli_snapshot import volumes_here
     from tools.daemon_events import open_events
     from tools.mount_report import mount_figures
     from tools.mounting import KeeperMounter, check_cache_size
-    from tools.notify import READY, notify
+    from tools.notify import READY, STOPPING, notify, say_alive
 
+    admin_address = None if admin is None else parse_address(admin, "--admin")
     try:
         (data / "log").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -106,6 +110,10 @@ def command(
         is_lazy=lazy,
         is_from_snapshot=source == "snapshot",
     )
+    if connect is not None:
+        from tools.adopt_mounts import adopt_mounts
+
+        adopt_mounts(host.state, log)
     if once:
         errors = node.run_once()
         shown = {name: error.as_dict() for name, error in errors.items()}
@@ -117,7 +125,15 @@ def command(
         return
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stop())
-    log.info("started", data=str(data), store=context.url, node=context.node)
+    told = {}
+    if admin_address is not None:
+        from tools.sync_admin import SyncAdmin, serve_in_thread
+
+        pages = SyncAdmin(node, context.meter, host.clock, host.state, data).pages()
+        told["admin"] = serve_in_thread(pages, *admin_address)
+    log.info("started", data=str(data), store=context.url, node=context.node, **told)
+    say_alive(node.late, lambda late: log.warning("stuck: the service manager is not told that it lives", late=late))
     notify(READY)
     node.run()
+    notify(STOPPING)
     log.info("stopped", **context.with_costs({}))
