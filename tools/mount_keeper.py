@@ -2,13 +2,15 @@
 
     python -m tools.mount_keeper SPEC READY                     mount, and keep
     python -m tools.mount_keeper SPEC go-on DEVICE PID RESTARTS what another program has kept in this process
-    python -m tools.mount_keeper SPEC check                     whether this program could do that
+    python -m tools.mount_keeper SPEC adopt DEVICE READY        what the service manager kept of one that was killed
+    python -m tools.mount_keeper SPEC check                     whether this program could go on
 
 READY is a pipe: when the mount can be read a line ``ok`` is written to it, else a line that says why not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -21,6 +23,7 @@ from synclib.lazy.keeper import Keeper
 from synclib.lazy.kept_mount import ErofsMount, KeptMount, TreeMount
 
 _CHECK_S = 20.0
+DEVICE_PREFIX = "boxlink-mount-"  # of the name that a connection has in the service manager's store
 
 
 def main() -> int:
@@ -35,17 +38,37 @@ def main() -> int:
         if verb == "go-on":
             device, pid, restarts = map(int, rest)
             keeper.go_on(device, pid, restarts)
+        elif verb == "adopt":
+            keeper.adopt(int(rest[0]), lambda: _say(int(rest[1]), "ok"))
         else:
             ready = int(verb)
             keeper.run(lambda: _say(ready, "ok"))
     except OSError as error:
         print(f"keeper: {error}", file=sys.stderr, flush=True)
         if verb != "go-on":
-            _say(int(verb), f"{error.errno} {error}")
+            _say(int(rest[1] if verb == "adopt" else verb), f"{error.errno} {error}")
         return 1
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return 0
+
+
+def device_name(directory: str) -> str:
+    """What the connection of a mount's directory is called in the service manager's store."""
+    return DEVICE_PREFIX + os.path.basename(directory)
+
+
+def forget_device(name: str) -> None:
+    """Nobody shall hold that connection open any more (sd_notify(3), FDSTOREREMOVE)."""
+    _notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+
+def _notify(state: str, *descriptors: int) -> None:
+    """Only where there is a service manager is anything imported for it."""
+    if "NOTIFY_SOCKET" in os.environ:
+        from tools.notify import notify
+
+        notify(state, descriptors)
 
 
 def _keeper(spec_path: str, directory: str) -> Keeper:
@@ -66,14 +89,23 @@ def _keeper(spec_path: str, directory: str) -> Keeper:
         except (OSError, subprocess.SubprocessError) as error:
             print(f"keeper: {python} cannot go on with it, so this one does: {error}", file=sys.stderr, flush=True)
 
-    return Keeper(_kept(spec, os.path.join(directory, "blob")), spawn, renew)
+    def store(device: int | None) -> None:
+        name = device_name(directory)
+        if device is None:
+            forget_device(name)
+        else:
+            _notify(f"FDSTORE=1\nFDNAME={name}", device)
+
+    return Keeper(_kept(spec, os.path.join(directory, "blob")), spawn, renew, store)
 
 
 def _kept(spec: dict[str, Any], blob_directory: str) -> KeptMount:
     prepared, target = spec["prepared"], os.fsencode(spec["target"])
     if prepared.get("mode") == "fuse":
         return TreeMount(target)
-    os.makedirs(blob_directory, exist_ok=True)
+    # Where it is there it is not looked at: nobody may answer there yet.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(blob_directory)
     # An image that is not here as a file is served beside the blob.
     image = os.fsencode(prepared["image"] or os.path.join(blob_directory, "image"))
     return ErofsMount(os.fsencode(blob_directory), image, target)

@@ -30,6 +30,7 @@ from synclib.lazy.dataset import Dataset
 from synclib.lazy.metadata import prune
 from tools.lazy_probe import Rung, rung_of
 from tools.mount_control import ask
+from tools.mount_keeper import device_name, forget_device
 from tools.mount_spec import READY, MountSpec, all_specs, read_spec, spec_directory
 from tools.mount_volumes import VolumesHere
 
@@ -192,20 +193,22 @@ def _prune(host: Host, prepared: Prepared) -> None:
     prune(Path(prepared.cache), used, host.clock.wall_ns() / 1e9)
 
 
-def _start_keeper(directory: Path, spec: MountSpec) -> subprocess.Popen[bytes]:
+def _start_keeper(directory: Path, spec: MountSpec, device: int | None = None) -> subprocess.Popen[bytes]:
+    """``device``: the connection of a mount whose keeper was killed; None for a new one."""
     path = directory / "mount.json"
     write_atomic(path, msgspec.json.encode(spec), 0o600)
     ready, told = os.pipe2(os.O_CLOEXEC)
     with open(directory / "log", "ab") as log, open(ready, "rb") as answers:
+        words = [str(told)] if device is None else ["adopt", str(device), str(told)]
         try:
             keeper = subprocess.Popen(
-                [sys.executable, "-m", "tools.mount_keeper", str(path), str(told)],
+                [sys.executable, "-m", "tools.mount_keeper", str(path), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
                 start_new_session=True,
-                pass_fds=(told,),
+                pass_fds=(told,) if device is None else (told, device),
             )
         finally:
             os.close(told)
@@ -217,6 +220,12 @@ def _start_keeper(directory: Path, spec: MountSpec) -> subprocess.Popen[bytes]:
             raise Unsupported(f"the kernel does not mount it: {answer}", path=spec.target)
         raise Unavailable(f"it could not be mounted: {answer or 'the keeper ended'}", path=spec.target)
     return keeper
+
+
+def adopt(directory: Path, spec: MountSpec, device: int) -> subprocess.Popen[bytes]:
+    """Let a new keeper go on with a mount whose keeper and worker were killed, by the connection that somebody held
+    open meanwhile; who waits there for bytes gets them. Unavailable where no worker comes to life."""
+    return _start_keeper(directory, msgspec.structs.replace(spec, python=sys.executable), device)
 
 
 def wait_for(host: Host, target: str, keeper: subprocess.Popen[bytes], progress: Progress) -> None:
@@ -258,6 +267,8 @@ def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
     while is_keeper(spec.keeper_pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     if is_forced:
+        if not is_keeper(spec.keeper_pid):
+            forget_device(device_name(str(directory)))
         for place in (os.fsencode(target), os.fsencode(directory / "blob")):
             _detach(place)
         if not is_keeper(spec.keeper_pid):
@@ -332,10 +343,15 @@ def find_mount(state: Path, target: str) -> tuple[Path, MountSpec] | None:
 
 
 def forget(directory: Path) -> None:
-    """What is kept of a mount on the cache's file goes, when it has ended: no keeper does it."""
+    """What is kept of a mount that has ended goes: one on the cache's file, which no keeper takes away, or one whose
+    keeper was killed, which nobody shall wait for any more."""
     spec = read_spec(directory)
-    if spec is not None and spec.is_native and not is_served(spec):
-        shutil.rmtree(directory, ignore_errors=True)
+    if spec is None or is_served(spec):
+        return
+    if not spec.is_native:
+        forget_device(device_name(str(directory)))
+        _detach(os.fsencode(directory / "blob"))
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_keeper(pid: int) -> bool:

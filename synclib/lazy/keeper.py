@@ -94,9 +94,12 @@ class Keeper:
         kept: KeptMount,
         spawn: Callable[[int, int, bool, int], subprocess.Popen[bytes]],
         renew: Callable[[int, int, int], None],
+        store: Callable[[int | None], None] = lambda _: None,
     ) -> None:
+        """``store(device)``: have the connection held open by others too, so that a kill of all of us does not end it;
+        None: by nobody any more."""
         self._kept = kept
-        self._spawn, self._renew = spawn, renew
+        self._spawn, self._renew, self._store = spawn, renew, store
         self._device = -1
         self._worker: Worker | None = None
         self._is_told_to_end = self._is_told_to_renew = False
@@ -114,6 +117,7 @@ class Keeper:
         try:
             self._start_worker(is_successor=False)
             self._kept.show()
+            self._store(self._device)
             on_mounted()
             self._keep_all()
         finally:
@@ -135,6 +139,20 @@ class Keeper:
                 self._worker = old
             else:
                 self._retire(old)
+            self._keep_all()
+        finally:
+            self._end()
+
+    def adopt(self, device: int, on_mounted: Callable[[], None]) -> None:
+        """As :meth:`run`, for a connection whose keeper and worker are gone, and which somebody else held open: what
+        its readers wait for is asked for again."""
+        self._device = device
+        os.set_inheritable(device, False)
+        self._listen()
+        self._kept.go_on()
+        try:
+            self._start_worker(is_successor=True)
+            on_mounted()
             self._keep_all()
         finally:
             self._end()
@@ -236,6 +254,7 @@ class Keeper:
 
     def _end(self) -> None:
         """The connection goes, then its worker, which sees that it went; one that does not is killed."""
+        self._store(None)
         self._kept.disconnect()
         os.close(self._device)
         if self._worker is not None:
