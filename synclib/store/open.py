@@ -43,6 +43,17 @@ def open_store(
     return RetryStore(metered, clock, entropy), meter
 
 
+def directory_of(url: str) -> str | None:
+    """The directory of a ``file://`` store; None for any other, or what is no URL."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme != "file":
+        return None
+    try:
+        return _directory(url, rest)
+    except Invalid:
+        return None
+
+
 def prepare_store(url: str, s3: Mapping[str, str | None], *, create_bucket: bool = False) -> None:
     """Make what a store stands in: the directory of ``file://``; the bucket of ``s3://``, when asked to.
 

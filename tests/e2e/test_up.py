@@ -294,7 +294,8 @@ def test_units_are_what_systemd_takes(machine: Machine) -> None:
     ):
         assert f"\n{line}\n" in render
     sync = (units / "boxlink-render-sync.service").read_text()
-    assert "\nFileDescriptorStoreMax=64\n" in sync
+    for line in ("FileDescriptorStoreMax=64", "NotifyAccess=all", "WatchdogSec=300", "KillMode=process"):
+        assert f"\n{line}\n" in sync
     assert 'dataset "co vers"' in render
     secret = units / "boxlink-both-odd.service"
     assert secret.stat().st_mode & 0o777 == 0o600
@@ -331,3 +332,69 @@ def test_the_built_in_roles_serve(machine: Machine) -> None:
         assert running.end() == 0
     assert not list((machine.place / "store/proxy").iterdir())
     assert members(running.process.pid) == set()
+
+
+def test_kill_9_leaves_no_grandchild_either_but_what_went_its_own_way(machine: Machine) -> None:
+    """A shell's child, a child of that one, and one that has a session of its own, as the keepers of mounts have."""
+    script_text = "sleep 600 & echo $!; sh -c 'sleep 601 & echo $!; wait' & setsid sleep 602 & sleep 0.1; echo $!; wait"
+    with up(machine, role(machine, ("a", ["sh", "-c", script_text], 9))) as running:
+        running.wait("output", 3)
+        pids = [int(said["line"]) for said in running.all("output")]
+        own_way = int(
+            subprocess.run(["pgrep", "-nxf", "sleep 602"], capture_output=True, text=True, check=True).stdout
+        )
+        try:
+            below = [pid for pid in pids if pid != own_way]
+            assert all(map(is_running, (*below, own_way)))
+            running.process.kill()
+            until(lambda: not any(map(is_running, below)))
+            assert is_running(own_way)
+        finally:
+            os.kill(own_way, signal.SIGKILL)
+
+
+def test_a_guard_that_is_killed_changes_nothing_for_those_that_live(machine: Machine) -> None:
+    path = role(machine, ("a", ["sh", "-c", "echo runs; exec sleep 600"], 9), ("b", ["sh", "-c", "exit 1"], 9))
+    with up(machine, path) as running:
+        running.wait("output", line="runs")
+        found = subprocess.run(
+            ["pgrep", "-P", str(running.process.pid), "-f", "tools.fleet.guard"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        os.kill(int(found.stdout), signal.SIGKILL)
+        running.wait("ended", 2, process="b")
+        assert is_running(running.all("started", process="a")[0]["pid"])
+        assert running.end() == 0
+
+
+def test_units_may_write_where_a_file_store_is(machine: Machine) -> None:
+    units = machine.place / "units"
+
+    def of(name: str) -> list[str]:
+        text = (units / f"boxlink-{name}.service").read_text()
+        return [line for line in text.splitlines() if line.startswith("ReadWritePaths=")]
+
+    data = f"ReadWritePaths={machine.place}/data"
+    machine.environment["BOXLINK_STORE"] = f"file://{machine.place}/a%20store"
+    machine.json("up", "render", "--systemd", units)
+    assert of("render-render") == [data, f'ReadWritePaths="-{machine.place}/a store"']
+    assert of("render-sync") == [], "which is hardly locked down"
+    machine.json("up", "render", "--systemd", units, "--store", "s3://bucket/prefix")
+    assert of("render-render") == [data]
+    (machine.place / "own.toml").write_text(
+        'role = "own"\n[[process]]\nname = "a"\nrun = ["boxlink", "render", "--store", "file:///srv/own"]\n'
+        '[[process]]\nname = "b"\nrun = ["boxlink", "render"]\n'
+        'environment = { BOXLINK_STORE = "file:///srv/environment" }\n'
+        '[[process]]\nname = "c"\nrun = ["boxlink", "render"]\n'
+    )
+    del machine.environment["BOXLINK_STORE"]
+    (machine.place / "boxlink.toml").write_text('store = "file:///srv/settings"\n')
+    machine.json("up", "own.toml", "--systemd", units)
+    for name, directory in (("a", "own"), ("b", "environment"), ("c", "settings")):
+        assert of(f"own-{name}") == [data, f"ReadWritePaths=-/srv/{directory}"]
+    assert "BOXLINK_STORE=" not in (units / "boxlink-own-c.service").read_text()
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *map(str, sorted(units.glob("boxlink-own*")))],
+        capture_output=True, text=True, check=False, env={**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:"}, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "boxlink" in line]) == (0, [])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tools.cli_context import Context, node_option, verb
+
+if TYPE_CHECKING:
+    from synclib.core.release import Statement
 
 _INTO = click.option(
     "--into",
@@ -191,38 +195,57 @@ def rollback(context: Context, name: str, into: Path) -> None:
 @_INTO
 @verb
 def ls(context: Context, name: str, into: Path) -> None:
-    """List the seqs of a release: which is current in the store, who signed it, which are here, which runs."""
+    """List the seqs of a release: which is current in the store, who signed it, which are here, which runs.
+
+    A statement that is damaged is named, and the others are listed; the exit code is then its kind's.
+    """
     from synclib.engine.release import has_signature, read_statement, statements
-    from synclib.errors import Missing
+    from synclib.errors import BoxlinkError, Corrupt, Missing
     from tools.bootstrap.links import CURRENT, PREVIOUS, linked_seq
     from tools.fleet.release_place import seqs
 
     store = context.open_store()
     known = statements(store, name)
-    current = read_statement(store, name, None).seq if known else 0
+    failed: list[BoxlinkError] = []
+
+    def statement_of(seq: int | None) -> Statement | None:
+        try:
+            return read_statement(store, name, seq)
+        except (Corrupt, Missing) as error:
+            failed.append(error)
+            return None
+
+    current = statement_of(None) if known else None
     place = into.absolute() / name
     here = seqs(place)
     if not known and not here:
         raise Missing(f"there is no release {name}", hint=f"boxlink release publish {name} DIR")
     rows: list[dict[str, object]] = []
     for seq in sorted({*known, *here}):
-        statement = read_statement(store, name, seq) if seq in known else None
+        before = len(failed)
+        statement = statement_of(seq) if seq in known else None
         rows.append(
             {
                 "seq": seq,
                 "at": statement.at if statement else "",
                 "key": statement.key if statement and statement.key and has_signature(statement) else "",
                 "boot_bytes": statement.boot_bytes if statement else 0,
-                "is_current": seq == current,
+                "is_current": current is not None and seq == current.seq,
                 "is_here": seq in here,
                 "is_active": seq == linked_seq(place, CURRENT),
                 "is_previous": seq == linked_seq(place, PREVIOUS),
+                "error": failed[-1].as_dict() if len(failed) > before else None,
             }
         )
-    context.emit({"release": name, "seqs": rows}, "\n".join(map(_line, rows)))
+    errors = [error.as_dict() for error in failed]
+    context.emit({"release": name, "seqs": rows, "errors": errors}, "\n".join(map(_line, rows)))
+    for error in failed:
+        context.note(f"boxlink: {error.kind}: {error.key}: {error.message}")
+    if failed:
+        raise click.exceptions.Exit(failed[0].exit_code)
 
 
 def _line(row: dict[str, object]) -> str:
     signs = [name for name in ("current", "here", "active", "previous") if row[f"is_{name}"]]
-    signed = f"signed by {str(row['key'])[:16]}" if row["key"] else "not signed"
+    signed = f"signed by {str(row['key'])[:16]}" if row["key"] else "damaged" if row["error"] else "not signed"
     return f"{row['seq']:>8}  {row['at']}  {signed}  {', '.join(signs)}".rstrip()

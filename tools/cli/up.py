@@ -67,7 +67,9 @@ def command(
     if systemd is not None:
         from tools.fleet.units import write_units
 
-        paths = write_units(systemd, found.role, processes, place, environ.get("BOXLINK_STORE", ""))
+        store = environ.get("BOXLINK_STORE", "")
+        written = context.settings.store if context.settings is not None and not store else None
+        paths = write_units(systemd, found.role, processes, place, store, written or "")
         context.emit({"role": found.role, "units": [str(path) for path in paths]}, "\n".join(map(str, paths)))
         return
     write_pins(place.data, parse_pins(seqs))

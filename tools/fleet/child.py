@@ -9,6 +9,8 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
+from tools.fleet.guard import Guard
+
 LINE_BYTES_MAX = 64 << 10
 _READ_BYTES = 64 << 10
 _SET_DEATH_SIGNAL = 1  # prctl(2), PR_SET_PDEATHSIG
@@ -16,13 +18,15 @@ _libc = ctypes.CDLL(None)
 
 
 class Child:
-    """Runs in a process group of its own, and is killed by the kernel when the process that started it is gone."""
+    """Runs in a process group of its own, and is killed by the kernel when the process that started it is gone; then
+    ``guard`` ends what it has started itself."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], guard: Guard) -> None:
         parent = os.getpid()
 
         def die_with_parent() -> None:
             _libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+            guard.tell_begun(os.getpid())
             if os.getppid() != parent:
                 os._exit(1)
 
@@ -35,6 +39,7 @@ class Child:
             process_group=0,
             preexec_fn=die_with_parent,  # noqa: PLW1509 # the supervisor has one thread
         )
+        self._guard = guard
         assert self._process.stdout is not None
         self.output = self._process.stdout.fileno()
         os.set_blocking(self.output, False)
@@ -77,6 +82,7 @@ class Child:
         too."""
         self.kill()
         code = self._process.wait()
+        self._guard.tell_ended(self.pid)
         os.close(self.pidfd)
         return code
 

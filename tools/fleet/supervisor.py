@@ -17,7 +17,8 @@ from synclib.clock import Clock
 from synclib.core.supervise import Action, Supervision
 from tools.fleet.child import Child
 from tools.fleet.console import Console
-from tools.notify import READY, STOPPING, notify
+from tools.fleet.guard import Guard
+from tools.notify import ALIVE, READY, STOPPING, notify, watchdog_s
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -43,11 +44,14 @@ class Supervisor:
         self._decide = Supervision([process.stop_s for process in planned])
         self._children: dict[int, Child] = {}
         self._selector = selectors.DefaultSelector()
+        self._guard = Guard()
+        self._alive_s = watchdog_s()
+        self._alive_at = math.inf if self._alive_s is None else -math.inf
 
     def run(self) -> None:
         """Until a signal to stop, and all have ended. Must be called in the main thread: the kernel takes the end of
         the thread that started a process for the end of its parent."""
-        with _signals() as signals, self._selector:
+        with _signals() as signals, self._selector, contextlib.closing(self._guard):
             self._selector.register(signals, selectors.EVENT_READ, lambda: self._on_signals(signals))
             self._step()
             notify(READY)
@@ -55,10 +59,17 @@ class Supervisor:
                 for key, _ in self._selector.select(self._wait_s()):
                     key.data()
                 self._step()
+                self._say_alive()
 
     def _wait_s(self) -> float | None:
-        due_at = self._decide.due_at
+        due_at = min(self._decide.due_at, self._alive_at)
         return None if math.isinf(due_at) else max(0.0, due_at - self._clock.monotonic())
+
+    def _say_alive(self) -> None:
+        """As often as it is wanted: that the loop comes round is what whoever watches is to know."""
+        if self._alive_s is not None and (now := self._clock.monotonic()) >= self._alive_at:
+            notify(ALIVE)
+            self._alive_at = now + self._alive_s
 
     def _step(self) -> None:
         for action, index in self._decide.step(self._clock.monotonic()):
@@ -79,7 +90,7 @@ class Supervisor:
     def _start(self, index: int) -> None:
         planned = self._planned[index]
         try:
-            child = Child(planned.command, planned.environment)
+            child = Child(planned.command, planned.environment, self._guard)
         except OSError as error:
             pause_s = self._decide.ended(self._clock.monotonic(), index)
             self._console.event("not-started", process=planned.name, why=str(error), again_in_s=pause_s)

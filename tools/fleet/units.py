@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from synclib.core.role import Process
 from synclib.disk.atomic import write_atomic
 from synclib.errors import Invalid
+from synclib.store.open import directory_of
 from tools.fleet.find_role import Place, environment_of
 from tools.fleet.programs import BOXLINK, command_of
 
-# Programs that say when they are ready (tools/notify.py), and whether they also say that they are alive: sync does not,
-# for a round of it may wait for a store that does not answer.
-_NOTIFYING = {"sync": False, "render": True, "proxy": True}
-# Longer than the longest step between two words: a wall of some million covers is loaded in one.
+# Programs that say when they are ready, and that they are alive (tools/notify.py).
+_NOTIFYING = {"sync", "render", "proxy"}
+# Longer than the longest step between two words of render: a wall of some million covers is loaded in one.
 _WATCHDOG_S = 300
 # Their processes must live on when sync is started anew: they are what mounted datasets stand on.
 _KEEPING = {"sync"}
@@ -24,15 +24,18 @@ _KEEPER_DESCRIPTORS = 64
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=@,+%-]+")
 
 
-def write_units(directory: Path, role: str, processes: Sequence[Process], place: Place, store: str) -> list[Path]:
-    """The paths of the units, the target first. ``store``: the URL that they are given; empty for none."""
+def write_units(
+    directory: Path, role: str, processes: Sequence[Process], place: Place, store: str, store_found: str
+) -> list[Path]:
+    """The paths of the units, the target first. ``store``: the URL that they are given; empty for none, and then
+    ``store_found`` is what they find in ``boxlink.toml``."""
     target = f"boxlink-{role}.target"
     names = [f"boxlink-{role}-{process.name}.service" for process in processes]
     texts = {target: _target(role, names)}
     # What a role sets may be a secret.
     secret = {name for name, process in zip(names, processes, strict=True) if process.environment}
     for index, process in enumerate(processes):
-        texts[names[index]] = _service(role, process, place, store, target, names[:index])
+        texts[names[index]] = _service(role, process, place, store, store_found, target, names[:index])
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -50,7 +53,9 @@ def _target(role: str, services: Sequence[str]) -> str:
     )
 
 
-def _service(role: str, process: Process, place: Place, store: str, target: str, before: Sequence[str]) -> str:
+def _service(
+    role: str, process: Process, place: Place, store: str, store_found: str, target: str, before: Sequence[str]
+) -> str:
     verb = process.run[1] if process.run[0] == BOXLINK and len(process.run) > 1 else ""
     environment = _environment(role, process, place, store)
     command = command_of(process, place, environment)
@@ -71,7 +76,7 @@ def _service(role: str, process: Process, place: Place, store: str, target: str,
         "Restart=always",
         "RestartSec=1",
         f"TimeoutStopSec={process.stop_s:g}",
-        *_hardening(verb, place),
+        *_hardening(verb, place, _store_of(process, environment) or store_found),
         "",
         "[Install]",
         f"WantedBy={target}",
@@ -84,12 +89,11 @@ def _kind(verb: str) -> list[str]:
     if verb not in _NOTIFYING:
         return ["Type=exec", "KillMode=mixed"]
     # It may wait long for what it serves.
-    lines = ["Type=notify", "NotifyAccess=main", "TimeoutStartSec=infinity"]
-    if _NOTIFYING[verb]:
-        lines.append(f"WatchdogSec={_WATCHDOG_S}")
+    lines = ["Type=notify", "TimeoutStartSec=infinity", f"WatchdogSec={_WATCHDOG_S}"]
     if verb in _KEEPING:
-        return [*lines, "KillMode=process", f"FileDescriptorStoreMax={_KEEPER_DESCRIPTORS}"]
-    return [*lines, "KillMode=mixed"]
+        # It is the keepers themselves that hand their connections over.
+        return [*lines, "NotifyAccess=all", "KillMode=process", f"FileDescriptorStoreMax={_KEEPER_DESCRIPTORS}"]
+    return [*lines, "NotifyAccess=main", "KillMode=mixed"]
 
 
 def _environment(role: str, process: Process, place: Place, store: str) -> dict[str, str]:
@@ -102,16 +106,30 @@ def _environment(role: str, process: Process, place: Place, store: str) -> dict[
     return environment_of(place, found, process)
 
 
-def _hardening(verb: str, place: Place) -> list[str]:
+def _store_of(process: Process, environment: Mapping[str, str]) -> str:
+    """The URL of the store that a process is told to use; empty where it is told none."""
+    for index, word in enumerate(process.run):
+        if word.startswith("--store="):
+            return word.removeprefix("--store=")
+        if word == "--store" and index + 1 < len(process.run):
+            return process.run[index + 1]
+    return environment.get("BOXLINK_STORE", "")
+
+
+def _hardening(verb: str, place: Place, store: str) -> list[str]:
     common = ["NoNewPrivileges=yes", "LockPersonality=yes", "RestrictRealtime=yes", "UMask=0022"]
     if verb in _KEEPING:
         # It mounts, for everybody to see, and sets what modes a dataset has.
         return common
+    directory = directory_of(store)
+    store_paths = [] if directory is None else [directory]
     return [
         *common,
         "RestrictSUIDSGID=yes",
         "ProtectSystem=strict",
         f"ReadWritePaths={_quoted(str(place.data))}",
+        # A store on this machine may be made later.
+        *(f"ReadWritePaths={_quoted(f'-{path}')}" for path in store_paths),
         "StateDirectory=boxlink",
         "CacheDirectory=boxlink",
         "PrivateTmp=yes",
