@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from synclib.core.manifest import Manifest
-from synclib.core.snapshot_tags import SnapshotTags, owner_tags, parse_tags, store_tag
+from synclib.core.names import check_dataset
+from synclib.core.snapshot_tags import DATASET, STORE, SnapshotTags, owner_tags, parse_tags, store_tag
 from synclib.core.volume_layout import Header, decode_header
 from synclib.errors import Corrupt, Invalid, Missing, Unsupported
 from synclib.lazy.dataset import Dataset
@@ -48,8 +50,28 @@ class Found:
 
 def find(driver: VolumeDriver, store_url: str, dataset: str) -> Found:
     """All of a dataset of a store, complete or not: one call."""
+    return _found(driver.snapshots(tags=owner_tags(store_tag(store_url), dataset)))
+
+
+def find_all(driver: VolumeDriver, store_url: str) -> dict[str, Found]:
+    """As :func:`find`, of all datasets of a store, by name; what is tagged as no dataset at all stands under an empty
+    name, refused. One call."""
+    by_name: dict[str, list[Snapshot]] = {}
+    for snapshot in driver.snapshots(tags={STORE: store_tag(store_url)}):
+        by_name.setdefault(_dataset_of(snapshot), []).append(snapshot)
+    return {name: _found(snapshots) for name, snapshots in sorted(by_name.items())}
+
+
+def _dataset_of(snapshot: Snapshot) -> str:
+    try:
+        return check_dataset(snapshot.tags.get(DATASET, ""))
+    except Invalid:
+        return ""
+
+
+def _found(snapshots: Iterable[Snapshot]) -> Found:
     found = Found()
-    for snapshot in driver.snapshots(tags=owner_tags(store_tag(store_url), dataset)):
+    for snapshot in snapshots:
         try:
             found.snapshots.append(Known(snapshot, parse_tags(snapshot.tags)))
         except Invalid as error:

@@ -26,23 +26,36 @@ from synclib.errors import Invalid, Unavailable
 _FICLONE = 0x40049409  # linux/fs.h
 _COMMAND_S = 120.0
 _IMAGE_BYTES_MIN = 1 << 30
+_IMAGE = "xfs.img"  # of the pool's own file system, where it needs one
 _COPY_BYTES = 4 << 20
 _MILLISECONDS = re.compile(r"[0-9]{1,6}")
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
 
 
 class Pool:
-    """``files``: where images are. ``why_copies``: why they are copied whole; empty where they are cloned."""
+    """It is made when something is first made in it: whoever only looks finds nothing, and leaves nothing.
+
+    ``files``: where images are. ``why_copies``: why they are copied whole; empty where they are cloned."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        with disk_errors():
-            directory.mkdir(parents=True, exist_ok=True)
+        self._opened: tuple[Path, str] | None = None
+        self._open_if_made()
+
+    @property
+    def files(self) -> Path:
+        self._open_if_made()
+        return self.directory if self._opened is None else self._opened[0]
+
+    @property
+    def why_copies(self) -> str:
+        self._open_if_made()
+        return "" if self._opened is None else self._opened[1]
+
+    def _open_if_made(self) -> None:
+        if self._opened is None and ((self.directory / _IMAGE).exists() or (self.directory / "snapshots").is_dir()):
             with self.locked():
-                self.files, self.why_copies = _opened(directory)
-                for part in ("volumes", "snapshots"):
-                    (self.files / part).mkdir(exist_ok=True)
-                    _clean(self.files / part)
+                pass
 
     def first_touch_s(self) -> float:
         """How long the first read of each block of a volume of a snapshot takes: the milliseconds in the file
@@ -64,12 +77,24 @@ class Pool:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """One at a time, of all processes, makes, changes or removes."""
-        lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with disk_errors():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._opened is None:
+                self._opened = self._made()
             yield
         finally:
             os.close(lock)
+
+    def _made(self) -> tuple[Path, str]:
+        with disk_errors():
+            files, why_copies = _opened(self.directory)
+            for part in ("volumes", "snapshots"):
+                (files / part).mkdir(exist_ok=True)
+                _clean(files / part)
+        return files, why_copies
 
     def make(self, path: Path, size_bytes: int, source: Path | None) -> None:
         """An image of that size: empty, or with what ``source`` holds. It is there whole or not at all."""
@@ -106,7 +131,7 @@ def _opened(directory: Path) -> tuple[Path, str]:
         return mount, ""
     if _can_clone(directory):
         return directory, ""
-    image = directory / "xfs.img"
+    image = directory / _IMAGE
     why = _why_no_xfs()
     if why:
         if image.exists():  # what is in it is not to be begun anew beside it

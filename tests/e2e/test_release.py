@@ -78,6 +78,27 @@ def test_key_publish_fetch_activate_rollback(machine: Machine) -> None:
     assert b"active" in machine.run("release", "ls", "fleet", *INTO)
 
 
+def test_a_damaged_statement_is_named_and_the_others_are_listed(machine: Machine) -> None:
+    for version in ("1", "2", "3"):
+        (machine.place / "build/version").write_text(version)
+        machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+    signed = machine.place / "store/release/fleet/signed"
+    (signed / f"{2:020}").write_bytes(b"{}")
+    found = machine.json("release", "ls", "fleet", *INTO, code=20)
+    assert [(row["seq"], bool(row["key"]), row["is_current"]) for row in found["seqs"]] == [
+        (1, True, False), (2, False, False), (3, True, True),
+    ]  # fmt: skip
+    assert [row["error"] and row["error"]["kind"] for row in found["seqs"]] == [None, "corrupt", None]
+    process = machine.start("release", "ls", "fleet", *INTO)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, b"damaged" in out.splitlines()[1]) == (20, True)
+    assert f"signed/{2:020}".encode() in err
+    (signed.parent / "current").write_bytes(b"no statement")
+    found = machine.json("release", "ls", "fleet", *INTO, code=20)
+    assert [row["is_current"] for row in found["seqs"]] == [False, False, False]
+    assert len(found["errors"]) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says_"),
     [

@@ -215,3 +215,35 @@ def worked(shelf: Shelf, seconds: float | None, *words: object) -> float:
 
 def attached(shelf: Shelf) -> bool:
     return any(loop_devices(image) for image in shelf.pool.glob("xfs/volumes/*.img"))
+
+
+def test_to_look_makes_no_pool(shelf: Shelf) -> None:
+    assert shelf.snapshot("ls")["snapshots"] == []
+    assert shelf.snapshot("ls", "covers")["snapshots"] == []
+    assert shelf.snapshot("show", "snap-0123", code=10)["error"]["kind"] == "missing"
+    assert shelf.snapshot("volume", "snap-0123", code=10)["error"]["kind"] == "missing"
+    assert shelf.snapshot("prune", "--keep-last", "1")["seconds"] >= 0
+    nodes = shelf.machine.place / "nodes"
+    words = ("upgrade", "render", "--local", nodes, "--snapshot", "snap-0123", "--driver", "local")
+    assert "no snapshot snap-0123" in shelf.machine.json(*words, code=10)["error"]["message"]
+    assert not shelf.pool.exists()
+    shelf.snapshot("create", "covers")
+    assert len(shelf.snapshot("ls")["snapshots"]) == 1
+
+
+def test_a_hostile_dataset_tag_is_said(shelf: Shelf) -> None:
+    good = shelf.snapshot("create", "covers")["snapshot"]
+    (known,) = shelf.driver.snapshots()
+    blocks = shelf.driver.blocks()
+    bad = {}
+    for number, name in enumerate(("../../etc", "", "log", "a\nb")):
+        tags = {**known.tags, "boxlink:dataset": name}
+        bad[blocks.start(size_gib=1, parent_id="", token=f"{number}", tags=tags).id] = name
+    other = {**known.tags, "boxlink:dataset": "gone"}
+    unknown = blocks.start(size_gib=1, parent_id="", token="other", tags=other).id
+    listed = shelf.snapshot("ls")
+    assert {row["snapshot"]: row["dataset"] for row in listed["snapshots"]} == {good: "covers", unknown: "gone"}
+    assert set(listed["refused"]) == set(bad)
+    for name, why in listed["refused"].items():
+        assert f"{bad[name]!r}: no dataset is called so" in why
+    assert [row["snapshot"] for row in shelf.snapshot("ls", "covers")["snapshots"]] == [good]

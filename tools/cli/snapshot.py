@@ -102,16 +102,16 @@ def create(
 @verb
 def ls(context: Context, dataset: str | None, driver_name: str | None, pool: Path | None) -> None:
     """List the snapshots of DATASET (by default of all), the newest first."""
-    from synclib.engine.snapshots import find
-    from tools.cli_engine import dataset_names, open_host
+    from synclib.engine.snapshots import find, find_all
+    from tools.cli_engine import open_host
     from tools.cli_snapshot import open_driver
 
     host, store = open_host(context), context.open_store()
     driver = open_driver(context, host, driver_name, pool)
     rows: list[dict[str, object]] = []
     refused: dict[str, str] = {}
-    for name in [dataset] if dataset is not None else dataset_names(store):
-        found = find(driver, store.url, name)
+    all_found = find_all(driver, store.url) if dataset is None else {dataset: find(driver, store.url, dataset)}
+    for found in all_found.values():
         rows += [_row(known) for known in found.snapshots]
         refused |= found.refused
     lines = [
