@@ -273,8 +273,7 @@ def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
             _detach(place)
         if not is_keeper(spec.keeper_pid):
             shutil.rmtree(directory, ignore_errors=True)  # a keeper that was killed has left it
-    if spec.is_native:
-        forget(directory)
+    forget(directory)
 
 
 def mounted_place(host: Host, directory: Path) -> str:

@@ -78,6 +78,37 @@ def test_key_publish_fetch_activate_rollback(machine: Machine) -> None:
     assert b"active" in machine.run("release", "ls", "fleet", *INTO)
 
 
+def test_old_ones_are_pruned_and_none_that_is_needed(machine: Machine) -> None:
+    place = machine.place / "here/fleet"
+    for version in ("1", "2", "3", "4", "5"):
+        (machine.place / "build/version").write_text(version)
+        machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+        machine.run("release", "fetch", "fleet", *INTO, *TRUST)
+        if version != "5":
+            machine.run("release", "activate", "fleet", *INTO, *TRUST)
+    (place / "1.tar.gz").write_bytes(b"a boot tar")
+    (place / "2.partial").mkdir()
+    (place / "6.partial").mkdir()
+    (place / "7.gone/half").mkdir(parents=True)
+    with subprocess.Popen([place / "2/venv/bin/python", "-c", "input()"], stdin=subprocess.PIPE) as user:
+        planned = machine.json("release", "prune", "fleet", *INTO, "--dry-run")
+        assert planned["gone"] == [1]
+        assert planned["kept"] == {
+            "2": f"process {user.pid} uses it", "3": "it ran before", "4": "it runs", "5": "not activated yet",
+        }  # fmt: skip
+        assert (place / "1/version").exists()
+        assert machine.json("release", "prune", "fleet", *INTO)["gone"] == [1]
+        standing = {path.name for path in place.iterdir()}
+        assert standing == {
+            *"2345", *(f"{seq}.json" for seq in range(2, 6)), "6.partial", "current", "previous", "lock",
+        }  # fmt: skip
+        user.communicate(b"\n")
+    assert machine.json("release", "prune", "fleet", *INTO)["gone"] == [2]
+    assert machine.json("release", "rollback", "fleet", *INTO)["seq"] == 3
+    assert subprocess.run([place / "current/venv/bin/tool"], capture_output=True, check=True).stdout == b"1\n"
+    assert machine.json("release", "prune", "other", *INTO, code=10)["error"]["kind"] == "missing"
+
+
 def test_a_damaged_statement_is_named_and_the_others_are_listed(machine: Machine) -> None:
     for version in ("1", "2", "3"):
         (machine.place / "build/version").write_text(version)

@@ -234,3 +234,44 @@ def test_where_it_cannot_be_lazy_it_says_why(site: Site) -> None:
     assert site.down()["mode"] == "eager"
     assert "other files are here" in site.down()["reason"]
     assert (site.covers / "stranger").read_text() == "mine"
+
+
+def test_what_a_sync_left_that_has_ended_can_be_unmounted(site: Site) -> None:
+    (site.covers / "synch.active").write_text("lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.stop()
+    site.assert_same()
+    with open(site.covers / "large", "rb") as held:
+        refused = site.machine.json("umount", site.covers, code=13)["error"]
+        assert "--force" in refused["hint"]
+        assert held.read() == (site.source / "large").read_bytes()
+    assert site.machine.json("umount", site.covers)["directory"] == str(site.covers)
+    assert sorted(path.name for path in site.covers.iterdir()) == ["synch.active"]
+    assert site.keepers() == []
+    assert site.machine.json("status")["mounts"] == []
+    assert list((site.data / ".boxlink/lazy/covers").iterdir()) == []
+    assert site.machine.json("umount", site.covers, code=10)["error"]["kind"] == "missing"
+    # It is asked for still: the next one brings it again.
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.assert_same()
+
+
+@pytest.mark.parametrize("killed", ["keepers", "nobody"])
+def test_it_can_be_unmounted_by_force(site: Site, killed: str) -> None:
+    (site.covers / "synch.active").write_text("lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.stop(signal.SIGKILL)
+    with open(site.covers / "large", "rb") as held:
+        if killed == "keepers":
+            for pid in site.keepers():
+                os.kill(pid, signal.SIGKILL)
+            site.wait(lambda: not site.keepers())
+        site.machine.run("umount", site.covers, "--force")
+        with pytest.raises(OSError, match=r"."):
+            held.read()
+    assert sorted(path.name for path in site.covers.iterdir()) == ["synch.active"]
+    assert site.machine.json("status")["mounts"] == []
+    assert not any(f" {site.machine.place}/" in line for line in Path("/proc/self/mountinfo").read_text().splitlines())

@@ -32,7 +32,7 @@ _UNSIGNED = click.option("--allow-unsigned", is_flag=True, help="Take one that n
 
 @click.group()
 def command() -> None:
-    """Publish programs and run them: key, publish, fetch, activate, rollback, ls.
+    """Publish programs and run them: key, publish, fetch, activate, rollback, prune, ls.
 
     \b
     boxlink release key fleet.key                      # fleet.key.pub goes to /etc/boxlink/trusted on the nodes
@@ -188,6 +188,27 @@ def rollback(context: Context, name: str, into: Path) -> None:
 
     seq, is_other = back(check_dataset(name), into)
     context.emit({"release": name, "seq": seq, "is_new": is_other}, f"release {name} is at seq {seq}")
+
+
+@command.command()
+@click.argument("name")
+@_INTO
+@click.option("--dry-run", is_flag=True, help="Say which would go; delete none.")
+@verb
+def prune(context: Context, name: str, into: Path, dry_run: bool) -> None:
+    """Delete the seqs of a release that were fetched here and are needed no more, and boot tars beside them.
+
+    The one that runs stays, the one before it, those that are newer, and any that a process uses.
+    """
+    from tools.cli_engine import size_text
+    from tools.fleet.release_prune import prune as away
+
+    done = away(name, into, is_dry_run=dry_run)
+    result: dict[str, object] = {"release": name, "gone": done.gone, "kept": done.kept, "bytes": done.bytes}
+    what = "would go" if dry_run else "went"
+    lines = [f"{seq:>8}  stays: {why}" for seq, why in done.kept.items()]
+    lines += [f"{seq:>8}  {what}" for seq in done.gone]
+    context.emit(result, "\n".join([*lines, f"{size_text(done.bytes)} {'would be' if dry_run else 'are'} free"]))
 
 
 @command.command()

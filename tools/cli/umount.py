@@ -14,11 +14,22 @@ from tools.cli_context import Context, verb
 @click.option("--force", is_flag=True, help="Even while files are open there: who reads gets an error.")
 @verb
 def command(context: Context, directory: Path, force: bool) -> None:
-    """Unmount DIR, where boxlink mount has mounted a dataset. What was fetched is kept."""
+    """Unmount DIR, where boxlink mount or sync has mounted a dataset. What was fetched is kept.
+
+    A sync that runs on DIR's data directory mounts it again; take DIR/synch.active away if that is not wanted.
+    """
     from tools.cli_engine import open_host
+    from tools.mount_spec import spec_directory
     from tools.mounting import end_mount, mounted_place
 
     host = open_host(context)
     target = mounted_place(host, directory)
+    if not (spec_directory(host.state, target) / "mount.json").exists():
+        from tools.end_standing import end_standing
+
+        ended = end_standing(host, directory, is_forced=force)
+        if ended is not None:
+            context.emit({"directory": ended}, f"{ended} is unmounted")
+            return
     end_mount(host, target, is_forced=force)
     context.emit({"directory": target}, f"{target} is unmounted")

@@ -114,7 +114,7 @@ def fetch(
             make_environment(partial, final)
         except Failure as error:
             raise Unavailable(error.message, hint=error.hint, path=str(partial)) from error
-        write_atomic(_statement_path(place, statement.seq), statement.model_dump_json().encode())
+        write_atomic(statement_path(place, statement.seq), statement.model_dump_json().encode())
         sync_file_system(partial)
         os.rename(partial, final)
         fsync_directory(place)
@@ -153,7 +153,7 @@ def activate(name: str, seq: int | None, into: Path, trust: Trust) -> tuple[Stat
     """Let a release that was fetched (None: the newest of them) be the one that runs, once it is checked again.
     Whether it was another."""
     place = into.absolute() / name
-    with disk_errors(), _existing(place):
+    with disk_errors(), existing(place):
         if seq is None:
             seq = max(seqs(place), default=0)
         statement = _read(place, seq)
@@ -166,7 +166,7 @@ def rollback(name: str, into: Path) -> tuple[int, bool]:
     """Let the release that ran before run again: its seq, and whether it was another that ran. A second time changes
     nothing."""
     place = into.absolute() / name
-    with disk_errors(), _existing(place):
+    with disk_errors(), existing(place):
         seq = linked_seq(place, PREVIOUS)
         if seq is None:
             raise Missing(f"no release {name} ran before", hint=f"boxlink release activate {name} SEQ", path=str(place))
@@ -194,7 +194,7 @@ def _check_same(place: Path, statement: Statement) -> None:
 
 
 def _read(place: Path, seq: int) -> Statement:
-    path = _statement_path(place, seq)
+    path = statement_path(place, seq)
     try:
         if not (place / str(seq)).is_dir():
             raise FileNotFoundError
@@ -213,12 +213,14 @@ def _read(place: Path, seq: int) -> Statement:
         raise
 
 
-def _statement_path(place: Path, seq: int) -> Path:
+def statement_path(place: Path, seq: int) -> Path:
+    """Of what was signed of a seq that stands here."""
     return place / f"{seq}.json"
 
 
 @contextlib.contextmanager
-def _existing(place: Path) -> Iterator[None]:
+def existing(place: Path) -> Iterator[None]:
+    """Alone with the place of a release that was fetched here. Missing where none was."""
     if not place.is_dir():
         raise Missing(f"release {place.name} was not fetched here", hint=f"boxlink release fetch {place.name}")
     with _alone(place):
