@@ -1,6 +1,7 @@
 """A role: which processes a node runs. A small TOML file that a person can read and write.
 
     role = "render"
+    release_channel = "stable"      # follow the releases that this channel names; left out: stay at the one that runs
 
     [values]                        # what {…} below stands for; --set NAME=VALUE takes the place of one
     listen = "0.0.0.0:8000"
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -47,9 +48,14 @@ class Process(BaseModel):
 
 
 class Role(BaseModel):
+    """``release_channel``: which channel's releases its nodes follow; empty for none. ``release_spread_s``: they change
+    at a random moment within it, so that not all drain at once."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: Name
+    release_channel: Name | Literal[""] = ""
+    release_spread_s: float = Field(default=300, ge=0, le=86400)
     values: dict[str, str] = {}
     process: list[Process] = Field(min_length=1, max_length=32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.boxlink_process import Machine
-from tests.e2e.test_up import until
+from tests.e2e.test_up import until, up
 from tests.tiny_wheel import write_wheel
 from tools.fleet import local_nodes
 from tools.fleet.node_file import LocalNode
@@ -193,3 +194,61 @@ def test_no_key_in_what_others_can_see(machine: Machine) -> None:
         if path.is_file() and path.name != "fleet.key":
             assert secret not in path.read_bytes()
     assert os.stat(machine.place / "fleet.key").st_mode & 0o077 == 0
+
+
+FOLLOWING = f'release_channel = "stable"\nrelease_spread_s = 0\n{ROLE}'
+
+
+def test_nodes_that_run_go_over_to_what_their_channel_names(machine: Machine) -> None:
+    """The same `up` goes on as that of the newer release: drained in order, then started; what is not signed, or is
+    older, changes nothing."""
+    (machine.place / "boxlink.toml").write_text("poll_s = 0.3\n")
+    (machine.place / "build/roles/echo.toml").write_text(FOLLOWING)
+
+    def publish(version: str, *words: str) -> None:
+        for path in (machine.place / "build/wheels").iterdir():
+            path.unlink()
+        write_wheel(machine.place / "build/wheels", version)
+        machine.run("release", "publish", "fleet", "build", *words)
+
+    signed = ("--key", "fleet.key")
+    publish("1", *signed)
+    machine.run("channel", "set", "stable", "fleet", "1", "--release")
+    machine.run("release", "fetch", "fleet", *INTO, *TRUST)
+    machine.run("release", "activate", "fleet", *INTO, *TRUST)
+    words = ("echo", "--release", "here/fleet/current", "--set", "listen=127.0.0.1:0", *TRUST)
+    with up(machine, *words) as running:
+        first = running.wait("started", process="a")
+        running.wait("started", process="follow-release")
+        publish("2", *signed)
+        publish("3", *signed)
+        statement = machine.place / f"store/release/fleet/signed/{3:020}"
+        statement.write_text(json.dumps({**json.loads(statement.read_text()), "key": "", "signature": ""}))
+        machine.run("channel", "set", "stable", "fleet", "3", "--release")
+        running.wait("output", process="follow-release")
+        until(lambda: any("is not signed" in said["line"] for said in running.all("output", process="follow-release")))
+        assert running.all("renewing") == []
+        machine.run("channel", "set", "stable", "fleet", "2", "--release", "--back")
+        running.wait("renewing")
+        second = running.wait("started", 2, process="a")
+        assert second["pid"] != first["pid"]
+        assert running.process.poll() is None, "it is the same process"
+        assert os.readlink(machine.place / "here/fleet/current") == "2"
+        assert os.readlink(machine.place / "here/fleet/previous") == "1"
+        story = [said["event"] for said in running.events if said.get("process") == "a" and said["event"] != "output"]
+        assert story == ["started", "stopping", "ended", "started"]
+        begun = running.wait("up", 2)
+        assert begun["release"] == str(machine.place / "here/fleet/2")
+        machine.run("channel", "set", "stable", "fleet", "1", "--release", "--back")
+        until(lambda: any("older than seq 2" in said["line"] for said in running.all("output")))
+        machine.run("channel", "freeze", "stable")
+        assert running.end() == 0
+        assert len(running.all("started", process="a")) == 2
+    assert sorted(path.name for path in (machine.place / "here/fleet").iterdir() if path.name.isdigit()) == ["1", "2"]
+
+
+def test_a_role_that_follows_needs_a_release(machine: Machine) -> None:
+    (machine.place / "roles").mkdir()
+    (machine.place / "roles/echo.toml").write_text(FOLLOWING.replace('["tool", "{listen}"]', '["sleep", "600"]'))
+    refused = machine.json("up", "echo", code=2)["error"]
+    assert "follows channel stable, and no release of it runs" in refused["message"]

@@ -340,9 +340,7 @@ def test_kill_9_leaves_no_grandchild_either_but_what_went_its_own_way(machine: M
     with up(machine, role(machine, ("a", ["sh", "-c", script_text], 9))) as running:
         running.wait("output", 3)
         pids = [int(said["line"]) for said in running.all("output")]
-        own_way = int(
-            subprocess.run(["pgrep", "-nxf", "sleep 602"], capture_output=True, text=True, check=True).stdout
-        )
+        own_way = int(subprocess.run(["pgrep", "-nxf", "sleep 602"], capture_output=True, text=True, check=True).stdout)
         try:
             below = [pid for pid in pids if pid != own_way]
             assert all(map(is_running, (*below, own_way)))

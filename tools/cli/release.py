@@ -32,7 +32,7 @@ _UNSIGNED = click.option("--allow-unsigned", is_flag=True, help="Take one that n
 
 @click.group()
 def command() -> None:
-    """Publish programs and run them: key, publish, fetch, activate, rollback, prune, ls.
+    """Publish programs and run them: key, publish, fetch, activate, rollback, follow, prune, ls.
 
     \b
     boxlink release key fleet.key                      # fleet.key.pub goes to /etc/boxlink/trusted on the nodes
@@ -188,6 +188,52 @@ def rollback(context: Context, name: str, into: Path) -> None:
 
     seq, is_other = back(check_dataset(name), into)
     context.emit({"release": name, "seq": seq, "is_new": is_other}, f"release {name} is at seq {seq}")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--channel", required=True, metavar="NAME", help="Which channel says what to run.")
+@click.option("--running", required=True, type=click.IntRange(min=1), metavar="SEQ", help="The seq that runs.")
+@click.option("--poll", "poll_s", type=click.FloatRange(0.1, 3600), metavar="S", help="How often to ask (10).")
+@click.option(
+    "--spread",
+    "spread_s",
+    type=click.FloatRange(0, 86400),
+    default=300.0,
+    show_default=True,
+    metavar="S",
+    help="Activate at a random moment within so many seconds.",
+)
+@_INTO
+@_TRUST
+@node_option
+@verb
+def follow(
+    context: Context,
+    name: str,
+    channel: str,
+    running: int,
+    poll_s: float | None,
+    spread_s: float,
+    into: Path,
+    trust: tuple[Path, ...],
+) -> None:
+    """Wait until a channel names a newer seq of a release NAME; fetch, check and activate it, and end.
+
+    What boxlink up does by itself for a role that has a release_channel. Only what is signed is taken; never an older
+    seq, and nothing while the channel is frozen.
+    """
+    from synclib.core.names import check_dataset, check_node
+    from tools.cli_engine import connect_of, open_host
+    from tools.fleet.release_follow import Following, ReleaseFollower
+    from tools.fleet.release_place import read_trust
+
+    every_s = poll_s or (context.settings.poll_s if context.settings else 10.0)
+    following = Following(check_dataset(name), check_node(channel), running, into, every_s, spread_s)
+    store, trusted = context.open_store(), read_trust(trust, is_unsigned_allowed=False)
+    follower = ReleaseFollower(following, store, connect_of(context), open_host(context), trusted, context.note)
+    seq = follower.run()
+    context.emit({"release": name, "seq": seq}, f"release {name} is at seq {seq}")
 
 
 @command.command()

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the role. Repeatable.")
 @click.option("--seq", "seqs", multiple=True, metavar="DATASET=SEQ", help="Ask for a dataset at a seq. Repeatable.")
 @click.option("--release", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Run its programs.")
+@click.option(
+    "--trust",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Who may sign releases that a role follows (else /etc/boxlink/trusted/*.pub). Repeatable.",
+)
 @click.option("--systemd", type=click.Path(path_type=Path), metavar="DIR", help="Write units into DIR; run nothing.")
 @node_option
 @verb
@@ -30,6 +37,7 @@ def command(
     values: tuple[str, ...],
     seqs: tuple[str, ...],
     release: Path | None,
+    trust: tuple[Path, ...],
     systemd: Path | None,
 ) -> None:
     """Run the processes of ROLE, a TOML file or a name: render, proxy, or one in ./roles.
@@ -37,6 +45,9 @@ def command(
     \b
     boxlink up render --set dataset=covers
     boxlink up render --systemd /etc/systemd/system
+
+    Where the role names a release_channel, a newer release that it names is fetched, checked and activated; then all
+    are drained in order, and those of the newer release take their place.
 
     One that ends is started again, after 0.5 to 30 seconds. Their lines are shown, and written to DIR/log, which sync
     sends up. SIGTERM and Ctrl-C stop the last one first, each in the time that its role gives it; a second Ctrl-C kills
@@ -77,10 +88,18 @@ def command(
     for process in processes:
         environment = environment_of(place, environ, process)
         planned.append(Planned(process.name, command_of(process, place, environment), environment, process.stop_s))
-    _run(context, found.role, planned, place)
+    if found.release_channel:
+        from tools.fleet.renewal import follower_of
+
+        planned.append(follower_of(found, place, environ, trust))
+    if _run(context, found.role, planned, place):
+        from tools.fleet.renewal import become_newer
+
+        become_newer(context, role, place, values, trust)
 
 
-def _run(context: Context, role: str, planned: list[Planned], place: Place) -> None:
+def _run(context: Context, role: str, planned: list[Planned], place: Place) -> bool:
+    """Until all have ended; whether a newer release is to run now."""
     from synclib.clock import SystemClock
     from synclib.core.names import LOG_DIRECTORY
     from synclib.errors import Partial
@@ -94,8 +113,11 @@ def _run(context: Context, role: str, planned: list[Planned], place: Place) -> N
     supervisor = Supervisor(planned, console, SystemClock())
     supervisor.run()
     console.event("down", role=role)
+    if supervisor.is_renewing:
+        return True
     if supervisor.killed:
         raise Partial(
             f"killed, for they did not end in their time: {', '.join(supervisor.killed)}",
             hint="a larger stop_s in the role",
         )
+    return False

@@ -25,19 +25,23 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True)
 class Planned:
-    """A process that is to run. ``stop_s``: how long it may take to end."""
+    """A process that is to run. ``stop_s``: how long it may take to end. ``is_renewing``: that it ends with 0 says that
+    a newer release is to run instead of all of them."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
     stop_s: float
+    is_renewing: bool = False
 
 
 class Supervisor:
-    """``killed`` names the processes that did not end in their time."""
+    """``killed`` names the processes that did not end in their time; ``is_renewing``: they ended because a newer
+    release is to run."""
 
     def __init__(self, planned: Sequence[Planned], console: Console, clock: Clock) -> None:
         self.killed: list[str] = []
+        self.is_renewing = False
         self._planned = planned
         self._console = console
         self._clock = clock
@@ -130,14 +134,24 @@ class Supervisor:
         del self._children[index]
         pause_s = self._decide.ended(self._clock.monotonic(), index)
         how = {"signal": signal.Signals(-code).name} if code < 0 else {"code": code}
+        planned = self._planned[index]
+        if planned.is_renewing and code == 0 and not self._decide.is_stopping:
+            self.is_renewing = True
+            self._console.event("renewing", process=planned.name)
+            self._decide.stop()
+            return
         again = {} if pause_s is None else {"again_in_s": pause_s}
-        self._console.event("ended", process=self._planned[index].name, **how, **again)
+        self._console.event("ended", process=planned.name, **how, **again)
 
     def _on_signals(self, signals: int) -> None:
         for number in os.read(signals, 512):
             if number == signal.SIGHUP:
                 for child in self._children.values():
                     child.send(signal.SIGHUP)
+            elif self.is_renewing:
+                # Somebody wants it to end for good.
+                self.is_renewing = False
+                notify(STOPPING)
             elif self._decide.is_stopping:
                 # A SIGTERM once more asks for what is being done; impatient is who is at a terminal.
                 for action, index in self._decide.kill() if number == signal.SIGINT else ():
