@@ -42,3 +42,16 @@ class Events:
 def open_events(context: Context, role: str, directory: Path) -> Events:
     """The events of one daemon; its log file is ``<directory>/<role>-<pid>.log``."""
     return Events(context, role, directory)
+
+
+class Notes:
+    """As :class:`Events` for what has no log file: lines on stderr alone."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def info(self, event: str, **fields: object) -> None:
+        told = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
+        self._context.note(f"boxlink: {event} {told}".rstrip())
+
+    warning = info

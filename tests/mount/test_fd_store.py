@@ -218,3 +218,34 @@ def test_what_is_said_to_another_process_is_not_listened_to(kept: Kept) -> None:
         env=kept.site.machine.environment, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, "refused" in done.stderr) == (0, False)
+
+
+@pytest.mark.parametrize("mode", ["erofs", "fuse"])
+def test_a_mount_in_the_foreground_is_a_service_too(kept: Kept, tmp_path: Path, mode: str) -> None:
+    target = tmp_path / "mount"
+    target.mkdir()
+    words = ("mount", "covers", target, "--foreground", "--no-hydrate", "--mode", mode)
+
+    def start() -> None:
+        with kept.log.open("ab") as log:
+            kept.site.daemon = kept.manager.start(kept.site.machine, *words, stdout=log, stderr=log)
+
+    start()
+    kept.site.wait(lambda: "READY=1" in kept.manager.heard)
+    (name,) = kept.manager.names()
+    source = kept.site.source
+    with open(target / "large", "rb") as held:
+        kept.kill_all()
+        reader = Reader(target / "large", held.fileno())
+        start()
+        assert reader.wait() == (source / "large").read_bytes()
+    assert "is still mounted on" in kept.log.read_text()
+    (row,) = kept.mounts()
+    assert (row["directory"], row["mode"], row["state"]) == (str(target), mode, "serving")
+    done = subprocess.run(["diff", "-r", source, target], capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout
+    kept.site.machine.run("umount", target)
+    assert kept.site.daemon is not None
+    assert kept.site.daemon.wait(60) == 0
+    kept.site.daemon = None
+    kept.site.wait(lambda: name not in kept.manager.names())

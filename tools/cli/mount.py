@@ -41,7 +41,8 @@ def command(
 
     A daemon stays, which fetches what is read, verifies it and keeps it for the next time; and in the background all
     else. When everything is here the next mount needs no daemon. Where there is no EROFS, or for one who is not root
-    (who needs fusermount3), it is a FUSE tree.
+    (who needs fusermount3), it is a FUSE tree. With --foreground as a service of systemd (Type=notify) a mount whose
+    processes were killed is gone on with, where the service keeps descriptors (docs/mount.md).
     """
     from synclib.engine.mount import Background, Mode
     from synclib.errors import Invalid
@@ -56,10 +57,28 @@ def command(
         start_mount,
         wait_for,
     )
+    from tools.notify import READY, notify
 
+    host = open_host(context)
+    result: dict[str, object]
+    if foreground:
+        from tools.adopt_mounts import adopt_mounts
+        from tools.daemon_events import Notes
+        from tools.mounting import mounted_place
+
+        # Before anything looks at the directory: it may be that nobody answers there yet.
+        place = mounted_place(host, directory)
+        adopted = adopt_mounts(host.state, Notes(context)).get(place)
+        if adopted is not None:
+            result = {"dataset": dataset, "directory": place, "served": "daemon", "keeper": adopted.pid}
+            context.emit(result, f"{dataset} is still mounted on {place}")
+            notify(READY)
+            with progress_bar(context) as progress:
+                wait_for(host, place, adopted, progress)
+            return
     target = check_target(directory)
     opened = open_dataset(context, dataset)
-    host, connect = open_host(context), connect_of(context)
+    connect = connect_of(context)
     check_cache_size(host, cache_size)
     manifest = opened.manifest_at(seq_of(opened, seq))
     if connect is None:
@@ -69,7 +88,7 @@ def command(
     is_tree = prepared.mode is Mode.FUSE
     background = Background(rate, is_whole=not no_hydrate)
     keeper = start_mount(host, connect, prepared, target, background, cache_size)
-    result: dict[str, object] = {
+    result = {
         "dataset": dataset,
         **manifest_fields(manifest),
         "directory": target,
@@ -87,5 +106,6 @@ def command(
             f"boxlink: the extended attributes of {prepared.metadata.left_out} entries cannot be seen in the mount"
         )
     if foreground and keeper is not None:
+        notify(READY)
         with progress_bar(context) as progress:
             wait_for(host, target, keeper, progress)

@@ -1,7 +1,8 @@
-"""A rolling upgrade on this machine, one line a step. ``python -m tools.demo.upgrade [--exit]``
+"""A rolling upgrade on this machine, one line a step. ``python -m tools.demo.upgrade [--exit] [--faults]``
 
 Three render nodes behind the proxy, under a steady load, are rolled to a new release and then to a new seq. At the end
-the requests are counted, and those that failed; any is a failure of the demo.
+the requests are counted, and those that failed; any is a failure of the demo. With ``--faults`` they are rolled while
+something goes wrong, one thing after the other (tools/demo/upgrade_faults.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,21 @@ stop_s = 60
 """
 
 
+def role_text(lease_s: str) -> str:
+    """The role of the nodes; what differs makes another release of it."""
+    return _ROLE.replace("LEASE", lease_s)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo-upgrade", description=__doc__)
     parser.add_argument("--exit", action="store_true", help="end when the upgrades are done, instead of staying up")
+    parser.add_argument("--faults", action="store_true", help="roll while things go wrong, and count; then end")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        default=40_000,
+        help="with --faults: how many at least during each (default: %(default)s)",
+    )
     parser.add_argument("--port", type=int, default=8080, help="where the wall is to be seen (default: %(default)s)")
     parser.add_argument("--count", type=int, default=COVER_COUNT, help="how many covers (default: %(default)s)")
     arguments = parser.parse_args()
@@ -69,7 +83,7 @@ def run(demo: Demo, arguments: argparse.Namespace) -> int:
     code = 0
     try:
         Upgrades(demo, arguments).run()
-        if not arguments.exit:
+        if not (arguments.exit or arguments.faults):
             demo.say(f"open http://127.0.0.1:{demo.port}/ in a browser; Ctrl-C stops all of it")
             demo.wait()
     except KeyboardInterrupt:
@@ -94,18 +108,36 @@ def end_nodes(place: Path, drain_s: float) -> None:
 
 class Upgrades:
     def __init__(self, demo: Demo, arguments: argparse.Namespace) -> None:
-        self._demo, self._arguments = demo, arguments
+        self.demo, self._arguments = demo, arguments
         self._nodes = demo.place / "nodes"
         self._key = demo.place / "fleet.key"
 
     def run(self) -> None:
-        demo = self._demo
-        covers = cover_directory(demo, self._arguments.count)
+        covers = cover_directory(self.demo, self._arguments.count)
+        admin = self._start(covers)
+        if self._arguments.faults:
+            from tools.demo.upgrade_faults import run_faults
+
+            run_faults(self, covers, admin, self._arguments.requests)
+            return
+        load = Load(self.demo.port, self.expected())
+        load.start()
+        try:
+            self._roll(load, admin, covers)
+        finally:
+            load.stop()
+        self.demo.say(f"{load.answered} requests answered, {load.failed} failed, {load.wrong} with wrong bytes")
+        if load.failed or load.wrong:
+            raise DemoError(f"requests were lost: {load.first_failure}")
+
+    def _start(self, covers: Path) -> str:
+        """Store, nodes and proxy; the proxy's admin address."""
+        demo = self.demo
         demo.boxlink("init")
         seq = demo.boxlink("publish", "covers", str(covers))["seq"]
         demo.say(f"published seq {seq} of 'covers'")
-        self._publish_release("30")
-        words = ("--set", "dataset=covers", "--seq", f"covers={seq}", "--release", "fleet", *self._trust)
+        self.publish_release(role_text("30"))
+        words = ("--set", "dataset=covers", "--seq", f"covers={seq}", "--release", "fleet", *self.trust)
         started = demo.boxlink("launch", "render", "--local", str(self._nodes), "--count", str(NODE_COUNT), *words)[
             "nodes"
         ]
@@ -114,48 +146,40 @@ class Upgrades:
         admin = str(demo.wait_event("proxy", "ready")["admin"])
         demo.wait_for(lambda: self._backends(admin) == NODE_COUNT, "the proxy finds all of them", "proxy")
         demo.say(f"the proxy found them, and serves on port {demo.port}")
-        load = Load(demo.port, self._expected())
-        load.start()
-        try:
-            self._roll(load, admin, covers)
-        finally:
-            load.stop()
-        demo.say(f"{load.answered} requests answered, {load.failed} failed, {load.wrong} with wrong bytes")
-        if load.failed or load.wrong:
-            raise DemoError(f"requests were lost: {load.first_failure}")
+        return admin
 
     @property
-    def _trust(self) -> tuple[str, str]:
+    def trust(self) -> tuple[str, str]:
         return ("--trust", str(self._key) + ".pub")
 
-    def _publish_release(self, lease_s: str) -> None:
+    def publish_release(self, role: str) -> None:
         """A release of the programs that run here, with a role of its own; it is signed."""
-        demo = self._demo
+        demo = self.demo
         if not self._key.exists():
             demo.boxlink("release", "key", str(self._key))
         directory = demo.place / "release"
         (directory / "roles").mkdir(parents=True, exist_ok=True)
-        (directory / "roles/render.toml").write_text(_ROLE.replace("LEASE", lease_s))
+        (directory / "roles/render.toml").write_text(role)
         done = demo.boxlink("release", "publish", "fleet", str(directory), "--key", str(self._key))
         demo.say(f"published release fleet@{done['seq']}, signed")
 
     def _roll(self, load: Load, admin: str, covers: Path) -> None:
-        demo = self._demo
-        self._publish_release("20")
-        self._upgrade(admin, "--release", "fleet", *self._trust)
+        demo = self.demo
+        self.publish_release(role_text("20"))
+        self.upgrade(admin, "--release", "fleet", *self.trust)
         demo.say(f"every node runs the new release; {load.answered} requests so far, {load.failed} failed")
         Image.new("RGB", (300, 450), (200, 30, 30)).save(covers / "a-new-cover.jpg")
         seq = demo.boxlink("publish", "covers", str(covers))["seq"]
         demo.say(f"published seq {seq}, and roll to it")
-        self._upgrade(admin, "--seq", f"covers={seq}", *self._trust)
+        self.upgrade(admin, "--seq", f"covers={seq}", *self.trust)
         found = json.loads(demo.fetch("/wall.json")[2])
         if found["seq"] != seq:
             raise DemoError(f"the wall is that of seq {found['seq']}")
         demo.say(f"every node serves seq {seq}; {load.answered} requests so far, {load.failed} failed")
 
-    def _upgrade(self, admin: str, *words: str) -> None:
-        """Run `boxlink upgrade`, and say what it says."""
-        demo = self._demo
+    def upgrade(self, admin: str, *words: str, code: int = 0, on_line: Callable[[str], None] = lambda _: None) -> None:
+        """Run `boxlink upgrade`, and say what it says; DemoError where it does not end with ``code``."""
+        demo = self.demo
         command = [*boxlink_command(), "upgrade", "render", "--local", str(self._nodes), "--proxy", admin, *words]
         with subprocess.Popen(
             command, env=demo.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -165,22 +189,23 @@ class Upgrades:
             for line in process.stderr:
                 said = line.strip()
                 demo.say(f"    {said.removeprefix('boxlink: ')}")
-        if process.returncode:
-            raise DemoError(f"boxlink upgrade ended with {process.returncode}: {said}")
+                on_line(said)
+        if process.returncode != code:
+            raise DemoError(f"boxlink upgrade ended with {process.returncode}, not {code}: {said}")
 
     def _backends(self, admin: str) -> int:
-        status, _, body = self._demo.fetch("/backends", int(admin.rpartition(":")[2]))
+        status, _, body = self.demo.fetch("/backends", int(admin.rpartition(":")[2]))
         found: list[dict[str, Any]] = json.loads(body) if status == 200 else []
         return sum(one["state"] == "active" for one in found)
 
-    def _expected(self) -> dict[str, bytes]:
+    def expected(self) -> dict[str, bytes]:
         """Tiles of the wall, as the nodes draw them before anything changes."""
-        wall = json.loads(self._demo.fetch("/wall.json")[2])
+        wall = json.loads(self.demo.fetch("/wall.json")[2])
         zoom = wall["zoom_max"]
         across = min(6, -(-wall["width"] // wall["tile"]))
         down = min(6, -(-wall["height"] // wall["tile"]))
         paths = [f"/tiles/{wall['wall']}/{zoom}/{x}/{y}.jpg" for x in range(across) for y in range(down)]
-        answers = {path: self._demo.fetch(path) for path in paths}
+        answers = {path: self.demo.fetch(path) for path in paths}
         bad = {path: answer[0] for path, answer in answers.items() if answer[0] != 200}
         if bad:
             raise DemoError(f"tiles cannot be had: {bad}")
