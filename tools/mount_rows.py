@@ -17,13 +17,17 @@ _ALL_S = 6.0
 _ASK_LEAST_S = 0.05
 
 
-def mount_rows(state: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None, MountSpec]]:
-    """Each mount's row, what its worker answered (None where none does), and its spec. No mount is touched."""
+def mount_rows(state: Path, *, is_clearing: bool) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None, MountSpec]]:
+    """Each mount's row, what its worker answered (None where none does), and its spec. No mount is touched.
+
+    ``is_clearing``: what is kept of mounts that were on the cache's file and have ended goes; not while others may be
+    making one."""
     deadline = time.monotonic() + _ALL_S
     for directory, spec in all_specs(state):
         is_alive = is_served(spec)
         if spec.is_native and not is_alive:
-            forget(directory)  # it was unmounted, or the machine was started anew
+            if is_clearing:
+                forget(directory)  # it was unmounted, or the machine was started anew
             continue
         seconds = min(_ASK_S, max(_ASK_LEAST_S, deadline - time.monotonic()))
         figures = ask(directory, seconds=seconds) if is_alive and not spec.is_native else None

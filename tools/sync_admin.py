@@ -57,7 +57,7 @@ class SyncAdmin:
     def _mounts(self) -> Sequence[dict[str, Any]]:
         """Those below this daemon's data directory."""
         top = os.path.realpath(self._data) + os.sep
-        return [row for row, _, spec in mount_rows(self._state) if spec.target.startswith(top)]
+        return [row for row, _, spec in mount_rows(self._state, is_clearing=False) if spec.target.startswith(top)]
 
 
 def serve_in_thread(pages: Pages, host: str, port: int) -> str:

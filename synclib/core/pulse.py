@@ -7,8 +7,8 @@ and again while it advances.
 
 from __future__ import annotations
 
-# A read of the store has some two minutes of tries (synclib/store/retry.py), and there may be two of them in a step.
-STEP_S = 300.0
+# A read of the store has some two minutes of tries (synclib/store/retry.py), and there may be a few of them in a step.
+STEP_S = 600.0
 # Of work that tells how it advances, but not while it looks through a large directory, or waits for one slow range.
 BULK_S = 1800.0
 

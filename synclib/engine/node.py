@@ -136,6 +136,7 @@ class Node:
                     if name not in self._running and follower.is_due():
                         self._running[name] = pool.submit(follower.round)
                 self._ship(is_last=False)
+                self._beat()
                 self._report()
                 self._wait()
         finally:

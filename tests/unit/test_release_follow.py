@@ -8,7 +8,7 @@ import pytest
 
 from synclib.core.registration import Channel
 from synclib.errors import Invalid
-from tools.fleet.release_follow import _check_runs, decide
+from tools.fleet.release_follow import check_runs, decide
 
 
 def channel(seq: int, *, frozen: bool = False, release: str | None = "fleet", dataset: str | None = None) -> Channel:
@@ -42,7 +42,7 @@ def test_a_program_that_does_not_start_is_refused(tmp_path: Path, body: str | No
     program.write_text("no program" if body is None else f"#!/bin/sh\n{body}\n")
     program.chmod(0o755 if body is not None else 0o644)
     if not says:
-        _check_runs(tmp_path)
+        check_runs(tmp_path, ())
         return
     with pytest.raises(Invalid, match=says):
-        _check_runs(tmp_path)
+        check_runs(tmp_path, ())

@@ -204,6 +204,9 @@ def rollback(context: Context, name: str, into: Path) -> None:
     metavar="S",
     help="Activate at a random moment within so many seconds.",
 )
+@click.option("--role", metavar="ROLE", help="Take only what can run this role, with --set and --data as for up.")
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the role. Repeatable.")
+@click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, metavar="DIR")
 @_INTO
 @_TRUST
 @node_option
@@ -215,6 +218,9 @@ def follow(
     running: int,
     poll_s: float | None,
     spread_s: float,
+    role: str | None,
+    values: tuple[str, ...],
+    data: Path,
     into: Path,
     trust: tuple[Path, ...],
 ) -> None:
@@ -229,7 +235,10 @@ def follow(
     from tools.fleet.release_place import read_trust
 
     every_s = poll_s or (context.settings.poll_s if context.settings else 10.0)
-    following = Following(check_dataset(name), check_node(channel), running, into, every_s, spread_s)
+    trial = (
+        () if role is None else (role, "--data", str(data), *(word for value in values for word in ("--set", value)))
+    )
+    following = Following(check_dataset(name), check_node(channel), running, into, every_s, spread_s, trial)
     store, trusted = context.open_store(), read_trust(trust, is_unsigned_allowed=False)
     follower = ReleaseFollower(following, store, connect_of(context), open_host(context), trusted, context.note)
     seq = follower.run()

@@ -42,7 +42,7 @@ def command(context: Context, metrics: bool, fleet: bool, check: bool, watch: bo
 
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
-    for row, figures, spec in mount_rows(open_host(context).state):
+    for row, figures, spec in mount_rows(open_host(context).state, is_clearing=True):
         prepared, name, state = spec.prepared, row["dataset"], row["state"]
         rows.append(row)
         line = f"{name} seq {prepared.seq} on {spec.target}: {state}"

@@ -81,6 +81,10 @@ def command(
         store = environ.get("BOXLINK_STORE", "")
         written = context.settings.store if context.settings is not None and not store else None
         paths = write_units(systemd, found.role, processes, place, store, written or "")
+        if found.release_channel:
+            context.note(
+                f"boxlink: units stay at their release: only boxlink up follows channel {found.release_channel}"
+            )
         context.emit({"role": found.role, "units": [str(path) for path in paths]}, "\n".join(map(str, paths)))
         return
     write_pins(place.data, parse_pins(seqs))
@@ -91,7 +95,7 @@ def command(
     if found.release_channel:
         from tools.fleet.renewal import follower_of
 
-        planned.append(follower_of(found, place, environ, trust))
+        planned.append(follower_of(found, role, place, values, environ, trust))
     if _run(context, found.role, planned, place):
         from tools.fleet.renewal import become_newer
 

@@ -8,7 +8,8 @@ and nothing that runs is touched, before that: a newer one that is refused is sa
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,14 @@ from tools.fleet.release_place import Trust, activate, fetch
 from tools.fleet.release_prune import prune
 
 _TRY_S = 60.0
+_SAID_MAX = 300
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Following:
-    """``running``: the seq that runs. ``spread_s``: nodes change at a random moment within it, not all at once."""
+    """``running``: the seq that runs. ``spread_s``: nodes change at a random moment within it, not all at once.
+    ``trial``: role and words of the ``up`` that a newer one must be able to run; empty for none."""
 
     release: str
     channel: str
@@ -36,6 +39,7 @@ class Following:
     into: Path
     poll_s: float
     spread_s: float
+    trial: tuple[str, ...] = ()
 
 
 def decide(channel: Channel, release: str, running: int) -> tuple[int | None, str]:
@@ -94,7 +98,7 @@ class ReleaseFollower:
             self._host,
             no_progress,
         )
-        _check_runs(brought.directory)
+        check_runs(brought.directory, following.trial)
         if seq not in self._due:
             wait_s = following.spread_s * self._host.entropy.uniform()
             self._due = {seq: self._host.clock.monotonic() + wait_s}
@@ -122,13 +126,16 @@ class ReleaseFollower:
         self._said = text
 
 
-def _check_runs(directory: Path) -> None:
-    """Whether the programs of a release start at all here. Invalid where they do not."""
+def check_runs(directory: Path, trial: Sequence[str]) -> None:
+    """Whether the programs of a release start at all here, and find all that the role needs: it writes its units, which
+    go at once. Invalid where they do not."""
     program = boxlink_of(directory)
-    try:
-        done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=_TRY_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Invalid(f"the release's boxlink does not run: {error}", path=str(program)) from error
+    with tempfile.TemporaryDirectory() as units:
+        words = ["up", *trial, "--release", str(directory), "--systemd", units] if trial else ["--version"]
+        try:
+            done = subprocess.run([program, *words], capture_output=True, text=True, check=False, timeout=_TRY_S)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Invalid(f"the release's boxlink does not run: {error}", path=str(program)) from error
     if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2]
-        raise Invalid(f"the release's boxlink does not run: {last or done.returncode}", path=str(program))
+        said = " ".join(done.stderr.split())[-_SAID_MAX:]
+        raise Invalid(f"the release does not run here: {said or done.returncode}", path=str(program))

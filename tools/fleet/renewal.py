@@ -23,8 +23,16 @@ _STOP_S = 20.0
 _SEQ = re.compile(r"[1-9][0-9]{0,17}")
 
 
-def follower_of(role: Role, place: Place, environ: Mapping[str, str], trust: Sequence[Path]) -> Planned:
-    """The process that waits for a newer release. Invalid where what runs is no release that was fetched."""
+def follower_of(
+    role: Role,
+    role_name: str,
+    place: Place,
+    values: Sequence[str],
+    environ: Mapping[str, str],
+    trust: Sequence[Path],
+) -> Planned:
+    """The process that waits for a newer release. ``role_name`` and ``values`` as they were given. Invalid where what
+    runs is no release that was fetched."""
     release = place.release
     if release is None or not _SEQ.fullmatch(release.name):
         raise Invalid(
@@ -36,6 +44,9 @@ def follower_of(role: Role, place: Place, environ: Mapping[str, str], trust: Seq
     command = [str(boxlink_of(release)), "release", "follow", release.parent.name, "--channel", role.release_channel]
     command += ["--running", release.name, "--into", str(release.parent.parent)]
     command += ["--spread", f"{role.release_spread_s:g}", "--node", place.node]
+    command += ["--role", role_name, "--data", str(place.data)]
+    for value in values:
+        command += ["--set", value]
     for path in trust:
         command += ["--trust", str(path.absolute())]
     return Planned(FOLLOWER, command, dict(environ), _STOP_S, is_renewing=True)
