@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from tools.bench.far_process import Cost, environment, serving
 from tools.bench.far_server import BUCKET, LIES, FarServer
 
 PACK = "data/covers/pack/01"
-DATA = bytes(range(256)) * 1000
+DATA = random.Random(1).randbytes(256_000)
 
 
 @pytest.fixture(autouse=True)
