@@ -44,8 +44,10 @@ def test_names_of_one_file_are_one_file(pair: Pair) -> None:
 def test_bytes(pair: Pair, way: Way) -> None:
     copy, mount = pair.sides()
     wrong = []
-    for path in sorted(files_of(copy)):
-        name = os.path.relpath(path, copy)
+    for name in sorted(os.path.relpath(path, copy) for path in files_of(copy)):
+        if name.startswith(b"wide/") and not name.startswith(b"wide/00"):
+            continue  # more of the same
+        path = os.path.join(copy, name)
         size = os.lstat(path).st_size
         found = []
         for side in (copy, mount):
