@@ -19,7 +19,8 @@ from tools.bench.distance import NEAR, Distance
 from tools.bench.far_process import environment, serving
 from tools.bench.far_server import URL, FarServer
 
-FILES, FILE_BYTES = 90, 300_000
+FILES, FILE_BYTES = 120, 300_000
+_APART = 5  # what the kernel reads ahead of one file is not another one's
 READ_S = 60.0  # no read takes longer: a worker's deadline is 3 s, a keeper gives a worker 30 s to come to life
 WEATHERS = {"": NEAR, "slow": Distance(0.035, 0.2, bytes_per_s=20_000_000)}
 
@@ -79,8 +80,7 @@ class Crashing:
         """A file of which nothing is here but perhaps what was read ahead."""
         if not self._unread:
             self.forget()
-            # Not the one after another: what the kernel reads ahead would be here.
-            self._unread = [f"{number:03}" for first in (1, 0) for number in range(first, FILES, 2)]
+            self._unread = [f"{number:03}" for number in range(0, FILES, _APART)]
         return self._unread.pop()
 
     def start_reading(self, name: str) -> subprocess.Popen[bytes]:
