@@ -1,9 +1,9 @@
 """What could lately not be fetched, so that a reader waits for an error once.
 
 When a read fails the kernel asks again for each page of what it wanted to read ahead, one after the other: a file of
-300 KB is 73 requests. If each of them waited for a store that does not answer, an error that is due after a minute would
-come after an hour. So an error is believed for as long as it took to learn it, but no longer than some seconds; one that
-came at once is asked for again at once.
+300 KB is 73 requests. If each of them waited for a store that does not answer, an error that is due after a minute
+would come after an hour. So an error is believed for as long as it took to learn it, but no longer than some seconds;
+one that came at once is asked for again at once.
 """
 
 from __future__ import annotations

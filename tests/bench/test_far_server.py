@@ -1,4 +1,4 @@
-"""The far server, asked by the client that nodes use: right answers, counted, at the delays that were drawn; and lies."""
+"""The far server, asked by the client that nodes use: right answers, counted, with the delays drawn; and lies."""
 
 from __future__ import annotations
 
@@ -120,9 +120,7 @@ def test_a_connection_that_is_reset_is_said(inner: MemoryStore) -> None:
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lie_is_an_error_or_other_bytes_and_then_the_truth_comes(
-    server: FarServer, store: S3Store, lie: str
-) -> None:
+def test_a_lie_is_an_error_or_other_bytes_and_then_the_truth_comes(server: FarServer, store: S3Store, lie: str) -> None:
     server.lie = lie
     try:
         (found,) = store.get_ranges(PACK, [(5000, 100_001)])

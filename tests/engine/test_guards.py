@@ -155,9 +155,7 @@ def test_forgotten_durably_before_bytes_go(
 
 
 @BOTH
-def test_a_reader_does_not_wait_for_ever(
-    space: CachedSpace, monkeypatch: pytest.MonkeyPatch, is_guarded: bool
-) -> None:
+def test_a_reader_does_not_wait_for_ever(space: CachedSpace, monkeypatch: pytest.MonkeyPatch, is_guarded: bool) -> None:
     monkeypatch.setattr(blob_module, "DEADLINE_S", 0.2 if is_guarded else 1e6)
     comes = threading.Event()
 

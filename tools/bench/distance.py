@@ -38,7 +38,7 @@ NEAR = Distance(0.0, 0.0)
 
 @dataclass(frozen=True)
 class Fate:
-    """What becomes of a request. ``breaks_at``: after which share of the answer the connection is reset; None: never."""
+    """What becomes of a request. ``breaks_at``: after which share of the answer it is reset; None: never."""
 
     first_byte_s: float
     breaks_at: float | None

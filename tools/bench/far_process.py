@@ -1,4 +1,4 @@
-"""Where a far server runs (tools/bench/far_server.py): a thread of this process or a process of its own; what was asked."""
+"""Where a far server runs (far_server.py): in a thread of this process or in a process of its own; what was asked."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def in_process(make: Callable[..., Store], *arguments: Any, distance: Distance, 
         process.join()
 
 
-def _run(pipe: Connection, make: Callable[..., Store], arguments: tuple[Any, ...], distance: Distance, seed: int) -> None:
+def _run(
+    pipe: Connection, make: Callable[..., Store], arguments: tuple[Any, ...], distance: Distance, seed: int
+) -> None:
     server = FarServer(make(*arguments), distance, seed)
     with serving(server) as endpoint, contextlib.suppress(EOFError):
         pipe.send(endpoint)

@@ -1,7 +1,7 @@
 """An S3 server some milliseconds away, over a real socket, before any store of ours: for processes.
 
-It speaks what our clients ask for (GET with ranges, HEAD, PUT and DELETE with conditions, ListObjectsV2), believes every
-signature, and can be told to lie. All requests are noted, so that round trips can be counted.
+It speaks what our clients ask for (GET with ranges, HEAD, PUT and DELETE with conditions, ListObjectsV2), believes
+every signature, and can be told to lie. All requests are noted, so that round trips can be counted.
 """
 
 from __future__ import annotations

@@ -56,20 +56,20 @@ class FarStore:
                 self._ask([f"{prefix} list {number}"], lambda: None, lambda _: [0])
             yield info
 
-    def _ask(self, asked: list[str], call: Callable[[], T], sizes: Callable[[T], Sequence[int]]) -> T:
+    def _ask(self, asked: Sequence[str], call: Callable[[], T], sizes: Callable[[T], Sequence[int]]) -> T:
         """One round trip: as long as the longest of what is asked."""
         with self._lock:
             now = self._clock.monotonic()
-            if not all([self._turnstile.admits(now) for _ in asked]):
+            if not all(self._turnstile.admits(now) for _ in asked):
                 raise NotApplied("too many requests a second", key=asked[0].partition(" ")[0])
             fates = [self._fates.draw(what) for what in asked]
         answer = call()
-        self._wait_for(now, list(zip(fates, sizes(answer), strict=True)))
+        self._wait_for(now, tuple(zip(fates, sizes(answer), strict=True)))
         if any(fate.breaks_at is not None for fate in fates):
             raise Unavailable("the connection was reset", key=asked[0].partition(" ")[0])
         return answer
 
-    def _wait_for(self, asked_at: float, answers: list[tuple[Fate, int]]) -> None:
+    def _wait_for(self, asked_at: float, answers: Sequence[tuple[Fate, int]]) -> None:
         """Until the last byte of all is here."""
         width = self._distance.connection_bytes_per_s
         done_at = asked_at

@@ -1,8 +1,8 @@
 """Whether a start grows with the data: 1.8 GB to 1.8 TB, a store 35 ms away, an empty node each time.
 
-``python -m tools.bench.sizes [--sizes NAME ...] [--rounds N] [--place DIR]``. Needs root, EROFS and FUSE. The datasets are
-synthetic (tools/bench/synthetic.py): the index is real, the packs are computed, and what is read is compared with what
-it must be. Requests are counted by the server; round trips are those on the way to the bytes, one after the other.
+``python -m tools.bench.sizes [--sizes NAME ...] [--rounds N] [--place DIR]``. Needs root, EROFS and FUSE. The datasets
+are synthetic (tools/bench/synthetic.py): the index is real, the packs are computed, and what is read is compared with
+what it must be. Requests are counted by the server; round trips are those on the way to the bytes, one after the other.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ class Bench:
 
 
 def on_the_way(asked: list[Asked]) -> list[Asked]:
-    """Of what was asked for, by when it came, what a reader waits for: not leases and traces, which are asked for beside
-    it, and the head once, for who takes a lease looks at it again."""
+    """Of what was asked for, by when it came, what a reader waits for: not leases and traces, which are asked for
+    beside it, and the head once, for who takes a lease looks at it again."""
     found: list[Asked] = []
     for row in asked:
         verb, _, key = row.what.partition(" ")
@@ -199,9 +199,7 @@ def main() -> int:
         with scratch(options.place) as place:
             took_s = made(place, name)
             file_bytes = SIZES[name][1]
-            with in_process(
-                open_synthetic, str(place / "store"), file_bytes, distance=_DISTANCE, seed=_SEED
-            ) as far:
+            with in_process(open_synthetic, str(place / "store"), file_bytes, distance=_DISTANCE, seed=_SEED) as far:
                 _measure(Bench(place, far, name), name, took_s, options.rounds)
     return 0
 
@@ -216,7 +214,9 @@ def _measure(bench: Bench, name: str, made_s: float, rounds: int) -> None:
         requests = _spread([sample.cost.requests for sample in samples], 0)
         kb = _spread([sample.cost.body_bytes / 1000 for sample in samples], 0)
         seconds = _spread([sample.seconds for sample in samples])
-        print(f"| {name} | {bench.files:,} | {made_s:.0f} | {kind} | {seconds} | {trips} | {requests} | {kb} | {rest} |")
+        print(
+            f"| {name} | {bench.files:,} | {made_s:.0f} | {kind} | {seconds} | {trips} | {requests} | {kb} | {rest} |"
+        )
         sys.stdout.flush()
         rest = "|"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from synclib.clock import SystemClock, SystemEntropy, ulid_from_text, ulid_text
+from synclib.clock import SystemClock, SystemEntropy, ulid_from_text
 from synclib.core import zstd
 from synclib.core.block import BLOCK_DIGEST_BYTES, BlockInfo, Columns, encode_block
 from synclib.core.entry import ADDRESS_FIRST, ChunkRef, Codec, Entry, Kind, address_units
@@ -181,9 +181,7 @@ def _block(
     plain = msgspec.msgpack.encode(msgspec.structs.replace(template, directories=[directory], address_gaps=gaps))
     stored = zstd.compress(plain)
     every = content.hashes
-    hashes = b"".join(
-        every[content.stretch_of(*content.place_of(folder, number))] for number in range(FOLDER_FILES)
-    )
+    hashes = b"".join(every[content.stretch_of(*content.place_of(folder, number))] for number in range(FOLDER_FILES))
     first, _ = content.place_of(folder, 0)
     packs = [_pack_info(content, pack) for pack in range(first, first + content.folder_packs)]
     info = BlockInfo(

@@ -84,7 +84,7 @@ class Crashing:
         return self._unread.pop()
 
     def start_reading(self, name: str) -> subprocess.Popen[bytes]:
-        drop_page_cache()
+        """The kernel asks for what it has not read; :func:`drop_page_cache` makes it ask for all, of everyone."""
         return subprocess.Popen(["cat", self.target / name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     def right(self, name: str) -> bytes:

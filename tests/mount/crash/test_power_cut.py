@@ -82,6 +82,7 @@ def mounted_on(crashing: Crashing, cache: Path, place: Path) -> Iterator[Machine
 def assert_right_or_error(crashing: Crashing, names: list[str]) -> int:
     """How many were read whole, while the store gives nothing."""
     crashing.be("503")
+    drop_page_cache()
     whole = sum(crashing.read(name) for name in names)
     crashing.be("")
     return whole
@@ -120,8 +121,18 @@ def _halve(path: Path) -> None:
 DAMAGE: dict[str, Callable[[Path], None]] = {"flipped": _flip, "zeroed": _zero, "halved": _halve, "gone": os.unlink}
 
 
-@pytest.mark.parametrize("how", DAMAGE)
-@pytest.mark.parametrize("name", ["blob", "held", "generation", "clock", "*.image", "*.map", "*-*.json"])
+_DAMAGED = {
+    "blob": ("flipped", "zeroed", "halved", "gone"),
+    "held": ("flipped", "zeroed", "gone"),
+    "generation": ("flipped", "halved"),
+    "clock": ("flipped", "gone"),
+    "*.image": ("flipped", "halved", "gone"),
+    "*.map": ("flipped", "zeroed"),
+    "*-*.json": ("flipped", "gone"),
+}
+
+
+@pytest.mark.parametrize(("name", "how"), [(name, how) for name, ways in _DAMAGED.items() for how in ways])
 def test_after_damage(copies: Copies, tmp_path: Path, name: str, how: str) -> None:
     crashing = copies.crashing
     cache = copy_of(copies.places[CUTS[-1]], tmp_path)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.same.conftest import Pair, Published, mounted_pair, open_to_others
 from tests.e2e.boxlink_process import Machine
+from tests.mount.same.conftest import Pair, Published, mounted_pair, open_to_others
 
 GIANT_BYTES = (5 << 30) + 12_345
 MARKS = (0, 1 << 20, (1 << 31) - 3000, (1 << 32) - 3000, (1 << 32) + 1, GIANT_BYTES - 6000)

@@ -53,7 +53,9 @@ def test_programs_in_it_run(pair: Pair) -> None:
     for side in pair.sides():
         programs = os.path.join(side, b"programs/")
         words = [[programs + b"echo", "a b"], [programs + b"script", "c"], [sys.executable, programs + b"app.pyz"]]
-        imports = "import sys; sys.path.insert(0, sys.argv[1]); import inside.module as m; print(m.NAME, m.__file__[-22:])"
+        imports = (
+            "import sys; sys.path.insert(0, sys.argv[1]); import inside.module as m; print(m.NAME, m.__file__[-22:])"
+        )
         words.append([sys.executable, "-c", imports, programs + b"app.pyz"])
         done = [subprocess.run(line, capture_output=True, check=True).stdout for line in words]
         said.append(done)

@@ -83,7 +83,8 @@ def by_holes(descriptor: int, size: int) -> bytes:
         try:
             first = os.lseek(descriptor, at, os.SEEK_DATA)
         except OSError as error:
-            assert error.errno == errno.ENXIO
+            if error.errno != errno.ENXIO:
+                raise
             break
         at = os.lseek(descriptor, first, os.SEEK_HOLE)
         assert first < at <= size
