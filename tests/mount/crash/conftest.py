@@ -57,9 +57,8 @@ class Crashing:
         self.server.distance = WEATHERS.get(weather, NEAR)
         self.server.lie = "" if weather in WEATHERS else weather
 
-    def mount(self) -> None:
-        """Of an empty cache: everything is unread."""
-        self.machine.json("mount", "covers", self.target, "--no-hydrate")
+    def mount(self, *words: str) -> None:
+        self.machine.json("mount", "covers", self.target, "--no-hydrate", *words)
 
     def forget(self) -> None:
         """All that the node has: its cache; the kernel's memory."""
