@@ -21,7 +21,7 @@ def full(tmp_path_factory: pytest.TempPathFactory, mount_trouble: str) -> Iterat
     cache, device = place / "cache", place / "device"
     cache.mkdir()
     with device.open("wb") as file:
-        file.truncate(48 << 20)
+        file.truncate(72 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", device], check=True)
     subprocess.run(["mount", "-o", "loop", device, cache], check=True)
     found = None

@@ -1,4 +1,4 @@
-"""A worker that never comes to life: the keeper gives its readers an error when its deadline is over, and not before."""
+"""A worker that never comes to life: the keeper gives its readers an error when its deadline is over."""
 
 from __future__ import annotations
 

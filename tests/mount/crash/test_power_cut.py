@@ -28,7 +28,7 @@ MIXED = ("the record ahead of the data", "the data ahead of the record")
 
 @dataclass
 class Copies:
-    """By the moment at which they were taken. ``touched``: the files that were being read, and some that nobody has read."""
+    """By the moment of each. ``touched``: the files that were being read, and some that nobody has read."""
 
     crashing: Crashing
     places: dict[str, Path]
