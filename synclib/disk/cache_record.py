@@ -129,8 +129,8 @@ class CacheRecord:
         os.pwrite(self._held, states, first)
 
     def change_states(self, first: int, before: bytes, states: bytes) -> None:
-        """As :meth:`set_states`, but only where a block of the file is another one than ``before``: what is a hole stays
-        one, for a full disk has no block for whoever is about to empty it."""
+        """As :meth:`set_states`, but only where a block of the file is another one than ``before``: what is a hole
+        stays one, for a full disk has no block for whoever is about to empty it."""
         start, stop = first, first + len(states)
         while start < stop:
             end = min((start // _BLOCK_BYTES + 1) * _BLOCK_BYTES, stop)
