@@ -3,7 +3,7 @@
 When a read fails the kernel asks again for each page of what it wanted to read ahead, one after the other: a file of
 300 KB is 73 requests. If each of them waited for a store that does not answer, an error that is due after a minute
 would come after an hour. So an error is believed for as long as it took to learn it, but no longer than some seconds;
-one that came at once is asked for again at once.
+one that came soon is asked for again at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from synclib.errors import BoxlinkError
 
-BELIEVED_S = 5.0
+SOON_S, BELIEVED_S = 0.1, 5.0
 _KEPT_MAX = 4096
 
 
@@ -26,6 +26,8 @@ class Failures:
 
     def add(self, errors: Iterable[tuple[int, BoxlinkError]], now_s: float, took_s: float) -> None:
         """These have failed by now, after so long."""
+        if took_s < SOON_S:
+            return
         until_s = now_s + min(took_s, BELIEVED_S)
         with self._lock:
             if len(self._errors) > _KEPT_MAX:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from synclib.errors import Corrupt, Unavailable
-from synclib.lazy.failures import _KEPT_MAX, BELIEVED_S, Failures
+from synclib.lazy.failures import _KEPT_MAX, BELIEVED_S, SOON_S, Failures
 
 
 def test_what_took_long_is_believed_for_as_long() -> None:
@@ -19,9 +19,9 @@ def test_what_took_long_is_believed_for_as_long() -> None:
     failures.check([7], 100)  # it was forgotten
 
 
-def test_what_came_at_once_is_not_believed() -> None:
+def test_what_came_soon_is_not_believed() -> None:
     failures = Failures()
-    failures.add([(7, Corrupt("damaged"))], now_s=100, took_s=0)
+    failures.add([(7, Corrupt("damaged"))], now_s=100, took_s=SOON_S / 2)
     failures.check([7], 100)
 
 

@@ -78,7 +78,7 @@ def test_an_error_is_waited_for_once(crashing: Crashing, weather: str) -> None:
     crashing.be("")
     after = crashing.row()
     assert int(str(after["errors"])) > int(str(before["errors"]))
-    assert _gets(after) - _gets(before) < 12
+    assert _gets(after) - _gets(before) < 40  # without what is believed: 146
     wait(lambda: crashing.read(name))
 
 
