@@ -124,7 +124,7 @@ class Evictor:
         part = part_to_evict(hand.held_units, hand.main_units)
         done = pass_over(window, part, wanted, lambda index: self.pins.holds(first + index))
         stop = len(done.states)
-        self._record.set_states(first, done.states)
+        self._record.change_states(first, window[:stop], done.states)
         hand.unit = first + stop
         hand.held_units += done.held_change
         hand.main_units += done.main_change
@@ -157,16 +157,17 @@ class Evictor:
         with self._record.locked(_LOCK_S) as has_lock:
             if not has_lock:
                 return []
-            states, gone = bytearray(self._record.states(first, stop)), 0
+            before, gone = self._record.states(first, stop), 0
+            states = bytearray(before)
             found = [
                 _Victim(first + index, bool(states[index] & SHARED))
-                for index in held_in(bytes(states))
+                for index in held_in(before)
                 if first + index not in wanted and not self.pins.holds(first + index)
             ]
             for victim in found:
                 gone += units_of(states[victim.unit - first])
                 states[victim.unit - first] = NONE
-            self._record.set_states(first, bytes(states))
+            self._record.change_states(first, before, bytes(states))
             hand = self._record.read_hand()
             hand.held_units -= gone
             self._record.write_hand(hand)

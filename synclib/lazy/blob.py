@@ -19,6 +19,7 @@ from synclib.core.pack import decode_chunk
 from synclib.core.plan import coalesce_chunks
 from synclib.disk.blob_cache import BlobCache, Piece
 from synclib.errors import BoxlinkError, Corrupt, Full, Unavailable
+from synclib.lazy.failures import Failures
 from synclib.store.base import Buffer, Store
 
 # What is fetched at least around a fault, where it lies in the same pack: a request costs as much for 20 KB.
@@ -153,6 +154,7 @@ class Blob:
         self._store, self._root, self._map, self._cache, self._clock = store, root, extents, cache, clock
         self._near = near
         self._flights: dict[int, _Flight] = {}
+        self._failures = Failures()
         self._lock = threading.Lock()
         self._fetchers = ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch")
         # One at a time: threads that hash and write side by side keep each other, and readers, from the interpreter.
@@ -208,6 +210,7 @@ class Blob:
                     lacking.append(extent)
                 else:
                     data[low - start : high - start] = piece
+            self._failures.check((extent.position for extent in lacking), self._clock.monotonic())
             fetched = self._make_resident(lacking, deadline) if lacking else {}
             for extent in lacking:
                 plain = fetched.get(extent.position)
@@ -254,7 +257,10 @@ class Blob:
         for extent in wanted:
             flight = flights[extent.position]
             if not flight.landed.wait(max(deadline - self._clock.monotonic(), 0)):
-                raise Unavailable("the store did not answer in time", key=self._key(extent.chunk))
+                late = Unavailable("the store did not answer in time", key=self._key(extent.chunk))
+                positions = (other.position for other in wanted if not flights[other.position].landed.is_set())
+                self._failures.add([(at, late) for at in positions], self._clock.monotonic(), DEADLINE_S)
+                raise late
             if extent.position in flight.errors:
                 raise flight.errors[extent.position]
         plains = ((extent.position, flights[extent.position].plains.get(extent.position)) for extent in wanted)
@@ -293,10 +299,10 @@ class Blob:
         errors: dict[int, BoxlinkError] = dict.fromkeys(
             (extent.position for extent in extents), Unavailable("a fetch ended early")
         )
+        started = self._clock.monotonic()
         try:
             # What another thread has brought since this one looked is not fetched again.
             lacking = [extent for extent in extents if not self._cache.has(extent)]
-            started = self._clock.monotonic()
             unkept: dict[int, BoxlinkError] = {}
             if self._near is not None:
                 patience_s = _NEAR_S if flight.is_background else min(_NEAR_OF * self._usual_s, _NEAR_S)
@@ -319,6 +325,9 @@ class Blob:
                 for extent in extents:
                     if self._flights.get(extent.position) is flight:
                         del self._flights[extent.position]
+            if errors and not flight.is_background:
+                now = self._clock.monotonic()
+                self._failures.add(errors.items(), now, now - started)
             flight.errors = errors
             flight.landed.set()
         return errors

@@ -86,8 +86,8 @@ def rate(context: Context, directory: Path, rate: int) -> None:
 
 
 def _ask(context: Context, directory: Path, request: Request) -> dict[str, Any]:
-    """What the mount's worker answers; Unavailable where it does not, Invalid where it will not."""
-    from synclib.errors import Invalid, Unavailable
+    """What the mount's worker answers; Unavailable where it does not, its own error where it will or can not."""
+    from synclib.errors import BoxlinkError, Invalid, Unavailable
     from tools.cli_engine import open_host
     from tools.mount_control import ask
     from tools.mounting import mount_at
@@ -98,5 +98,6 @@ def _ask(context: Context, directory: Path, request: Request) -> dict[str, Any]:
         raise Unavailable("the mount did not answer", hint=f"see {place / 'log'}", path=str(directory))
     if "error" in answer:
         error = answer["error"]
-        raise Invalid(error["message"], hint=error.get("hint", ""), path=error.get("path", str(directory)))
+        kind = next((kind for kind in BoxlinkError.__subclasses__() if kind.kind == error["kind"]), Invalid)
+        raise kind(error["message"], hint=error.get("hint", ""), path=error.get("path", str(directory)))
     return answer

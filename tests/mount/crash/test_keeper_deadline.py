@@ -1,0 +1,77 @@
+"""A worker that never comes to life: the keeper gives its readers an error when its deadline is over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.mount.test_mount import Mounted
+from tests.mount.test_upgrade import wait
+
+_HOOKS = """
+import sys
+from pathlib import Path
+if "tools.mount_keeper" in sys.orig_argv:
+    from synclib.lazy import keeper
+    start = keeper.Keeper._start_worker
+    def start_soon(self, *, is_successor):
+        if is_successor:
+            keeper.DEADLINE_S = {deadline_s!r}
+        start(self, is_successor=is_successor)
+    keeper.Keeper._start_worker = start_soon
+if "tools.mount_worker" in sys.orig_argv and Path({broken!r}).exists():
+    with open({broken!r}, "a") as log:
+        log.write("x")
+    raise SystemExit(1)
+"""
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Mounted]:
+    found = Mounted(tmp_path)
+    try:
+        yield found
+    finally:
+        with suppress(AssertionError):
+            found.unmount("--force")
+
+
+@pytest.mark.parametrize("is_guarded", [True, False], ids=["guarded", "guard removed"])
+def test_readers_get_an_error_when_no_worker_comes(mounted: Mounted, tmp_path: Path, is_guarded: bool) -> None:
+    hooks, broken = tmp_path / "hooks", tmp_path / "broken"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text(
+        _HOOKS.format(deadline_s=2.0 if is_guarded else 1e6, broken=os.fspath(broken))
+    )
+    mounted.machine.environment["PYTHONPATH"] = f"{hooks}:{os.environ.get('PYTHONPATH', '')}"
+    keeper = mounted.mount()["keeper"]
+    assert isinstance(keeper, int)
+    broken.touch()
+    os.kill(mounted.worker(), signal.SIGKILL)
+    reader = subprocess.Popen(["cat", mounted.target / "large"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        # Asked for again and again, each time in vain: then nobody answers.
+        wait(lambda: len(broken.read_text()) >= 2)
+        mounted.machine.json("status")
+        if is_guarded:
+            out, _ = reader.communicate(timeout=60)
+            assert reader.returncode != 0
+            assert (mounted.source / "large").read_bytes().startswith(out)
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                reader.communicate(timeout=6)
+            os.kill(keeper, signal.SIGKILL)
+            reader.communicate(timeout=60)
+    finally:
+        reader.kill()
+    broken.unlink()
+    with suppress(AssertionError):
+        mounted.unmount("--force")
+    mounted.mount()
+    mounted.assert_same()
