@@ -228,7 +228,7 @@ class Hydrator:
                 if not found:
                     self._end_walk()
                 break
-            lacking = [extent for extent in page if not self._cache.has(extent)]
+            lacking = self._cache.lacking(page)
             found += lacking
             size += sum(extent.chunk.plain_bytes for extent in lacking)
         self._lacked += len(found)
