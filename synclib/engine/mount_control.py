@@ -9,11 +9,8 @@ import msgspec
 
 from synclib import __version__
 from synclib.core.entry import ADDRESS_MAX
-from synclib.disk.blob_cache import BlobCache
-from synclib.engine.cache_upkeep import CacheUpkeep
+from synclib.engine.cache_work import CacheWork
 from synclib.errors import Invalid
-from synclib.lazy.blob import Blob
-from synclib.lazy.hydrate import Hydrator
 from synclib.store.meter import Meter
 
 _PIN_RANGES_MAX = 100_000
@@ -52,11 +49,9 @@ Request = Figures | Evict | Pin | Unpin | Rate
 class MountControl:
     """Of one worker. Safe between threads."""
 
-    def __init__(
-        self, blob: Blob, cache: BlobCache, upkeep: CacheUpkeep, hydrator: Hydrator, meter: Meter, restarts: int
-    ) -> None:
-        self._blob, self._cache, self._upkeep, self._restarts = blob, cache, upkeep, restarts
-        self._hydrator, self._meter = hydrator, meter
+    def __init__(self, work: CacheWork, meter: Meter, restarts: int) -> None:
+        self._blob, self._cache, self._upkeep, self._hydrator = work.blob, work.cache, work.upkeep, work.hydrator
+        self._meter, self._restarts = meter, restarts
 
     def answer(self, request: Request) -> dict[str, object]:
         """Any BoxlinkError where it cannot be done."""

@@ -43,7 +43,8 @@ def command(
     else. When everything is here the next mount needs no daemon. Where there is no EROFS, or for one who is not root
     (who needs fusermount3), it is a FUSE tree.
     """
-    from synclib.engine.mount import Background, Mode
+    from synclib.engine.cache_work import Background
+    from synclib.engine.mount import Mode
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, manifest_fields, open_dataset, open_host, progress_bar
     from tools.lazy_probe import Rung
