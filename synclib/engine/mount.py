@@ -76,8 +76,7 @@ class Prepared(msgspec.Struct, frozen=True):
     plain_bytes: int = 0  # of all files
     mode: Mode = Mode.EROFS
     why: str = ""  # why it is not mounted in a better way
-    # Of a tree alone: what it is read from, and the time that its directories show.
-    runs: tuple[RunRef, ...] = ()
+    runs: tuple[RunRef, ...] = ()  # of a tree alone: what it is read from
     published_at_ns: int = 0
     volume: VolumeRef | None = None
     why_no_volume: str = ""  # where it was asked for
@@ -108,6 +107,7 @@ def prepare(dataset: Dataset, host: Host, manifest: Manifest) -> Prepared:
         found,
         os.fspath(directory / "lazy"),
         manifest.plain_bytes,
+        published_at_ns=manifest.published_at_ns,
     )
 
 
@@ -185,7 +185,7 @@ def serve(
         try:
             if is_successor:
                 server.take_over()
-            on_ready(MountControl(work, meter, restarts))
+            on_ready(MountControl(work, meter, restarts, host.clock, prepared.published_at_ns))
             work.start()
             # Only now: what has not begun cannot be ended. A word that came before is not lost.
             words = (work, server, retiring, on_retired)

@@ -8,6 +8,7 @@ import os
 import msgspec
 
 from synclib import __version__
+from synclib.clock import Clock
 from synclib.core.entry import ADDRESS_MAX
 from synclib.engine.cache_work import CacheWork
 from synclib.errors import Invalid
@@ -49,7 +50,9 @@ Request = Figures | Evict | Pin | Unpin | Rate
 class MountControl:
     """Of one worker. Safe between threads."""
 
-    def __init__(self, work: CacheWork, meter: Meter, restarts: int) -> None:
+    def __init__(self, work: CacheWork, meter: Meter, restarts: int, clock: Clock, published_at_ns: int) -> None:
+        """``published_at_ns``: when the seq was."""
+        self._clock, self._published_at_ns = clock, published_at_ns
         self._blob, self._cache, self._upkeep, self._hydrator = work.blob, work.cache, work.upkeep, work.hydrator
         self._meter, self._restarts = meter, restarts
 
@@ -81,6 +84,7 @@ class MountControl:
             "worker": os.getpid(),
             "version": __version__,
             "restarts": self._restarts,
+            "age_s": max(round((self._clock.wall_ns() - self._published_at_ns) / 1e9, 1), 0.0),
             "reads": counts.reads,
             "hits": kept.hits,
             "faults": counts.faults,
