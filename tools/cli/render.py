@@ -44,7 +44,7 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
     from tools.daemon_log import open_log
     from tools.notify import READY, notify
     from tools.render_daemon import Plan, RenderDaemon, Stop
-    from tools.render_reader import reader_opener
+    from tools.render_reader import RenderReader
 
     check_dataset(dataset)
     host, port = addresses.parse_address(listen, "--listen")
@@ -59,7 +59,7 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
     assert context.meter is not None
     meter = context.meter
     log = open_log("render", data / LOG_DIRECTORY, context.is_verbose)
-    open_reader = reader_opener(data, dataset, store, open_host(context), log)
+    reader = RenderReader(data, dataset, store, open_host(context), log)
 
     def say(event: str, **fields: object) -> None:
         if event == "ready":
@@ -82,4 +82,4 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s, context.release)
-    RenderDaemon(plan, listener, store, open_reader, SystemClock(), log, say, stop).run()
+    RenderDaemon(plan, listener, store, reader.open, reader.list_covers, SystemClock(), log, say, stop).run()
