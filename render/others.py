@@ -9,7 +9,7 @@ from itertools import islice
 
 from structlog.typing import FilteringBoundLogger
 
-from render.walls import WALLS_KEPT, ListCovers, OpenReader, Walls, load_wall
+from render.walls import WALLS_KEPT, ListCovers, OpenReader, Walls, listed_covers, load_wall
 from synclib.core.registration import REGISTRATION_BYTES_MAX, parse_registration
 from synclib.errors import BoxlinkError, Corrupt, Missing
 from synclib.store.base import Store
@@ -22,8 +22,8 @@ def hold_walls_of_others(
     dataset: str,
     walls: Walls,
     open_reader: OpenReader,
-    list_covers: ListCovers,
     log: FilteringBoundLogger,
+    list_covers: ListCovers = listed_covers,
 ) -> None:
     """Hold, behind the current wall, those of the seqs next to it that others serve. What cannot be had is logged."""
     current = walls.current

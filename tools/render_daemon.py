@@ -174,7 +174,7 @@ class RenderDaemon:
     def _settle(self, registrar: Registrar) -> None:
         """Nobody waits for it but who wants to end others."""
         hold_walls_of_others(
-            self._store, self._plan.dataset, self._walls, self._open_reader, self._list_covers, self._log
+            self._store, self._plan.dataset, self._walls, self._open_reader, self._log, self._list_covers
         )
         registrar.settle()
 
