@@ -9,7 +9,7 @@ from itertools import islice
 
 from structlog.typing import FilteringBoundLogger
 
-from render.walls import WALLS_KEPT, OpenReader, Walls, load_wall
+from render.walls import WALLS_KEPT, ListCovers, OpenReader, Walls, listed_covers, load_wall
 from synclib.core.registration import REGISTRATION_BYTES_MAX, parse_registration
 from synclib.errors import BoxlinkError, Corrupt, Missing
 from synclib.store.base import Store
@@ -18,7 +18,12 @@ _REGISTRATIONS_MAX = 1000
 
 
 def hold_walls_of_others(
-    store: Store, dataset: str, walls: Walls, open_reader: OpenReader, log: FilteringBoundLogger
+    store: Store,
+    dataset: str,
+    walls: Walls,
+    open_reader: OpenReader,
+    log: FilteringBoundLogger,
+    list_covers: ListCovers = listed_covers,
 ) -> None:
     """Hold, behind the current wall, those of the seqs next to it that others serve. What cannot be had is logged."""
     current = walls.current
@@ -31,7 +36,7 @@ def hold_walls_of_others(
         return
     for seq in sorted(seqs, key=lambda seq: abs(seq - current.seq))[: WALLS_KEPT - 1]:
         try:
-            wall = load_wall(open_reader, seq, None)
+            wall = load_wall(open_reader, seq, None, list_covers)
         except BoxlinkError as error:
             log.warning("a wall that others serve is not held here", seq=seq, **error.as_dict())
             continue

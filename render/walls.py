@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 from render.core.captions import (
     CATALOG,
@@ -23,36 +24,69 @@ from render.core.captions import (
 from render.core.covers import Covers, collect_covers
 from render.core.layout import Layout, layout_of
 from render.core.wall import NAMES_BLOCK, wall_id
-from synclib.errors import Corrupt, Missing
-from synclib.reader import Reader
+from synclib.errors import Corrupt, Missing, Unavailable
+from synclib.reader import File, Reader
 
 OpenReader = Callable[[int], Reader]  # the reader of a seq
+ListCovers = Callable[[Reader], Covers]
+# A catalog up to this is read before a wall is shown; a longer one while it is.
+_CATALOG_AT_ONCE_BYTES = 4 << 20
 WALLS_KEPT = 3
 _PIECE_BYTES = 1 << 20
+_CATALOG_S = 60.0
 
 
 class HeldWall:
     """A wall and the reader that its covers come from. The reader is closed when the last user is done with it."""
 
-    def __init__(self, reader: Reader, covers: Covers, captions: Captions) -> None:
+    def __init__(self, reader: Reader, covers: Covers) -> None:
         self.id = wall_id(reader.digest)
         self.seq = reader.seq
         self.digest = reader.digest
         self.reader = reader
         self.covers = covers
-        self.captions = captions
+        self._captions: Future[Captions] = Future()
         self.layout: Layout = layout_of(len(covers))
         self.is_retired = False
         self._users = 0
         self._lock = threading.Lock()
 
     @property
+    def captions(self) -> Captions | None:
+        """None while they are read."""
+        return self._captions.result() if self._captions.done() else None
+
+    def read_captions(self) -> None:
+        """Read the catalog: a short one now, else in a thread. Errors of a short one are raised here, of a long one by
+        whoever asks for a caption."""
+        with contextlib.suppress(Missing):
+            file = self.reader.open(CATALOG)
+            if file.entry.size > _CATALOG_AT_ONCE_BYTES:
+                threading.Thread(target=self._read_catalog, args=(file,), name="catalog", daemon=True).start()
+                return
+            self._captions.set_result(read_captions(self.covers, split_lines(_lines_of(file))))
+            return
+        self._captions.set_result(Captions(len(self.covers)))
+
+    def _read_catalog(self, file: File) -> None:
+        try:
+            with self.use():
+                self._captions.set_result(read_captions(self.covers, split_lines(_lines_of(file))))
+        except BaseException as error:  # whoever waits must hear of it
+            self._captions.set_exception(error)
+
+    @property
     def names_block_count(self) -> int:
         return -(-len(self.covers) // NAMES_BLOCK)
 
     def caption(self, index: int) -> Caption:
-        """A cover's title and author; the title is the file's name where the catalog does not know it."""
-        found = self.captions.caption(index)
+        """A cover's title and author; the title is the file's name where the catalog does not know it. Waits for the
+        catalog: what is drawn with a caption is kept for long."""
+        try:
+            captions = self._captions.result(_CATALOG_S)
+        except TimeoutError as error:
+            raise Unavailable("the catalog is still being read", hint="ask again", key=self.id) from error
+        found = captions.caption(index)
         if found is not None and found.title:
             return found
         author = found.author if found is not None else ""
@@ -137,7 +171,14 @@ class Walls:
             wall.retire()
 
 
-def load_wall(open_reader: OpenReader, seq: int, digest: str | None) -> HeldWall:
+def listed_covers(reader: Reader) -> Covers:
+    """The covers by a listing of everything."""
+    return collect_covers(reader.walk())
+
+
+def load_wall(
+    open_reader: OpenReader, seq: int, digest: str | None, list_covers: ListCovers = listed_covers
+) -> HeldWall:
     """The wall of a seq: lists its covers and reads its catalog, but no cover.
 
     Corrupt when the reader's digest is not ``digest`` (None: whatever the store says); what the reader raises.
@@ -146,19 +187,16 @@ def load_wall(open_reader: OpenReader, seq: int, digest: str | None) -> HeldWall
     try:
         if digest is not None and reader.digest != digest:
             raise Corrupt(f"seq {seq} has the digest {reader.digest}, synch.down says {digest}")
-        covers = collect_covers(reader.walk())
-        return HeldWall(reader, covers, read_captions(covers, split_lines(_catalog(reader))))
+        wall = HeldWall(reader, list_covers(reader))
+        wall.read_captions()
+        return wall
     except BaseException:
         reader.close()
         raise
 
 
-def _catalog(reader: Reader) -> Iterator[bytes]:
-    """The bytes of ``catalog.jsonl``, piece by piece, up to CATALOG_BYTES_MAX; none where there is none."""
-    try:
-        file = reader.open(CATALOG)
-    except Missing:
-        return
+def _lines_of(file: File) -> Iterator[bytes]:
+    """The bytes of a catalog, piece by piece, up to CATALOG_BYTES_MAX."""
     try:
         for offset in range(0, min(file.entry.size, CATALOG_BYTES_MAX), _PIECE_BYTES):
             yield file.pread(offset, _PIECE_BYTES)

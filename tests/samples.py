@@ -16,6 +16,7 @@ from synclib.core.stored_image import PIECE_BYTES, encode_image
 from synclib.core.trace import Touch, Trace, encode_trace
 from synclib.core.treehash import TreeHash
 from synclib.core.volume_layout import Header, Layout, SlotRecord, encode_header
+from synclib.core.wall_index import WallIndexBuilder
 
 ULID = bytes.fromhex("0199b0a0c0de00112233445566778899")
 TIME_NS = 1_790_000_000_123_456_789
@@ -52,6 +53,9 @@ def sample_run() -> tuple[bytes, RunRef, list[Entry]]:
     return b"".join(parts.read()), parts.ref(ULID, TIME_NS), entries
 
 
+WALL_PATHS = (b"a.jpg", b"a/one\xff.JPEG", b"b/\xc3\xa9.webp")
+
+
 def sample_manifest() -> tuple[bytes, Manifest]:
     _, ref, entries = sample_run()
     tree = TreeHash()
@@ -84,6 +88,12 @@ def sample_stored_image() -> bytes:
     image = sample_image()
     pieces = [image[at : at + PIECE_BYTES] for at in range(0, len(image), PIECE_BYTES)]
     return b"".join(encode_image(pieces, 5, 1, [(8192, 12288)]))
+
+
+def sample_wall() -> bytes:
+    """The index of a wall of three pictures."""
+    builder = WallIndexBuilder()
+    return b"".join([*(builder.add(path) for path in WALL_PATHS), builder.finish()])
 
 
 def sample_image() -> bytes:
@@ -124,6 +134,7 @@ def all_samples() -> dict[str, bytes]:
         "map": sample_map()[0],
         "image": sample_image(),
         "stored-image": sample_stored_image(),
+        "wall": sample_wall(),
         "trace": sample_trace()[0],
         "volume-header": sample_volume_header()[0],
     }

@@ -7,6 +7,7 @@ import resource
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from synclib.clock import SystemClock, SystemEntropy
 from synclib.engine.host import Host
 from synclib.engine.mount import Mode
 from synclib.engine.workers import worker_count
-from synclib.errors import BoxlinkError, Invalid, Missing, Unsupported
+from synclib.errors import BoxlinkError, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.dataset import STORE_KEY
 from synclib.store.base import Store
 from synclib.store.probe import probe_conditional_writes
 from tools.lazy_probe import Rung, rung_of
+from tools.mount_control import ask
+from tools.mount_spec import all_specs
+from tools.mounting import is_served
 
 _DESCRIPTORS_MIN = 256
 _FREE_BYTES_MIN = 64 << 20
@@ -50,6 +54,7 @@ def check_machine(host: Host) -> list[Finding]:
         _check_directory("state", host.state),
         _check_directory("cache", host.cache),
         _check_lazy(host.state),
+        *_check_mounts(host.state),
     ]
 
 
@@ -66,6 +71,27 @@ def _check_lazy(directory: Path) -> Finding:
     else:
         found = "datasets can be mounted"
     return Finding("lazy", True, found, mode=str(rung.mode or "reader"), why=rung.why)
+
+
+def _check_mounts(state: Path) -> Iterator[Finding]:
+    """Each mount of this node, asked by its control socket: the mount itself, which may hang, is not touched."""
+    for directory, spec in all_specs(state):
+        what = f"mount {spec.target}"
+        if spec.is_native:
+            if is_served(spec):
+                yield Finding(what, True, f"seq {spec.prepared.seq}, every byte is here, nothing runs")
+            continue
+        if not is_served(spec):
+            hint = f"boxlink umount --force {spec.target}, then mount it again: what was fetched is kept"
+            yield Finding(what, False, "nobody serves it", hint, Unavailable.exit_code)
+            continue
+        figures = ask(directory)
+        if figures is None:
+            hint = f"boxlink remount {spec.target}; its log is {directory / 'log'}"
+            yield Finding(what, False, "its worker does not answer", hint, Unavailable.exit_code)
+            continue
+        found = f"seq {spec.prepared.seq}, {figures['hydrated_percent']} % here, {figures['errors']} reads failed"
+        yield Finding(what, True, f"{found}, {figures['restarts']} workers died")
 
 
 def _check_directory(what: str, path: Path) -> Finding:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 _GAUGES = (
     ("up", "Whether it is served, and answers", "up", 1),
     ("seq", "Seq that is mounted", "seq", 1),
+    ("seq_age_seconds", "How long ago the seq was published", "age_s", 1),
     ("cache_bytes", "What the cache takes on the disk", "cache_bytes", 1),
     ("cache_bytes_max", "The limit of the cache, where it has one", "cache_bytes_max", 1),
     ("hydrated_ratio", "What part of its dataset is here", "hydrated_percent", 100),

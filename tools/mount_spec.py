@@ -11,7 +11,8 @@ import msgspec
 from blake3 import blake3
 
 from synclib.core.frame import DECODE_ERRORS
-from synclib.engine.mount import Background, Prepared
+from synclib.engine.cache_work import Background
+from synclib.engine.mount import Prepared
 
 
 class MountSpec(msgspec.Struct, frozen=True):

@@ -23,8 +23,9 @@ from synclib.disk.faults import disk_errors
 from synclib.disk.fuse_mount import unmount_fuse
 from synclib.disk.hydrated import native_lock, note_native
 from synclib.disk.mounts import mount_erofs, mounted_on
+from synclib.engine.cache_work import Background
 from synclib.engine.host import Connect, Host, Progress
-from synclib.engine.mount import Background, Mode, Prepared, is_hydrated, prepare, prepare_tree
+from synclib.engine.mount import Mode, Prepared, is_hydrated, prepare, prepare_tree
 from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.metadata import prune

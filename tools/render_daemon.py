@@ -20,7 +20,7 @@ from render.others import hold_walls_of_others
 from render.register import Identity, Registrar
 from render.server import Site, Traffic
 from render.tiles import Tiles
-from render.walls import HeldWall, OpenReader, Walls, load_wall
+from render.walls import HeldWall, ListCovers, OpenReader, Walls, load_wall
 from synclib.clock import Clock
 from synclib.core.markers import Down
 from synclib.core.names import proxy_key
@@ -70,6 +70,7 @@ class RenderDaemon:
         listener: socket.socket,
         store: Store,
         open_reader: OpenReader,
+        list_covers: ListCovers,
         clock: Clock,
         log: FilteringBoundLogger,
         say: Say,
@@ -78,7 +79,7 @@ class RenderDaemon:
         self._plan = plan
         self._listener = listener
         self._store = store
-        self._open_reader = open_reader
+        self._open_reader, self._list_covers = open_reader, list_covers
         self._clock = clock
         self._log = log
         self._say = say
@@ -120,7 +121,7 @@ class RenderDaemon:
         if current is not None and (current.seq, current.digest) == (down.seq, down.digest):
             return
         started = self._clock.monotonic()
-        wall = load_wall(self._open_reader, down.seq, down.digest)
+        wall = load_wall(self._open_reader, down.seq, down.digest, self._list_covers)
         self._show(wall, self._clock.monotonic() - started)
 
     def _show(self, wall: HeldWall, seconds: float) -> None:
@@ -130,9 +131,10 @@ class RenderDaemon:
             "wall": wall.id,
             "seq": wall.seq,
             "covers": len(wall.covers),
-            "catalog_matched": wall.captions.matched_count,
-            "catalog_malformed": wall.captions.malformed_count,
         }
+        if wall.captions is not None:
+            fields["catalog_matched"] = wall.captions.matched_count
+            fields["catalog_malformed"] = wall.captions.malformed_count
         self._log.info("a wall is shown", seconds=round(seconds, 3), **fields)
         if self._registrar is not None:
             self._registrar.show_seq(wall.seq)
@@ -172,7 +174,9 @@ class RenderDaemon:
 
     def _settle(self, registrar: Registrar) -> None:
         """Nobody waits for it but who wants to end others."""
-        hold_walls_of_others(self._store, self._plan.dataset, self._walls, self._open_reader, self._log)
+        hold_walls_of_others(
+            self._store, self._plan.dataset, self._walls, self._open_reader, self._log, self._list_covers
+        )
         registrar.settle()
 
     def _drain(self, site: Site, traffic: Traffic, registrar: Registrar, http: HttpThread) -> None:

@@ -11,7 +11,7 @@ from synclib.core.entry import ADDRESS_UNIT
 from synclib.core.names import dataset_root
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.faults import disk_errors
-from synclib.engine.mount import cached_dataset
+from synclib.engine.cache_work import cached_dataset
 from synclib.errors import BoxlinkError, Corrupt
 from synclib.lazy.blob import Extents
 from synclib.lazy.maps import file_map, local_map

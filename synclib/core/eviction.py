@@ -33,6 +33,11 @@ _SIZE_UNITS = (1, 2, 4, 8, 16, 32, 96, 256)
 _REST = tuple(shared | size << _SIZE_SHIFT for shared in (0, SHARED) for size in range(len(_SIZE_UNITS)))
 # A chunk is nowhere longer, in units: its bytes, and a part of a unit at either end.
 SPAN_UNITS_MAX = CHUNK_BYTES_MAX // ADDRESS_UNIT + 1
+# By the number of units: which of the sizes is the least that holds them.
+_SIZE_OF = tuple(
+    next((size for size, most in enumerate(_SIZE_UNITS) if units <= most), len(_SIZE_UNITS) - 1)
+    for units in range(SPAN_UNITS_MAX + 1)
+)
 _FLOOR_BYTES_MAX, _FLOOR_PART = 1 << 30, 20
 _RESERVE_BYTES_MAX, _RESERVE_PART = 256 << 20, 16
 # As many chunks as fetches may bring while a batch is evicted.
@@ -61,9 +66,7 @@ _NOT_HELD = bytes(state for state in range(256) if not is_held(state))
 def arrived(state: int, length: int, *, is_shared: bool) -> int:
     """The state of a unit where a chunk of ``length`` bytes has come that was not held."""
     kind = PROVEN if NONE < state <= GHOST else FRESH
-    units = -(-length // ADDRESS_UNIT)
-    size = next((size for size, most in enumerate(_SIZE_UNITS) if units <= most), len(_SIZE_UNITS) - 1)
-    return kind | (SHARED if is_shared else 0) | size << _SIZE_SHIFT
+    return kind | (SHARED if is_shared else 0) | _SIZE_OF[-(-length // ADDRESS_UNIT)] << _SIZE_SHIFT
 
 
 def used(state: int) -> int:

@@ -37,6 +37,8 @@ _SAMPLES_MIN, _SAMPLES_MAX = 8, 64
 _SAMPLES_AGE_S = 10.0
 _BACK_OFF_FIRST_S, _BACK_OFF_MAX_S = 0.5, 30.0
 _DISK_PAUSE_S = 10.0
+_BUSY_PAUSE_S = 2.0
+_FOR_THE_REST = ("demand", "disk pressure")  # what only the rest waits for
 _CREDIT_S = 0.2  # of a rate: what came late may be made up for
 
 
@@ -179,7 +181,7 @@ class Pace:
     def _blocked(self, now: float, work: Work) -> tuple[float, str]:
         found = [(self._free_at, "rate")]
         for reason, until in self._waits.items():
-            if reason != "demand" or work is Work.REST:
+            if reason not in _FOR_THE_REST or work is Work.REST:
                 found.append((until, reason))
         if work is Work.REST and self.is_starting:
             found.append((self._demanded_at + _CALM_S, "start-up"))
@@ -214,6 +216,11 @@ class Pace:
     def disk_is_full(self, now: float) -> None:
         """What room there is belongs to demand."""
         self._waits["disk"] = now + _DISK_PAUSE_S
+
+    def disk_is_busy(self, now: float) -> None:
+        """Others wait for the disk: let them have it, and go on with half as much under way."""
+        self._waits["disk pressure"] = now + _BUSY_PAUSE_S
+        self._flights.landed(is_pushed_back=True)
 
     def demanded(self, now: float) -> None:
         """A reader waits for the store."""

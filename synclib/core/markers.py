@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synclib.errors import BoxlinkError, Corrupt, Invalid
 
-Mode = Literal["eager", "lazy"]
+# eager: its files are restored; lazy: it is mounted; reader: nothing is here but what programs that use our own reader
+# (boxlink render) fetch when they need it.
+Mode = Literal["eager", "lazy", "reader"]
 MARKER_BYTES_MAX = 64 << 10
+_WORDS = "words may be: lazy, eager, reader, seq=N, from=snapshot"
 _DIGITS_MAX = 18  # of a seq: int() refuses very long ones in its own way
 
 
@@ -47,18 +50,20 @@ class Error(BaseModel):
 
 
 def parse_active(text: str) -> Active:
-    """``lazy``, ``eager``, ``seq=N``, ``from=snapshot``, in any order, with white space between."""
+    """``lazy``, ``eager``, ``reader``, ``seq=N``, ``from=snapshot``, in any order, with white space between."""
     fields: dict[str, object] = {}
     for word in text.split():
         name, equals, value = word.partition("=")
-        if word in ("lazy", "eager"):
+        if word in get_args(Mode):
             fields["mode"] = word
         elif name == "seq" and equals and value.isascii() and value.isdigit() and len(value) <= _DIGITS_MAX:
             fields["seq"] = int(value)
         elif name == "from" and value in ("snapshot", "store"):
             fields["source"] = value
         else:
-            raise Invalid(f"synch.active holds {word[:80]!r}", hint="words may be: lazy, eager, seq=N, from=snapshot")
+            raise Invalid(
+                f"synch.active holds {word[:80]!r}", hint="words may be: lazy, eager, reader, seq=N, from=snapshot"
+            )
     try:
         return Active.model_validate(fields)
     except ValidationError as error:

@@ -16,7 +16,7 @@ MARKERS = (ACTIVE, DOWN, UP, ERROR)
 STATE_DIRECTORY = ".boxlink"
 LOG_DIRECTORY = "log"
 LEVELS = ("diff1", "diff2", "diff3", "snap")
-ATTACHMENTS = ("image", "map")  # kinds
+ATTACHMENTS = ("image", "map", "wall")  # kinds
 
 PATH_BYTES_MAX = 4096
 NAME_BYTES_MAX = 255

@@ -92,6 +92,13 @@ class BlobCache:
         generation = self.record.generation(unit // REGION_UNITS)
         return self._is_believed(extent, generation)
 
+    def lacking(self, extents: Sequence[Extent]) -> list[Extent]:
+        """Those of these whose bytes are not here, or not right."""
+        state = self.record.state
+        return [
+            extent for extent in extents if not (is_held(state(extent.position // ADDRESS_UNIT)) and self.has(extent))
+        ]
+
     def read(self, start: int, length: int, extents: Sequence[Extent]) -> bytes | None:
         """The bytes at [start, start + length), where ``extents`` are all that have some there; None where one of them
         is not here, or went meanwhile."""
@@ -119,7 +126,8 @@ class BlobCache:
         with self.record.locked() as has_lock:
             if has_lock:
                 # Of the others another process was quicker.
-                lacking = [item for item in items if not is_held(self.record.state(item[0].position // ADDRESS_UNIT))]
+                state = self.record.state
+                lacking = [item for item in items if not is_held(state(item[0].position // ADDRESS_UNIT))]
                 kept = len(items) - len(lacking)
                 units = 0
                 for run in _runs(self._fitting(lacking)):
@@ -133,14 +141,17 @@ class BlobCache:
     def _fitting(self, items: list[Piece]) -> list[Piece]:
         """Those for which there is room."""
         held_bytes, free_bytes = self.usage()
+        taken = [(len(plain) // ADDRESS_UNIT + 2) * ADDRESS_UNIT for _, plain in items]
+        room, all_taken = self.limits.room(held_bytes, free_bytes), sum(taken)
+        if self.limits.shortage(held_bytes + all_taken, free_bytes - all_taken):
+            self.is_short.set()
+        if all_taken <= room:
+            return items
         fitting: list[Piece] = []
-        for item in items:
-            taken = (len(item[1]) // ADDRESS_UNIT + 2) * ADDRESS_UNIT
-            if self.limits.shortage(held_bytes + taken, free_bytes - taken):
-                self.is_short.set()
-            if self.limits.room(held_bytes, free_bytes) >= taken:
+        for item, size in zip(items, taken, strict=True):
+            if size <= room:
                 fitting.append(item)
-                held_bytes, free_bytes = held_bytes + taken, free_bytes - taken
+                room -= size
         return fitting
 
     def _put(self, run: list[Piece]) -> int | None:
@@ -165,11 +176,17 @@ class BlobCache:
             for extent, _ in run:
                 self._take_back(extent)
             return None
-        for extent, plain in run:
-            unit = extent.position // ADDRESS_UNIT
-            self._recent.note(unit, len(plain))
-            self._trust(extent, self.record.generation(unit // REGION_UNITS))
+        self._came(run)
         return units
+
+    def _came(self, run: list[Piece]) -> None:
+        """These were verified and have just been written: with the record's lock nothing takes them away meanwhile."""
+        generation = self.record.generation
+        with self._lock:
+            for extent, plain in run:
+                unit = extent.position // ADDRESS_UNIT
+                self._recent.note(unit, len(plain))
+                self._mark(unit, len(plain), generation(unit // REGION_UNITS))
 
     def _note_arrival(self, units: int) -> None:
         if units:
@@ -182,8 +199,10 @@ class BlobCache:
         parts: list[bytes | memoryview] = []
         stop = start = run[0][0].position
         for extent, plain in run:
-            parts += (_ZEROS[: extent.position - stop], plain)
-            stop = extent.stop
+            if extent.position > stop:
+                parts.append(_ZEROS[: extent.position - stop])
+            parts.append(plain)
+            stop = extent.position + len(plain)
         written = os.pwritev(self._data, parts, start)
         if written < stop - start:
             left = memoryview(b"".join(parts))[written:]
@@ -265,18 +284,20 @@ class BlobCache:
 
     def _trust(self, extent: Extent, generation: int) -> None:
         unit = extent.position // ADDRESS_UNIT
-        region = unit // REGION_UNITS
         with self._lock:
-            if self.record.generation(region) != generation:
-                return
-            if self._trusted_at[region] != generation:
-                self._trusted[region * _REGION_BYTES : (region + 1) * _REGION_BYTES] = bytes(_REGION_BYTES)
-                self._trusted_at[region] = generation
-            bit = 1 << (unit & 7)
-            self._trusted[unit >> 3] |= bit
-            if not self._counted[unit >> 3] & bit:
-                self._counted[unit >> 3] |= bit
-                self.right_bytes += extent.chunk.plain_bytes
+            if self.record.generation(unit // REGION_UNITS) == generation:
+                self._mark(unit, extent.chunk.plain_bytes, generation)
+
+    def _mark(self, unit: int, length: int, generation: int) -> None:
+        """What begins there is right while its region has that generation. Under the lock."""
+        region, byte, bit = unit // REGION_UNITS, unit >> 3, 1 << (unit & 7)
+        if self._trusted_at[region] != generation:
+            self._trusted[region * _REGION_BYTES : (region + 1) * _REGION_BYTES] = bytes(_REGION_BYTES)
+            self._trusted_at[region] = generation
+        self._trusted[byte] |= bit
+        if not self._counted[byte] & bit:
+            self._counted[byte] |= bit
+            self.right_bytes += length
 
     def _forget(self, extent: Extent) -> None:
         unit = extent.position // ADDRESS_UNIT
@@ -303,10 +324,17 @@ class BlobCache:
 def _runs(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     """What stands together, but for the rests of last units."""
     run: list[Piece] = []
-    for piece in sorted(pieces, key=lambda piece: piece[0].position):
-        if run and not (0 <= piece[0].position - run[-1][0].stop < ADDRESS_UNIT and len(run) < _RUN_PARTS_MAX):
+    stop = 0  # of the run
+    for piece in sorted(pieces, key=_position):
+        position = piece[0].position
+        if run and not (0 <= position - stop < ADDRESS_UNIT and len(run) < _RUN_PARTS_MAX):
             yield run
             run = []
         run.append(piece)
+        stop = position + len(piece[1])
     if run:
         yield run
+
+
+def _position(piece: Piece) -> int:
+    return piece[0].position

@@ -1,7 +1,7 @@
-"""Metadata made once by a publisher, so that no node has to make it: the image and the map of a chain's snap.
+"""Metadata made once by a publisher, so that no node has to make it: image, map and wall index of a chain's snap.
 
 They are attachments of the manifest for as long as the chain has that snap; diffs after it are laid over them by
-whoever uses them. Where there are none, a node makes both from the chain. So this may be left out, and fail, at any
+whoever uses them. Where there are none, a node makes them from the chain. So this may be left out, and fail, at any
 time.
 """
 
@@ -26,6 +26,8 @@ from synclib.core.names import ATTACHMENTS
 from synclib.core.stored_image import MAGIC as IMAGE_MAGIC
 from synclib.core.stored_image import PIECE_BYTES, encode_image
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
+from synclib.core.wall_index import MAGIC as WALL_MAGIC
+from synclib.core.wall_index import WallIndexBuilder, is_picture
 from synclib.disk.faults import disk_errors
 from synclib.engine.head_swap import update_head
 from synclib.engine.host import Host, Progress
@@ -38,7 +40,7 @@ from synclib.lazy.run_cache import RunCache
 
 # Below this a node makes the metadata from the chain as soon as it could fetch it: some 40 ms.
 ENTRIES_MIN = 4096
-_MAGICS = {"image": IMAGE_MAGIC, "map": MAP_MAGIC}
+_MAGICS = {"image": IMAGE_MAGIC, "map": MAP_MAGIC, "wall": WALL_MAGIC}
 
 
 @dataclass
@@ -107,9 +109,10 @@ def _make(
         cache.fill(dataset.root, [run])
         chain = Chain.of(cache, dataset.root, [run])
         files = {kind: Path(scratch) / kind for kind in ATTACHMENTS}
-        with files["image"].open("wb") as image, files["map"].open("wb") as extents:
+        with files["image"].open("wb") as image, files["map"].open("wb") as extents, files["wall"].open("wb") as wall:
             identity = blake3(run.tail_digest).digest(16)
-            build_metadata(_told(chain.entries(), progress, run.entry_count), manifest, identity, image, extents)
+            entries = _pictures_noted(_told(chain.entries(), progress, run.entry_count), wall)
+            build_metadata(entries, manifest, identity, image, extents)
         made = [_described(kind, path, holder.mint(), run) for kind, path in files.items()]
         for item in made:
             dataset.store.put(item.key(dataset.root), files[item.kind])
@@ -130,6 +133,16 @@ def build_metadata(
         pieces = iter(lambda: plain.read(PIECE_BYTES), b"")
         image.writelines(encode_image(pieces, builder.inode_count, builder.left.xattrs, builder.wide))
         extents.writelines(encode_map(rows.sorted()))
+
+
+def _pictures_noted(entries: Iterable[Entry], wall: IO[bytes]) -> Iterable[Entry]:
+    """The entries as they come; the index of those that are pictures is written."""
+    builder = WallIndexBuilder()
+    for entry in entries:
+        if is_picture(entry):
+            wall.write(builder.add(entry.path))
+        yield entry
+    wall.write(builder.finish())
 
 
 def _told(entries: Iterable[Entry], progress: Progress, total: int) -> Iterable[Entry]:

@@ -14,8 +14,10 @@ from synclib.clock import now_text
 from synclib.core import names
 from synclib.core.manifest import Manifest
 from synclib.core.markers import Active, Down, error_marker
+from synclib.core.markers import Mode as MarkerMode
 from synclib.core.node import RELEASED, Do, Seen, decide, poll_delay
 from synclib.core.pulse import BULK_S, Pulse
+from synclib.core.trace import union
 from synclib.disk.faults import disk_error
 from synclib.disk.held import Held
 from synclib.disk.markers import Markers, encode_down
@@ -27,6 +29,7 @@ from synclib.engine.mount import Mode, Prepared, is_hydrated
 from synclib.engine.node_figures import Followed
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
+from synclib.engine.traces import read_traces
 from synclib.errors import BoxlinkError, Interrupted, Invalid, Missing, Partial, Unsupported
 from synclib.lazy.dataset import Dataset, HeadState
 from synclib.store.base import Store
@@ -201,9 +204,16 @@ class Follower:
         elif state is not None:
             local = (state.seq, state.digest, state.restoring is not None, self._is_checked)
         else:
-            local = (0, "", False, self._is_checked)
+            local = self._read_in_place(active) or (0, "", False, self._is_checked)
         wanted = (0, "") if target is None else (target.seq, target.digest)
         return Seen(active, is_up, self._markers.down(), *local, *wanted), target, active
+
+    def _read_in_place(self, active: Active | None) -> tuple[int, str, bool, bool] | None:
+        """What stands here for readers alone: what synch.down says, as long as that is asked for."""
+        down = self._markers.down()
+        if active is None or active.mode != "reader" or down is None or down.mode != "reader":
+            return None
+        return down.seq, down.digest, False, True
 
     def _serve_again(self, standing: Standing) -> None:
         """What stood here lazily and is served no more, as after a start of the machine, is served from what is here:
@@ -292,6 +302,9 @@ class Follower:
         lazy = self._lazy
         self._why_eager = ""
         is_standing = lazy is not None and lazy.standing() is not None
+        if active.mode == "reader" and not is_standing and self._held.read() is None:
+            self._log.info("to be read in place", dataset=self.name, seq=target.seq, digest=target.digest)
+            return True
         from_snapshot = self._starts_from_snapshot(active)
         is_wanted = active.mode == "lazy" or (active.mode is None and (self._is_lazy or from_snapshot))
         if not is_standing and not is_wanted:
@@ -333,7 +346,9 @@ class Follower:
     def _restore(self, target: Manifest, is_checked: bool) -> None:
         clock = self._host.clock
         started = clock.monotonic()
-        options = RestoreOptions(is_full=not is_checked, is_durable=True, before_change=self._withdraw)
+        options = RestoreOptions(
+            is_full=not is_checked, is_durable=True, before_change=self._withdraw, first=self._needed_first()
+        )
         done = restore(self._dataset, target, self._connect, self._directory, self._host, options, self._stoppable())
         self._meter.add(done.meter)
         if done.problems:
@@ -353,6 +368,16 @@ class Follower:
             deleted=done.deleted,
             seconds=round(clock.monotonic() - started, 3),
         )
+
+    def _needed_first(self) -> tuple[bytes, ...]:
+        """Where it should have been mounted: what earlier start-ups read, in the order of their need."""
+        if not self._why_eager or self._held.read() is not None:
+            return ()
+        try:
+            touches = union(read_traces(self._dataset))
+        except BoxlinkError:  # it is advice
+            return ()
+        return tuple(dict.fromkeys(touch.path for touch in touches))
 
     def _withdraw(self) -> None:
         """Files are about to change: what synch.down says holds no longer (I1)."""
@@ -374,13 +399,14 @@ class Follower:
                 if found.reason == RELEASED:
                     self._markers.write_down(found.model_copy(update={"reason": _lazy_reason(standing.prepared)}))
                 return
+        mode: MarkerMode = "eager"
         reason = f"restored eagerly: {self._why_eager}" if self._why_eager else ""
+        if active.mode == "reader" and self._held.read() is None:
+            mode, reason = "reader", "read by programs that use boxlink's own reader: no files stand here"
         if self._starts_from_snapshot(active):
             reason = f"restored from the store: {self._why_eager or 'only a lazy mount starts from a snapshot'}"
-        down = Down(
-            dataset=self.name, seq=seq, digest=digest, mode="eager", reason=reason, at=now_text(self._host.clock)
-        )
-        self._markers.write_down(down)
+        at = now_text(self._host.clock)
+        self._markers.write_down(Down(dataset=self.name, seq=seq, digest=digest, mode=mode, reason=reason, at=at))
 
     def _publish(self, *, is_followed: bool) -> None:
         """Publish, and answer if the directory then holds every byte of the seq (I1).

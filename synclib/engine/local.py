@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from synclib.core import names
 from synclib.core.entry import ChunkRef, Entry
 from synclib.core.manifest import Manifest
+from synclib.core.names import ACTIVE, dataset_root
 from synclib.core.streaming import Landing, Stretch
 from synclib.disk.held import Held
 from synclib.disk.tree import open_tree
@@ -25,6 +25,7 @@ from synclib.errors import BoxlinkError, Corrupt, Missing, Unavailable
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_cache import RunCache
+from synclib.lazy.run_reader import RangeSource
 from synclib.lazy.view import ChunkSource, View
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo, Store
 
@@ -40,32 +41,35 @@ def open_local(
     *,
     executor: Executor | None = None,
     runs: Path | None = None,
+    names: RangeSource | None = None,
 ) -> LocalView:
     """A reader of ``data_dir/dataset`` at a seq (None: the one that stands there), restored or mounted there.
 
     Seqs that stood there lately need no store; others are looked up in it. Without a store, bytes that are no longer
     here are Unavailable. ``executor``: threads for what is asked of a store side by side. ``runs``: where
     whole copies of runs are kept for a directory that has none of its own, a mounted one: names are then looked up
-    here, as in a restored one.
+    here, as in a restored one. ``names``: where runs of such a directory are read instead, block by block.
     """
-    root = names.dataset_root(dataset)
+    root = dataset_root(dataset)
     directory = Path(data_dir) / dataset
     held = Held(directory)
     state = held.read()
     if seq is None:
         if state is None or not state.seq:
-            raise Missing(f"nothing has been restored into {directory}", hint=f"touch {directory / names.ACTIVE}")
+            raise Missing(f"nothing has been restored into {directory}", hint=f"touch {directory / ACTIVE}")
         seq = state.seq
     manifest = _manifest(held, store, root, seq)
     backing: Store = _NoStore() if store is None else store
-    cache = RunCache(held.runs, backing)
-    if runs is not None and state is None:
-        cache = RunCache(runs, backing)
+    source: RangeSource = RunCache(held.runs, backing)
+    if state is None and names is not None:
+        source = names
+    elif state is None and runs is not None:
+        source = cache = RunCache(runs, backing)
         # Where the disk is full names are looked up in the store.
         with contextlib.suppress(OSError), cache.in_use():
             cache.fill(root, manifest.runs)
             cache.prune(manifest.runs)
-    return LocalView(manifest, root, directory, cache, ChunkSource(backing, root, executor))
+    return LocalView(manifest, root, directory, source, ChunkSource(backing, root, executor))
 
 
 def _manifest(held: Held, store: Store | None, root: str, seq: int) -> Manifest:
@@ -80,11 +84,12 @@ def _manifest(held: Held, store: Store | None, root: str, seq: int) -> Manifest:
 class LocalView(View):
     """A view whose chunks come from a restored directory first."""
 
-    def __init__(self, manifest: Manifest, root: str, directory: Path, runs: RunCache, source: ChunkSource) -> None:
+    def __init__(self, manifest: Manifest, root: str, directory: Path, runs: RangeSource, source: ChunkSource) -> None:
         chain = Chain.of(runs, root, manifest.runs)
         super().__init__(manifest, chain, source)
+        # Open the runs now: a restore may prune the copies that are read later by path.
+        chain.open()
         for run in chain.runs:
-            # Open the runs now: a restore may prune the copies that are read later by path.
             _ = run.tail
         self._tree = open_tree(os.fsencode(directory))
         self._lock = threading.Lock()

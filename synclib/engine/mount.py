@@ -17,22 +17,18 @@ from synclib.core.entry import ADDRESS_UNIT
 from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest, RunRef
 from synclib.disk import hydrated
-from synclib.disk.atomic import write_atomic
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.cache_limits import limits_of
 from synclib.disk.faults import disk_errors
-from synclib.engine.cache_upkeep import CacheUpkeep
+from synclib.engine.cache_work import Background, CacheWork
 from synclib.engine.host import Connect, Host
-from synclib.engine.lease import pin
 from synclib.engine.mount_control import MountControl
-from synclib.engine.startup import StartUp
 from synclib.errors import BoxlinkError, Corrupt
 from synclib.lazy.base_image import BaseImage
 from synclib.lazy.blob import DEADLINE_S, Blob, Extents, MapReader
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.entry_extents import EntryExtents
 from synclib.lazy.fuse_server import FuseServer, Handler, ServedFile, ServedFiles
-from synclib.lazy.hydrate import Hydrator
 from synclib.lazy.maps import Layered, ObjectMap, file_map
 from synclib.lazy.metadata import Metadata, Sources, metadata_of, settle
 from synclib.lazy.mounted_seqs import MountedSeqs, mounted
@@ -42,11 +38,9 @@ from synclib.lazy.tree_chain import opened_chain
 from synclib.lazy.tree_server import TreeServer
 from synclib.lazy.volume_source import VolumeSource, open_volume
 from synclib.store.base import Store
-from synclib.store.retry import untried
 
 # The kernel gives up what our own deadline did not: a worker that stands still.
 _KERNEL_TIMEOUT_S = int(DEADLINE_S) * 2
-_PIN_CHECK_S = 600.0
 _ASKED_AT_ONCE = 16
 _RETIRE_S = 10.0
 
@@ -56,14 +50,6 @@ class Mode(StrEnum):
 
     EROFS = "erofs"  # an image of its metadata, over a file that holds the bytes
     FUSE = "fuse"  # a tree, of which every lookup is answered
-
-
-class Background(msgspec.Struct, frozen=True):
-    """What a mount fetches that nobody has asked for yet. ``rate``: bytes a second, 0 for as fast as it goes;
-    ``is_whole``: everything, else what a trace says and what lies ahead of readers."""
-
-    rate: int = 0
-    is_whole: bool = True
 
 
 class VolumeRef(msgspec.Struct, frozen=True):
@@ -90,8 +76,7 @@ class Prepared(msgspec.Struct, frozen=True):
     plain_bytes: int = 0  # of all files
     mode: Mode = Mode.EROFS
     why: str = ""  # why it is not mounted in a better way
-    # Of a tree alone: what it is read from, and the time that its directories show.
-    runs: tuple[RunRef, ...] = ()
+    runs: tuple[RunRef, ...] = ()  # of a tree alone: what it is read from
     published_at_ns: int = 0
     volume: VolumeRef | None = None
     why_no_volume: str = ""  # where it was asked for
@@ -122,6 +107,7 @@ def prepare(dataset: Dataset, host: Host, manifest: Manifest) -> Prepared:
         found,
         os.fspath(directory / "lazy"),
         manifest.plain_bytes,
+        published_at_ns=manifest.published_at_ns,
     )
 
 
@@ -177,71 +163,47 @@ def serve(
     store, meter = connect.opened
     directory = Path(prepared.cache)
     cache = BlobCache(directory, prepared.address_end, limits_of(directory, cache_bytes_max))
-    _note_dataset(directory, store.url, prepared.root)
     with mounted(directory, msgspec.json.encode(prepared)), _content(prepared, store) as content:
-        extents = content.extents
-        seqs = MountedSeqs(directory, lambda data: open_map(data, store))
-        upkeep = CacheUpkeep(cache, extents, prepared.address_end, seqs, host.clock, on_error)
-        blob = Blob(store, prepared.root, extents, cache, host.clock, _near(prepared, host))
-        server = FuseServer(device, content.handler(blob), _KERNEL_TIMEOUT_S, on_error)
-        start_up = StartUp(
-            Dataset(untried(store), prepared.root),
+        work = CacheWork(
+            Dataset(store, prepared.root),
             host,
             prepared.seq,
-            Path(prepared.cache),
-            ready,
-            is_seen_whole=not is_successor,
-        )
-        hydrator = Hydrator(
-            blob,
-            extents,
             cache,
-            untried(store),
-            host.clock,
-            rate=background.rate,
-            is_whole=background.is_whole,
+            content.extents,
+            MountedSeqs(directory, lambda data: open_map(data, store)),
+            background,
+            address_end=prepared.address_end,
             total_bytes=prepared.plain_bytes,
-            touches=start_up.touches,
-            read_trace=start_up.read_trace,
+            ready=ready,
+            near=_near(prepared, host),
+            is_seen_whole=not is_successor,
             on_whole=lambda stamp: _note_whole(prepared, content.image, stamp),
+            on_error=on_error,
         )
-        ended = threading.Event()
-        holder = threading.Thread(target=_hold, args=(Dataset(store, prepared.root), host, prepared.seq, ended))
-        recorder = threading.Thread(target=start_up.run, args=(hydrator.start_up_is_over, ended))
-        holder.start()
-
-        def stop_work() -> None:
-            ended.set()
-            hydrator.stop()
-            upkeep.end()
-
-        def retire() -> None:
-            retiring.wait()
-            if not ended.is_set():
-                stop_work()
-                holder.join(_RETIRE_S)
-                cache.sync()
-                server.retire(_RETIRE_S)
-                on_retired()
-
+        server = FuseServer(device, content.handler(work.blob), _KERNEL_TIMEOUT_S, on_error)
+        work.hold()
         try:
             if is_successor:
                 server.take_over()
-            upkeep.start()
-            on_ready(MountControl(blob, cache, upkeep, hydrator, meter, restarts))
-            hydrator.start()
-            recorder.start()
+            on_ready(MountControl(work, meter, restarts, host.clock, prepared.published_at_ns))
+            work.start()
             # Only now: what has not begun cannot be ended. A word that came before is not lost.
-            threading.Thread(target=retire, name="retire", daemon=True).start()
+            words = (work, server, retiring, on_retired)
+            threading.Thread(target=_retire, args=words, name="retire", daemon=True).start()
             server.serve()
         finally:
-            stop_work()
-            blob.close()
-            cache.sync()
-            cache.close()
-            for thread in (recorder, holder):
-                if thread.is_alive():
-                    thread.join()
+            work.close()
+
+
+def _retire(work: CacheWork, server: FuseServer, retiring: threading.Event, on_retired: Callable[[], None]) -> None:
+    """When another worker has its place: what was taken is answered, then this one ends."""
+    retiring.wait()
+    if not work.ended.is_set():
+        work.stop()
+        work.let_go(_RETIRE_S)
+        work.cache.sync()
+        server.retire(_RETIRE_S)
+        on_retired()
 
 
 def _near(prepared: Prepared, host: Host) -> VolumeSource | None:
@@ -257,28 +219,6 @@ def _note_whole(prepared: Prepared, image: ServedImage | None, stamp: hydrated.S
         return  # no image would say so
     path = prepared.image if image is None else settle(prepared.metadata, image)
     hydrated.write_word(Path(path), prepared.digest, stamp)
-
-
-class _Cached(msgspec.Struct, frozen=True):
-    store: str
-    root: str
-
-
-def _note_dataset(directory: Path, store: str, root: str) -> None:
-    """Whose cache it is: its name is a hash. Where the disk is full it goes without."""
-    data = msgspec.json.encode(_Cached(store, root))
-    with contextlib.suppress(OSError):
-        if not (directory / "dataset.json").exists():
-            write_atomic(directory / "dataset.json", data)
-
-
-def cached_dataset(directory: Path) -> tuple[str, str]:
-    """(store, root) of the dataset that a cache is of; empty where it does not say."""
-    try:
-        found = msgspec.json.decode((directory / "dataset.json").read_bytes(), type=_Cached)
-    except (OSError, *DECODE_ERRORS):
-        return "", ""
-    return found.store, found.root
 
 
 @contextlib.contextmanager
@@ -346,16 +286,3 @@ def open_map(data: bytes, store: Store) -> Iterator[Extents | None]:
         return
     with disk_errors(), opened(prepared, store) as (extents, _):
         yield extents
-
-
-def _hold(dataset: Dataset, host: Host, seq: int, ended: threading.Event) -> None:
-    """Keep collectors away from a seq while it is served. A node may have no right to write: then it goes without."""
-    holder = pin(dataset, host)
-    while True:
-        with contextlib.suppress(BoxlinkError):
-            if not holder.is_held:
-                holder.take(dataset.read_head(), seq)
-            holder.renew()
-        if ended.wait(_PIN_CHECK_S):
-            break
-    holder.end()

@@ -8,12 +8,10 @@ import os
 import msgspec
 
 from synclib import __version__
+from synclib.clock import Clock
 from synclib.core.entry import ADDRESS_MAX
-from synclib.disk.blob_cache import BlobCache
-from synclib.engine.cache_upkeep import CacheUpkeep
+from synclib.engine.cache_work import CacheWork
 from synclib.errors import Invalid
-from synclib.lazy.blob import Blob
-from synclib.lazy.hydrate import Hydrator
 from synclib.store.meter import Meter
 
 _PIN_RANGES_MAX = 100_000
@@ -52,11 +50,11 @@ Request = Figures | Evict | Pin | Unpin | Rate
 class MountControl:
     """Of one worker. Safe between threads."""
 
-    def __init__(
-        self, blob: Blob, cache: BlobCache, upkeep: CacheUpkeep, hydrator: Hydrator, meter: Meter, restarts: int
-    ) -> None:
-        self._blob, self._cache, self._upkeep, self._restarts = blob, cache, upkeep, restarts
-        self._hydrator, self._meter = hydrator, meter
+    def __init__(self, work: CacheWork, meter: Meter, restarts: int, clock: Clock, published_at_ns: int) -> None:
+        """``published_at_ns``: when the seq was."""
+        self._clock, self._published_at_ns = clock, published_at_ns
+        self._blob, self._cache, self._upkeep, self._hydrator = work.blob, work.cache, work.upkeep, work.hydrator
+        self._meter, self._restarts = meter, restarts
 
     def answer(self, request: Request) -> dict[str, object]:
         """Any BoxlinkError where it cannot be done."""
@@ -86,6 +84,7 @@ class MountControl:
             "worker": os.getpid(),
             "version": __version__,
             "restarts": self._restarts,
+            "age_s": max(round((self._clock.wall_ns() - self._published_at_ns) / 1e9, 1), 0.0),
             "reads": counts.reads,
             "hits": kept.hits,
             "faults": counts.faults,

@@ -14,7 +14,7 @@ import itertools
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -183,7 +183,7 @@ class _Restoration:
         # What holes and links do not need is only known of entries that were looked at.
         has_room = self._manifest.plain_bytes + _RESERVE_BYTES <= self._free_bytes()
         if self._standing.before is None and is_plain and has_room and self._is_empty():
-            return Everything(with_parents(new.entries()), self._manifest)
+            return Everything(with_first(self._options.first, new), self._manifest)
         doubtful = ContentSet()
         if self._standing.is_clean and not self._options.is_full and not self._options.path:
             changed = noting_doubtful(changes(old, new), doubtful)
@@ -328,6 +328,22 @@ class _Restoration:
     def _free_bytes(self) -> int:
         status = os.statvfs(self._directory)
         return status.f_bavail * status.f_frsize
+
+
+def with_first(paths: Sequence[bytes], chain: Chain) -> Iterator[Entry]:
+    """All entries of a chain, each after its directory: those of ``paths`` first, in that order, then the rest as they
+    come. What is not in the chain is passed over. Corrupt as in :func:`with_parents`."""
+    seen: set[bytes] = set()
+    for path in paths:
+        parts = path.split(b"/")
+        for depth in range(1, len(parts) + 1):
+            entry = chain.lookup(sort_key(*split_path(b"/".join(parts[:depth]))))
+            if entry is None or (depth < len(parts) and entry.kind != Kind.DIRECTORY):
+                break
+            if entry.key not in seen:
+                seen.add(entry.key)
+                yield entry
+    yield from (entry for entry in with_parents(chain.entries()) if entry.key not in seen)
 
 
 def _within_tree(changed: Iterator[tuple[Entry | None, Entry | None]], new: Chain) -> Iterator[Entry]:

@@ -20,6 +20,7 @@ class RestoreOptions:
     is_durable: bool = False  # flush all to the disk before saying that it is done; else the next restore may check
     before_change: Callable[[], None] = lambda: None  # called once, before the first change to what stands here
     seeds: tuple[bytes, ...] = ()  # directories that may hold the same files or packs: read first, and verified
+    first: tuple[bytes, ...] = ()  # where nothing stands yet: paths of files that are made before all others
 
 
 @dataclass(frozen=True)

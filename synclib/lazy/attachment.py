@@ -8,6 +8,7 @@ from synclib.core.extent_map import decode_page
 from synclib.core.extent_map import decode_tail as decode_map_tail
 from synclib.core.manifest import Attachment
 from synclib.core.stored_image import decode_image_tail, decode_piece
+from synclib.core.wall_index import decode_wall_tail, wall_pages
 from synclib.errors import Corrupt, Unsupported
 from synclib.store.base import Buffer
 
@@ -16,7 +17,7 @@ _READ_BYTES = 8 << 20
 
 
 def check_attachment(item: Attachment, read: ReadRange) -> None:
-    """Corrupt unless every piece or page of an image or a map is what the manifest leads to."""
+    """Corrupt unless every piece or page of an image, a map or a wall index is what the manifest leads to."""
     tail_data = read(item.object_bytes - item.tail_bytes, item.object_bytes)
     if item.kind == "image":
         image = decode_image_tail(tail_data, item.object_bytes, item.tail_digest)
@@ -28,6 +29,11 @@ def check_attachment(item: Attachment, read: ReadRange) -> None:
         places = [(page.offset, page.stored_bytes) for page in extents.pages]
         for page, stored in zip(extents.pages, _in_order(places, read), strict=True):
             decode_page(page, stored)
+    elif item.kind == "wall":
+        wall = decode_wall_tail(tail_data, item.object_bytes, item.tail_digest)
+        places = [(info.offset, info.stored_bytes) for info in wall.pages]
+        for _ in wall_pages(wall, _in_order(places, read)):
+            pass
     else:
         raise Unsupported(f"no attachment of the kind {item.kind!r} is known here")
 

@@ -224,7 +224,7 @@ class Blob:
 
     def lacking(self, start: int, stop: int) -> list[Extent]:
         """The extents of a range that are not here, or not right."""
-        return [extent for extent in self._map.overlapping(start, stop) if not self._cache.has(extent)]
+        return self._cache.lacking(self._map.overlapping(start, stop))
 
     def fetch(self, store: Store, extents: Sequence[Extent]) -> dict[int, BoxlinkError]:
         """In the background: bring what of these nobody is fetching and is not here, from a store that need not try
@@ -241,11 +241,10 @@ class Blob:
         positions = {extent.position for extent in wanted}
         start = wanted[0].position // WINDOW_BYTES * WINDOW_BYTES
         stop = -(-wanted[-1].stop // WINDOW_BYTES) * WINDOW_BYTES
-        return [
-            extent
-            for extent in self._map.overlapping(start, stop)
-            if extent.position not in positions and extent.chunk.pack in packs and not self._cache.has(extent)
-        ]
+        around = self._map.overlapping(start, stop)
+        return self._cache.lacking(
+            [extent for extent in around if extent.position not in positions and extent.chunk.pack in packs]
+        )
 
     def _make_resident(self, wanted: list[Extent], deadline: float) -> dict[int, bytes | memoryview]:
         """Have fetched what nobody is fetching, with its neighbours, and wait for what is wanted. The bytes of what was
@@ -302,7 +301,7 @@ class Blob:
         started = self._clock.monotonic()
         try:
             # What another thread has brought since this one looked is not fetched again.
-            lacking = [extent for extent in extents if not self._cache.has(extent)]
+            lacking = self._cache.lacking(extents)
             unkept: dict[int, BoxlinkError] = {}
             if self._near is not None:
                 patience_s = _NEAR_S if flight.is_background else min(_NEAR_OF * self._usual_s, _NEAR_S)
@@ -362,14 +361,8 @@ class Blob:
             except BoxlinkError as error:
                 errors.update((extent.position, error) for extent in here)
                 continue
-            found: list[Piece] = []
             with self._keeping if flight.is_background else contextlib.nullcontext():
-                for extent in here:
-                    try:
-                        found.append((extent, chunk_in(extent.chunk, ranges, answers)))
-                    except Corrupt as error:
-                        error.key = key
-                        errors[extent.position] = error
+                found = _verified(here, key, ranges, answers, errors)
                 self._keep(found, flight, errors)
             self.counts.fetched_chunks += len(found)
             self.counts.fetched_bytes += sum(extent.chunk.stored_bytes for extent, _ in found)
@@ -387,6 +380,24 @@ class Blob:
 
     def _key(self, chunk: ChunkRef) -> str:
         return names.pack_key(self._root, ulid_text(chunk.pack))
+
+
+def _verified(
+    extents: Sequence[Extent],
+    key: str,
+    ranges: list[tuple[int, int]],
+    answers: list[Buffer],
+    errors: dict[int, BoxlinkError],
+) -> list[Piece]:
+    """Chunks out of the ranges of their pack; what is wrong goes to ``errors``."""
+    found: list[Piece] = []
+    for extent in extents:
+        try:
+            found.append((extent, chunk_in(extent.chunk, ranges, answers)))
+        except Corrupt as error:
+            error.key = key
+            errors[extent.position] = error
+    return found
 
 
 def chunk_in(chunk: ChunkRef, ranges: list[tuple[int, int]], answers: list[Buffer]) -> bytes | memoryview:

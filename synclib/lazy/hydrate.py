@@ -18,6 +18,7 @@ from synclib.core.extent_map import Extent
 from synclib.core.hydration import FLIGHTS_MAX, Eta, Pace, Streams, Unit, Work, cut, rest_units, trace_units
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.hydrated import Stamp
+from synclib.disk.pressure import io_pressure
 from synclib.errors import BoxlinkError, Full
 from synclib.lazy.blob import Blob, Extents
 from synclib.lazy.touches import Touches
@@ -29,6 +30,8 @@ _AHEAD_KEPT = 64
 _IDLE_S = 1.0
 # After a pass that left something: when nothing came in it; when others wrote to the same file meanwhile.
 _RETRY_S, _UNSETTLED_S = 60.0, 5.0
+# Above this part of the time that everything waits for the disk, what nobody waits for waits, too.
+_PRESSURE_MAX, _PRESSURE_EVERY_S = 0.5, 1.0
 # Room on the disk that is left to demand and to others.
 _FREE_BYTES_MIN, _FREE_SHARE_MIN = 1 << 30, 0.05
 
@@ -41,6 +44,7 @@ class Hydrator:
     when all was found right and made durable, and nobody has written to the cache meanwhile.
 
     ``is_whole``: fetch all; else what the trace says and what lies ahead of readers. ``touches``: told of reads.
+    ``pressure``: how much waits for the disk, 0 to 1.
     """
 
     def __init__(
@@ -57,10 +61,12 @@ class Hydrator:
         touches: Touches,
         read_trace: ReadTrace,
         on_whole: Callable[[Stamp], None],
+        pressure: Callable[[], float] = io_pressure,
     ) -> None:
         self._blob, self._map, self._cache, self._store, self._clock = blob, extents, cache, store, clock
         self._is_whole, self._total_bytes, self._touches = is_whole and not cache.may_evict, total_bytes, touches
-        self._read_trace, self._on_whole = read_trace, on_whole
+        self._read_trace, self._on_whole, self._pressure = read_trace, on_whole, pressure
+        self._pressure_due = 0.0
         self._changed = threading.Condition()
         self._pace, self._eta, self._streams = Pace(rate), Eta(), Streams()
         self._trace: list[Unit] = []  # each of these lists: the next one last
@@ -190,6 +196,10 @@ class Hydrator:
             size = unit.range_bytes
             if self._is_disk_low(size):
                 self._pace.disk_is_full(now)
+            elif unit.work is Work.REST and now >= self._pressure_due:
+                self._pressure_due = now + _PRESSURE_EVERY_S
+                if self._pressure() > _PRESSURE_MAX:
+                    self._pace.disk_is_busy(now)
             delay = self._pace.delay(now, unit.work, size)
             if delay:
                 if not self._is_stopping:
@@ -228,7 +238,7 @@ class Hydrator:
                 if not found:
                     self._end_walk()
                 break
-            lacking = [extent for extent in page if not self._cache.has(extent)]
+            lacking = self._cache.lacking(page)
             found += lacking
             size += sum(extent.chunk.plain_bytes for extent in lacking)
         self._lacked += len(found)

@@ -1,6 +1,7 @@
 """Which seqs of a dataset are mounted from one cache, by whatever process: what no other has is evicted first.
 
-mounted/<pid>.json    what a worker serves; it has flock(2) on the file while it lives
+mounted/<pid>.json       what a worker serves; it has flock(2) on the file while it lives
+mounted/<pid>-<seq>.json what a reader in a process reads
 """
 
 from __future__ import annotations
@@ -64,9 +65,10 @@ class MountedSeqs:
 
 
 @contextlib.contextmanager
-def mounted(directory: Path, data: bytes) -> Iterator[None]:
-    """Let others know what this process serves from the cache in ``directory``. OSError where the disk is full."""
-    path = directory / "mounted" / f"{os.getpid()}.json"
+def mounted(directory: Path, data: bytes, mark: str = "") -> Iterator[None]:
+    """Let others know what this process serves from the cache in ``directory``. OSError where the disk is full.
+    ``mark``: tells what one process serves at a time apart."""
+    path = directory / "mounted" / f"{os.getpid()}{mark}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
@@ -34,6 +36,16 @@ _CACHE_BYTES = 64 << 20
 # What is asked for at once is kept up to this; more goes past the caches, for one model would drive out all they hold.
 _KEPT_AT_ONCE_BYTES = 8 << 20
 RANGES_AT_ONCE = 32
+
+
+class Source(Protocol):
+    """Where a view's bytes come from, each verified. Safe between threads."""
+
+    def read(self, entry: Entry, chunks: tuple[ChunkRef, ...]) -> list[bytes]:
+        """The plain bytes of chunks of one file."""
+
+    def fill(self, entry: Entry, landings: list[Landing], stretch: Stretch) -> None:
+        """Put chunks of one file to their places."""
 
 
 class ChunkSource:
@@ -139,7 +151,7 @@ def _slice(chunk: ChunkRef, ranges: list[tuple[int, int]], data: list[Buffer]) -
 class View:
     """A dataset at one seq, read from its chain and its packs."""
 
-    def __init__(self, manifest: Manifest, chain: Chain, source: ChunkSource) -> None:
+    def __init__(self, manifest: Manifest, chain: Chain, source: Source) -> None:
         self.seq = manifest.seq
         self.digest = manifest.digest
         self.file_count, self.plain_bytes = manifest.file_count, manifest.plain_bytes
@@ -196,12 +208,13 @@ class ViewFile:
         self.entry = entry
         self._view = view
         self._touched: set[int] = set()
+        self._stops = list(itertools.accumulate(chunk.plain_bytes for chunk in entry.chunks))
 
     def pread(self, offset: int, length: int) -> bytes:
         stop = min(offset + length, self.entry.size)
         if offset < 0 or offset >= stop:
             return b""
-        first, last, start = _covering(self.entry.chunks, offset, stop)
+        first, last, start = self._covering(offset, stop)
         self._touch(first, last, offset, stop)
         joined = b"".join(self._view.read_chunks(self.entry, first, last))
         return joined[offset - start : stop - start]
@@ -211,11 +224,16 @@ class ViewFile:
         stop = min(offset + len(target), self.entry.size)
         if offset < 0 or offset >= stop:
             return 0
-        first, last, start = _covering(self.entry.chunks, offset, stop)
+        first, last, start = self._covering(offset, stop)
         self._touch(first, last, offset, stop)
         landings = landings_of(self.entry.chunks[first:last], start)
         self._view.fill(self.entry, landings, Stretch(target[: stop - offset], offset))
         return stop - offset
+
+    def _covering(self, offset: int, stop: int) -> tuple[int, int, int]:
+        """(first, past the last, file offset of the first) of the chunks that hold offset..stop."""
+        first, last = bisect.bisect_right(self._stops, offset), bisect.bisect_left(self._stops, stop)
+        return first, last + 1, self._stops[first - 1] if first else 0
 
     def _touch(self, first: int, last: int, offset: int, stop: int) -> None:
         if self._view.on_first_touch is not None and not self._touched.issuperset(range(first, last)):
@@ -224,16 +242,3 @@ class ViewFile:
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def _covering(chunks: tuple[ChunkRef, ...], offset: int, stop: int) -> tuple[int, int, int]:
-    """(first, past the last, file offset of the first) of the chunks that hold offset..stop."""
-    position, first, start = 0, -1, 0
-    for index, chunk in enumerate(chunks):
-        after = position + chunk.plain_bytes
-        if first < 0 and after > offset:
-            first, start = index, position
-        if after >= stop:
-            return first, index + 1, start
-        position = after
-    raise AssertionError("a file's chunks add up to its size")

@@ -8,7 +8,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from render.core.covers import SUFFIXES
+from synclib.core.wall_index import SUFFIXES
 from tests.fleet import Fleet, drawn, until
 from tests.pictures import Dataset, encoded, no_pictures, odd_pictures, picture
 

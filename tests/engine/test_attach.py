@@ -47,7 +47,7 @@ def test_made_once_and_carried_on_by_what_is_published_after(tmp_path: Path) -> 
     kit = published(tmp_path)
     digest = kit.dataset.manifest_at(None).digest
     first = made(kit)
-    assert {key.split("/")[2] for key in first} == {"image", "map"}
+    assert {key.split("/")[2] for key in first} == {"image", "map", "wall"}
     assert named(kit) == there(kit) == first
     assert not made(kit), "there are some"
     kit.write({b"new": b"new"})
@@ -92,13 +92,13 @@ def test_a_replication_carries_them(tmp_path: Path) -> None:
     target.put(STORE_KEY, b"{}")
     copy = Dataset(target, dataset_root("covers"))
     done = replicate(kit.dataset, copy, kit.host, None, no_progress)
-    assert done.copied["attachments"][0] == 2
+    assert done.copied["attachments"][0] == 3
     assert {item.key for item in list_attachments(copy)} == keys
     assert all(target.get(key, size_max=1 << 20) is not None for key in keys)
     assert replicate(kit.dataset, copy, kit.host, None, no_progress).copied["attachments"][0] == 0
 
 
-@pytest.mark.parametrize("kind", ["image", "map"])
+@pytest.mark.parametrize("kind", ["image", "map", "wall"])
 def test_damage_is_named_and_never_copied(tmp_path: Path, kind: str) -> None:
     kit = published(tmp_path)
     made(kit)

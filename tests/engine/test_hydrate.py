@@ -77,6 +77,7 @@ class Space:
         self.started: list[tuple[Hydrator, Blob]] = []
         self.words: list[Stamp] = []
         self.touches = Touches(SystemClock())
+        self.pressure = 0.0
 
     def cache(self, limits: Limits | None = None) -> BlobCache:
         return BlobCache(Path(self.prepared.cache), self.prepared.address_end, limits)
@@ -104,6 +105,7 @@ class Space:
             touches=self.touches,
             read_trace=lambda: trace,
             on_whole=self.words.append,
+            pressure=lambda: self.pressure,
         )
         hydrator.start()
         self.started.append((hydrator, blob))
@@ -321,3 +323,16 @@ def test_touches_are_noted_once_and_in_their_order(space: Space) -> None:
     for index in (7, 3, 7, 200, 3):
         blob.read(extents[index].position, 10)
     assert [position for _, position in space.touches.in_order()] == [extents[i].position for i in (7, 3, 200)]
+
+
+def test_the_rest_waits_while_everything_waits_for_the_disk(space: Space) -> None:
+    space.pressure = 0.9
+    hydrator, blob = space.start()
+    hydrator.start_up_is_over()
+    space.store.wait_for(lambda: hydrator.figures()["hydration"] == "waits: disk pressure")
+    before = hydrator.fetched_units
+    start = space.extents()[7].position
+    assert blob.read(start, 1000) == space.whole()[start : start + 1000]
+    assert hydrator.fetched_units == before
+    space.pressure = 0.0
+    space.store.wait_for(lambda: hydrator.is_done)

@@ -15,14 +15,21 @@ import pytest
 
 from synclib.clock import ManualClock, SeededEntropy, SystemClock
 from synclib.core import names
+from synclib.core.entry import Entry
 from synclib.core.markers import Active, Down
 from synclib.core.node import RELEASED, Do, Seen, decide
+from synclib.core.trace import Touch
 from synclib.disk.held import Held
-from synclib.engine import follow, node
+from synclib.disk.tree import Tree
+from synclib.engine import follow, node, restore
 from synclib.engine.follow import Follower
 from synclib.engine.host import Host
 from synclib.engine.node import Node
+from synclib.engine.restore import with_first
+from synclib.engine.traces import publish_trace
 from synclib.errors import BoxlinkError, Conflict, Unavailable
+from synclib.lazy.chain import Chain
+from synclib.lazy.run_reader import StoreRuns
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter, MeteredStore
 from tests.kit import Kit, put, read_tree
@@ -715,3 +722,80 @@ def test_one_dataset_in_trouble_does_not_hold_up_another(tmp_path: Path) -> None
     errors = daemon.run_once()
     assert {name: error.kind for name, error in errors.items()} == {"never": "missing"}
     assert (tmp_path / "data/covers" / names.DOWN).exists()
+
+
+def test_for_readers_the_answer_comes_without_files(rig: Rig) -> None:
+    rig.publish({b"a": b"1"})
+    rig.touch(names.ACTIVE, "reader")
+    assert rig.follower.round() is None
+    answer = rig.marker(names.DOWN)
+    assert answer is not None
+    assert (answer["seq"], answer["mode"]) == (1, "reader")
+    assert read_tree(rig.directory) == {}
+    rig.publish({b"a": b"2"})
+    assert rig.later() is None
+    answer = rig.marker(names.DOWN)
+    assert answer is not None
+    assert answer["seq"] == 2
+    # A daemon that starts anew finds it done, and does not write it again.
+    before = os.stat(rig.directory / names.DOWN)
+    rig.follower = rig.start()
+    assert rig.follower.round() is None
+    assert os.stat(rig.directory / names.DOWN).st_ino == before.st_ino
+    # Files, once they are asked for.
+    rig.touch(names.ACTIVE, "eager")
+    assert rig.later() is None
+    answer = rig.marker(names.DOWN)
+    assert answer is not None
+    assert answer["mode"] == "eager"
+    assert read_tree(rig.directory) == {b"a": b"2"}
+    # What is restored is followed as it is.
+    rig.touch(names.ACTIVE, "reader")
+    rig.publish({b"a": b"3"})
+    assert rig.later() is None
+    assert read_tree(rig.directory) == {b"a": b"3"}
+
+
+def test_where_nothing_can_be_mounted_what_start_ups_need_comes_first(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.publish({b"a": b"1", b"m/n": b"2", b"z/y": b"3", b"m": None, b"z": None})
+    touches = [Touch(b"z/y", 0, 1, 5), Touch(b"gone", 0, 1, 6), Touch(b"m/n", 0, 1, 7)]
+    publish_trace(rig.publisher.dataset, rig.publisher.host, 1, touches)
+    made: list[bytes] = []
+    whole = Tree.write_file
+
+    def write_file(tree: Tree, entry: Entry, plain: Iterator[bytes]) -> None:
+        made.append(entry.path)
+        whole(tree, entry, plain)
+
+    monkeypatch.setattr(Tree, "write_file", write_file)
+    ordered: list[bytes] = []
+    monkeypatch.setattr(restore, "with_first", lambda paths, chain: _noted(with_first(paths, chain), ordered))
+    rig.touch(names.ACTIVE, "lazy")
+    assert rig.follower.round() is None
+    assert ordered == [b"z", b"z/y", b"m", b"m/n", b"a"]
+    assert sorted(made) == [b"a", b"m/n", b"z/y"]
+    answer = rig.marker(names.DOWN)
+    assert answer is not None
+    assert str(answer["reason"]).startswith("restored eagerly")
+
+
+def _noted(entries: Iterator[Entry], paths: list[bytes]) -> Iterator[Entry]:
+    for entry in entries:
+        paths.append(entry.path)
+        yield entry
+
+
+def test_those_that_come_first_come_once_whatever_is_named(rig: Rig) -> None:
+    content: dict[bytes, object] = {b"d": None, b"d/e": None, b"d/e/f": b"1", b"g": b"2"}
+    rig.publish(content)
+    chain = Chain.of(
+        StoreRuns(rig.memory, None), rig.publisher.dataset.root, rig.publisher.dataset.read_head().manifest.runs
+    )
+    for paths in ([], [b"g"], [b"d/e/f", b"d/e/f", b"d"], [b"g/x", b"", b"/", b"..", b"d//e", b"\0", b"d/e/f/g"]):
+        found = [entry.path for entry in with_first(paths, chain)]
+        assert sorted(found) == sorted(content)
+        for path in found:
+            parent = path.rpartition(b"/")[0]
+            assert not parent or found.index(parent) < found.index(path)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,11 @@ class Mounted:
         )
         pids = [int(word) for word in found.stdout.split()]
         return pids[0] if pids else 0
+
+    def finding(self, code: int = 0) -> dict[str, Any]:
+        """What doctor says of the mount."""
+        findings = self.machine.json("doctor", code=code)["findings"]
+        return next(row for row in findings if row["what"] == f"mount {self.target}")
 
     def drop_page_cache(self) -> None:
         """So that the kernel asks again for what it has."""
@@ -304,12 +310,20 @@ def test_status_tells_how_a_mount_does(mounted: Mounted) -> None:
     assert row["faults"] > 0
     assert row["fetched_bytes"] > LARGE_BYTES
     assert row["cache_bytes"] > LARGE_BYTES
+    assert 0 <= row["age_s"] < 600
+    assert b"boxlink_mount_seq_age_seconds{" in mounted.machine.run("status", "--metrics")
+    assert mounted.finding()["ok"]
     keeper, worker = row["keeper"], mounted.worker()
+    # A keeper that stands still cannot answer for its worker: doctor asks no mount, and does not wait for one.
+    os.kill(keeper, signal.SIGSTOP)
+    os.kill(worker, signal.SIGSTOP)
+    assert mounted.finding(11)["found"] == "its worker does not answer"
     os.kill(keeper, signal.SIGKILL)
     os.kill(worker, signal.SIGKILL)
     (row,) = mounted.machine.json("status")["mounts"]
     assert row["state"] == "dead"
     assert b"umount --force" in mounted.machine.run("status")
+    assert "umount --force" in mounted.finding(11)["hint"]
 
 
 def test_metadata_that_no_mount_uses_goes(mounted: Mounted) -> None:

@@ -94,7 +94,7 @@ def test_fetched_metadata_in_a_real_mount(tmp_path: Path) -> None:
         (path / f"{number}").write_bytes(b"%d" % number)
     machine.run("init")
     machine.run("publish", "covers", source)
-    assert [item["kind"] for item in machine.json("compact", "covers")["attachments"]] == ["image", "map"]
+    assert [item["kind"] for item in machine.json("compact", "covers")["attachments"]] == ["image", "map", "wall"]
     (source / "5/5").write_bytes(b"changed")
     (source / "6/6").unlink()
     machine.run("publish", "covers", source)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 
 import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synclib.core import block, pack, run
+from synclib.core import block, pack, run, zstd
 from synclib.core.block import decode_block
 from synclib.core.bloom import build_bloom, may_hold
 from synclib.core.entry import ChunkRef, Codec, Entry
@@ -17,9 +18,12 @@ from synclib.core.manifest import decode_head, decode_manifest
 from synclib.core.pack import PackBuilder, PackInfo, decode_chunk, encode_chunk
 from synclib.core.run import PackTable, Tail, decode_tail
 from synclib.core.runfile import RunBuilder
+from synclib.core.tail import FOOTER_BYTES, tail_bytes
 from synclib.core.treehash import TreeHash
+from synclib.core.wall_index import MAGIC as WALL_MAGIC
+from synclib.core.wall_index import WallIndexBuilder, WallPage, decode_wall_page, decode_wall_tail, wall_pages
 from synclib.errors import Corrupt, Unsupported
-from tests.samples import all_samples, sample_head, sample_manifest, sample_pack, sample_run
+from tests.samples import WALL_PATHS, all_samples, sample_head, sample_manifest, sample_pack, sample_run
 from tests.strategies import PACKS, sorted_entries
 
 
@@ -95,12 +99,56 @@ def parse(kind: str, data: bytes) -> None:
     elif kind == "pack":
         ulid = pack.parse_header(data)
         list(pack.parse_tail(ulid, data, len(data)))
+    elif kind == "wall":
+        parse_wall(data)
     else:
         _, ref, _ = sample_run()
         read_run(data, decode_tail(data[-ref.tail_bytes :], len(data)))
 
 
-@pytest.mark.parametrize("kind", ["head", "manifest", "pack", "run"])
+def parse_wall(data: bytes, digest: bytes | None = None) -> list[bytes]:
+    """The paths of a wall index."""
+    length = tail_bytes(WALL_MAGIC, "wall", data[-FOOTER_BYTES:])
+    tail = decode_wall_tail(data[-length:], len(data), digest)
+    paths: list[bytes] = []
+    for lengths, joined in wall_pages(tail, (data[p.offset : p.offset + p.stored_bytes] for p in tail.pages)):
+        at = 0
+        for size in lengths:
+            paths.append(joined[at : at + size])
+            at += size
+    return paths
+
+
+@given(st.lists(st.binary(min_size=1, max_size=4096), max_size=30), st.integers(1, 400))
+def test_wall_index_round_trip(paths: list[bytes], times: int) -> None:
+    paths = paths * times  # many pages
+    builder = WallIndexBuilder()
+    data = b"".join([*(builder.add(path) for path in paths), builder.finish()])
+    assert parse_wall(data) == paths
+    assert builder.path_count == len(paths)
+
+
+def test_the_golden_wall() -> None:
+    assert parse_wall(all_samples()["wall"]) == list(WALL_PATHS)
+
+
+def test_pages_of_a_wall_that_lie_are_refused() -> None:
+    """With every digest right: a publisher that writes nonsense."""
+    plain = struct.pack("<I2H", 2, 3, 5) + b"abcdefgh"
+    for count, text in (
+        (2, plain[:-1]), (2, plain + b"x"), (3, plain), (1, plain), (2, struct.pack("<I2H", 3, 3, 5) + b"abcdefgh"),
+        (2, struct.pack("<I2H", 2, 0, 8) + b"abcdefgh"), (1, struct.pack("<IH", 1, 5000) + bytes(5000)),
+    ):  # fmt: skip
+        stored = zstd.compress(text)
+        page = WallPage(16, len(stored), len(text), count, blake3(stored).digest(16))
+        with pytest.raises(Corrupt):
+            decode_wall_page(page, stored)
+    stored = zstd.compress(plain)
+    lengths, joined = decode_wall_page(WallPage(16, len(stored), len(plain), 2, blake3(stored).digest(16)), stored)
+    assert (lengths.tolist(), joined) == ([3, 5], b"abcdefgh")
+
+
+@pytest.mark.parametrize("kind", ["head", "manifest", "pack", "run", "wall"])
 @given(st.data())
 def test_damaged_objects_raise_the_right_kind(kind: str, data: st.DataObject) -> None:
     good = all_samples()[kind]

@@ -214,3 +214,14 @@ def test_when_all_will_be_here_follows_from_how_it_goes() -> None:
 def test_p95() -> None:
     assert p95([3.0]) == 3.0
     assert p95(range(100)) == 95
+
+
+def test_while_others_wait_for_the_disk_only_the_rest_waits() -> None:
+    pace = Pace()
+    pace.is_starting = False
+    pace.disk_is_busy(100.0)
+    assert pace.delay(100.0, Work.TRACE, 1000) == 0.0
+    assert pace.delay(100.0, Work.AHEAD, 1000) == 0.0
+    assert pace.delay(100.0, Work.REST, 1000) > 0.0
+    assert pace.why(100.0) == "disk pressure"
+    assert pace.delay(103.0, Work.REST, 1000) == 0.0

@@ -9,8 +9,6 @@ import click
 from tools.cli_context import Context, verb
 from tools.cli_seq import SEQ, seq_of
 
-_PIECE_BYTES = 64 << 20  # at once in memory; 16 ranges
-
 
 @click.command()
 @click.argument("dataset")
@@ -26,6 +24,7 @@ def command(context: Context, dataset: str, path: str, seq: str | None) -> None:
     from synclib.core.names import dataset_root
     from synclib.errors import Invalid
     from synclib.lazy.dataset import Dataset, check_prefix
+    from synclib.lazy.stream_file import stream_file
     from tools.cli_view import opened_view
 
     if context.is_json:
@@ -33,8 +32,6 @@ def command(context: Context, dataset: str, path: str, seq: str | None) -> None:
     out = sys.stdout.buffer
     opened = Dataset(context.open_store(), dataset_root(dataset))
     with opened_view(context, opened, seq_of(opened, seq)) as view:
-        file = view.open(check_prefix(path))
-        piece = bytearray(min(_PIECE_BYTES, file.entry.size))
-        for offset in range(0, file.entry.size, _PIECE_BYTES):
-            out.write(memoryview(piece)[: file.readinto(piece, offset)])
+        for piece in stream_file(view.open(check_prefix(path))):
+            out.write(piece)
     out.flush()

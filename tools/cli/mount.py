@@ -44,7 +44,8 @@ def command(
     (who needs fusermount3), it is a FUSE tree. With --foreground as a service of systemd (Type=notify) a mount whose
     processes were killed is gone on with, where the service keeps descriptors (docs/mount.md).
     """
-    from synclib.engine.mount import Background, Mode
+    from synclib.engine.cache_work import Background
+    from synclib.engine.mount import Mode
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, manifest_fields, open_dataset, open_host, progress_bar
     from tools.lazy_probe import Rung

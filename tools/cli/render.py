@@ -37,14 +37,14 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
     drains: the registration goes first, what is in flight is finished.
     """
     from synclib.clock import SystemClock
-    from synclib.core.names import LOG_DIRECTORY, check_dataset, dataset_root
-    from synclib.reader import Reader
+    from synclib.core.names import LOG_DIRECTORY, check_dataset
     from synclib.store.meter import cost_between
     from tools import addresses
     from tools.cli_engine import open_host
     from tools.daemon_log import open_log
     from tools.notify import READY, notify
     from tools.render_daemon import Plan, RenderDaemon, Stop
+    from tools.render_reader import RenderReader
 
     check_dataset(dataset)
     host, port = addresses.parse_address(listen, "--listen")
@@ -58,13 +58,8 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
     store = context.open_store()
     assert context.meter is not None
     meter = context.meter
-    runs = open_host(context).dataset_cache(store.url, dataset_root(dataset)) / "run"
     log = open_log("render", data / LOG_DIRECTORY, context.is_verbose)
-
-    def open_reader(seq: int) -> Reader:
-        from synclib.engine.local import open_local
-
-        return open_local(str(data), dataset, store, seq, runs=runs)
+    reader = RenderReader(data, dataset, store, open_host(context), log)
 
     def say(event: str, **fields: object) -> None:
         if event == "ready":
@@ -87,4 +82,4 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s, context.release)
-    RenderDaemon(plan, listener, store, open_reader, SystemClock(), log, say, stop).run()
+    RenderDaemon(plan, listener, store, reader.open, reader.list_covers, SystemClock(), log, say, stop).run()

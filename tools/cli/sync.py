@@ -66,7 +66,8 @@ def command(
     happen. --json: one object a line for each event.
     """
     from synclib.core.names import check_node
-    from synclib.engine.mount import Background, Mode
+    from synclib.engine.cache_work import Background
+    from synclib.engine.mount import Mode
     from synclib.engine.node import Node
     from synclib.engine.report import Identity
     from synclib.errors import Invalid

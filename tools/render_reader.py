@@ -1,0 +1,89 @@
+"""Where a render server reads its dataset: in the node's directory, or past it where nothing stands there."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from structlog.typing import FilteringBoundLogger
+
+from render.core.covers import Covers
+from render.walls import listed_covers
+from synclib.core.manifest import Manifest
+from synclib.core.names import dataset_root
+from synclib.disk.markers import Markers
+from synclib.disk.pieces import PieceCache
+from synclib.engine.cache_work import Background
+from synclib.engine.host import Host
+from synclib.engine.local import open_local
+from synclib.engine.shared_reader import open_at_work
+from synclib.errors import BoxlinkError, Corrupt, Missing
+from synclib.lazy.chain import Chain
+from synclib.lazy.dataset import Dataset
+from synclib.lazy.open import CachedRuns
+from synclib.lazy.pictures import changed_pictures, read_wall_index, wall_index_of
+from synclib.lazy.run_reader import StoreRuns
+from synclib.reader import Reader
+from synclib.store.base import Store
+
+_ASKED_AT_ONCE = 16
+_NAMES_BYTES = 1 << 30
+
+
+class RenderReader:
+    """Opens a dataset at a seq: restored, mounted, or, where synch.down says ``reader``, in this process, which then
+    fetches ahead by itself what belongs to the seq that is asked for (all of it), and of others what is read.
+
+    Of one that is not restored, and has a wall index, no run is brought here: names are looked up block by block.
+    """
+
+    def __init__(self, data: Path, name: str, store: Store, host: Host, log: FilteringBoundLogger) -> None:
+        self._data, self._name, self._store, self._host, self._log = data, name, store, host, log
+        self._dataset = Dataset(store, dataset_root(name))
+        self._cache = host.dataset_cache(store.url, self._dataset.root)
+        self._markers = Markers(data / name)
+        # Both live as long as the process.
+        self._names = CachedRuns(
+            StoreRuns(store, ThreadPoolExecutor(_ASKED_AT_ONCE)),
+            PieceCache(self._cache / "lazy" / "tree", _NAMES_BYTES),
+        )
+        self._indexed: dict[int, Manifest] = {}  # those that have a wall index, by seq
+
+    def open(self, seq: int) -> Reader:
+        down = self._markers.down()
+        mode = "eager" if down is None else down.mode
+        if mode not in ("lazy", "reader"):
+            return open_local(str(self._data), self._name, self._store, seq, runs=self._cache / "run")
+        manifest = self._dataset.manifest_at(seq)
+        if wall_index_of(manifest) is not None:
+            self._indexed[seq] = manifest
+        if mode == "reader":
+            assert down is not None
+            background = Background(is_whole=seq == down.seq)
+            return open_at_work(self._dataset, self._host, manifest, background, self._say)
+        names = self._names if seq in self._indexed else None
+        return open_local(str(self._data), self._name, self._store, seq, runs=self._cache / "run", names=names)
+
+    def list_covers(self, reader: Reader) -> Covers:
+        """By the wall index, with the diffs since laid over it; by a listing where there is none that can be used."""
+        manifest = self._indexed.pop(reader.seq, None)
+        if manifest is not None:
+            try:
+                return self._indexed_covers(manifest)
+            except (Corrupt, Missing) as error:
+                self._say(error)
+        return listed_covers(reader)
+
+    def _indexed_covers(self, manifest: Manifest) -> Covers:
+        item = wall_index_of(manifest)
+        assert item is not None
+        covers = Covers()
+        for lengths, paths in read_wall_index(item, self._dataset.root, self._names):
+            covers.append_many(lengths, paths)
+        diffs = manifest.runs[1:]
+        if not diffs:
+            return covers
+        return covers.with_changes(changed_pictures(Chain.of(self._names, self._dataset.root, diffs)))
+
+    def _say(self, error: BoxlinkError) -> None:
+        self._log.warning("the cache, or what is in it", **error.as_dict())
