@@ -47,7 +47,7 @@ class Rig:
         readiness = Readiness(self.store, ProxyAdmin(f"127.0.0.1:{self.proxy._admin}"))
         machine = Machine(IMAGE, ["c7g.large"], list(standin.instances.subnets)[:1])
         self.calls = Calls(standin.clock, SeededEntropy(1))
-        self.instances = Ec2Fleet(self.ec2, readiness, machine, f"file://{fleet.store}", {}, self.calls)
+        self.instances = Ec2Fleet(self.ec2, readiness, machine, f"file://{fleet.store}", self.calls)
         self.host = Host("operator", SystemClock(), SeededEntropy(2), place / "state", place / "cache")
         self.journal = Journal(self.store, self.host)
 

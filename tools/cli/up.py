@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, metavar="DIR")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the role. Repeatable.")
 @click.option("--seq", "seqs", multiple=True, metavar="DATASET=SEQ", help="Ask for a dataset at a seq. Repeatable.")
+@click.option(
+    "--from", "source", type=click.Choice(["store", "snapshot"]), default="store",
+    help="Where what --seq asks for begins: a volume of its newest snapshot, if there is one.",
+)  # fmt: skip
 @click.option("--release", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Run its programs.")
 @click.option("--systemd", type=click.Path(path_type=Path), metavar="DIR", help="Write units into DIR; run nothing.")
 @node_option
@@ -29,6 +33,7 @@ def command(
     data: Path,
     values: tuple[str, ...],
     seqs: tuple[str, ...],
+    source: str,
     release: Path | None,
     systemd: Path | None,
 ) -> None:
@@ -70,7 +75,7 @@ def command(
         paths = write_units(systemd, found.role, processes, place, environ.get("BOXLINK_STORE", ""))
         context.emit({"role": found.role, "units": [str(path) for path in paths]}, "\n".join(map(str, paths)))
         return
-    write_pins(place.data, parse_pins(seqs))
+    write_pins(place.data, parse_pins(seqs), is_from_snapshot=source == "snapshot")
     planned = []
     for process in processes:
         environment = environment_of(place, environ, process)

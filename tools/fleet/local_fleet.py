@@ -82,6 +82,9 @@ class LocalFleet:
         self._draining[spec.node] = thread
         thread.start()
 
+    def note_pins(self, spec: NodeSpec) -> None:
+        """A node that runs here says in its own data directory at which seqs it stays."""
+
     def traffic(self) -> Traffic | None:
         return self._readiness.traffic()
 

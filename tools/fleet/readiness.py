@@ -35,6 +35,11 @@ class Readiness:
             found[spec.node] = View(is_there=True, is_ready=not why, why=why)
         return found
 
+    def address_of(self, node: str) -> str | None:
+        """Where a node's server answers, as :meth:`look` saw it last."""
+        found = _by_node(self._read)
+        return found[node][0] if node in found else None
+
     def traffic(self) -> Traffic | None:
         """What the proxy counted; None where it does not say."""
         with contextlib.suppress(Unavailable):
@@ -58,7 +63,11 @@ class Readiness:
                 except Corrupt:
                     read[info.key] = found.etag, None
         self._read = read
-        return {one.node: (_address(key), one) for key, (_, one) in read.items() if one is not None and one.node}
+        return _by_node(read)
+
+
+def _by_node(read: Mapping[str, tuple[str, Registration | None]]) -> dict[str, tuple[str, Registration]]:
+    return {one.node: (_address(key), one) for key, (_, one) in read.items() if one is not None and one.node}
 
 
 def _lacking(spec: NodeSpec, registered: Mapping[str, tuple[str, Registration]], takes: Collection[str] | None) -> str:
