@@ -1,4 +1,4 @@
-"""`boxlink upgrade --swap`: a node lets its volume go and goes on with one of another snapshot, its processes running."""
+"""`boxlink upgrade --swap`: a node lets its volume go, goes on with one of another snapshot, and runs all the while."""
 
 from __future__ import annotations
 
