@@ -1,5 +1,5 @@
-"""Instances that begin from volumes of a snapshot, and that swap theirs for one of another: with a node's own rights, by
-loop devices."""
+"""Instances that begin from volumes of a snapshot, and that swap theirs for one of another: with a node's own rights,
+by loop devices."""
 
 from __future__ import annotations
 

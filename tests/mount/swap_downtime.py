@@ -3,8 +3,9 @@
     python -m tests.mount.swap_downtime --rounds 10 --covers 600
 
 A benchmark and no test. One render node (`boxlink launch --local`) that stands on a volume; two snapshots whose seqs
-differ in every hundredth cover; each round swaps one for the other by `boxlink upgrade --snapshot ID --swap`. Two probes, every
-5 ms: the node's own port, and a reader of the node's files, whose bytes are compared. Each line: least / median / most.
+differ in every hundredth cover; each round swaps one for the other by `boxlink upgrade --snapshot ID --swap`. Two
+probes, every 5 ms: the node's own port, and a reader of the node's files, whose bytes are compared. Each line: least /
+median / most.
 """
 
 from __future__ import annotations

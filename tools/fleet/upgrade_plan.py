@@ -36,8 +36,8 @@ class Change:
     ) -> Change:
         """Invalid where nothing is to be changed. ``seq``: DATASET=SEQ."""
         pins = parse_pins([] if seq is None else [seq])
-        if release is None and not pins:
-            raise Invalid("to what?", hint="--release NAME@SEQ, --seq DATASET=SEQ, or --snapshot ID")
+        if release is None and not pins and not values:
+            raise Invalid("to what?", hint="--release NAME@SEQ, --seq DATASET=SEQ, --snapshot ID, or --set NAME=VALUE")
         return cls(release, pins, snapshot, values, next(iter(pins)) if is_swap else "")
 
     def new_of(self, old: NodeSpec) -> NodeSpec:
