@@ -138,8 +138,8 @@ class Registrar:
         self.is_registered.set()
 
     def _put_over(self) -> bool:
-        """Whether it was put, though what stands there is not what was put last: where that is gone, is ours (its answer
-        was lost), or is a later server's that has not renewed it within its lease."""
+        """Whether it was put, though what stands there is not what was put last: where that is gone, is ours (its
+        answer was lost), or is a later server's that has not renewed it within its lease."""
         key = self._identity.key
         try:
             found = self._store.get(key, size_max=REGISTRATION_BYTES_MAX)

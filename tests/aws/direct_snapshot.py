@@ -5,8 +5,8 @@
 A benchmark and no test. The dataset is synthetic: files of 100 MB, all of chunks of one real pack, so that 180 GB are a
 small store; the runs that name them are real. The snapshot before stands in the stand-in as if it had been made there,
 with a header, slots and every block that it would have. Then a hundredth of the files gets new content, and
-`create_direct` makes the next snapshot over the wire: boto3, signed requests, checksums. Its pace is kept on the stand-in's clock, and
-refused there where it is too fast.
+`create_direct` makes the next snapshot over the wire: boto3, signed requests, checksums. Its pace is kept on the
+stand-in's clock, and refused there where it is too fast.
 """
 
 from __future__ import annotations
