@@ -28,8 +28,17 @@ _CREDENTIALS = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid, gid
 
 def shared_bind(host: str, port: int) -> tuple[socket.socket, bool]:
     """The socket of the server that listens there, if it shares it; else one bound anew. Whether it was handed over."""
-    taken = None if port == 0 else _asked_for(host, port)
+    taken = None if port == 0 else _asked_for(*_resolved(host, port))
     return (bind(host, port), False) if taken is None else (taken, True)
+
+
+def _resolved(host: str, port: int) -> tuple[str, int]:
+    """As the kernel names it; what cannot be found is said by :func:`bind`."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4]
+    except OSError:
+        return host, port
+    return str(found[0]), port
 
 
 def _asked_for(host: str, port: int) -> socket.socket | None:
@@ -93,6 +102,7 @@ class HandOut:
             try:
                 asking, _ = self._door.accept()
             except OSError:
+                self._closing.wait(_AGAIN_S)  # too many open files, or it is closed
                 continue
             with asking, contextlib.suppress(OSError):
                 asking.settimeout(_ANSWER_S)
