@@ -74,7 +74,7 @@ class Swapped:
 def became_of(wish: Wish, status: NodeStatus | None) -> Swapped:
     """As the node says."""
     if status is None or status.swap != wish.id:
-        return Swapped(is_done=False, why="it has not taken the swap on yet")
+        return Swapped(is_done=False, why="it has not taken the swap on: does it run, and may it read swap/?")
     error = status.errors.get(wish.dataset, "")
     if error:
         return Swapped(is_done=False, why=error, is_refused=error.partition(":")[0] not in _PASSES)

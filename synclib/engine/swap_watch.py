@@ -11,7 +11,7 @@ from synclib.core.swap import WISH_BYTES_MAX, Wish, parse_wish
 from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.engine.host import Host
-from synclib.errors import Corrupt, Missing
+from synclib.errors import Corrupt, Invalid, Missing
 from synclib.store.base import Store
 
 _FILE = "swap.json"
@@ -43,7 +43,8 @@ class SwapWatch:
         key = names.swap_key(self._host.node)
         try:
             found = self._store.get(key, size_max=WISH_BYTES_MAX, if_none_match=self._etag)
-        except Missing:
+        except (Missing, Invalid):
+            # S3 answers 403 where nothing is, to those who may not list.
             return
         if found is None:
             return
