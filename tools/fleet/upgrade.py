@@ -121,11 +121,11 @@ def upgrade(context: Context, asked: Asked) -> None:
         # Before anything is begun: it may not be trusted, or not be had.
         site.release_directory(change.release)
     if opened is None:
-        rollout = planned(site.nodes, journal, site.store, asked.role, change, asked.batch, asked.place)
-        if rollout is None and change.swap and not asked.is_dry_run:
-            # Whoever was killed at the end of the last one has not said it.
+        if change.swap and not asked.is_dry_run:
+            # Whoever was killed at the end of the last one may not have said it.
             for node in site.nodes.running(asked.role):
                 keep(site.store, node.node)
+        rollout = planned(site.nodes, journal, site.store, asked.role, change, asked.batch, asked.place)
         if rollout is None or asked.is_dry_run:
             _show(context, rollout)
             return
