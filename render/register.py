@@ -23,6 +23,7 @@ CACHE = "365d"
 LEASE_S = 30.0
 _RETRY_S = 2.0
 _LAST_TRIES = 3
+_LATER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Registrar:
             except BoxlinkError as error:
                 self._log.warning("the registration was not renewed", **error.as_dict())
                 wait_s = min(_RETRY_S, wait_s)
-            self._wake.wait(wait_s)
+            # Where another has registered here that one may end any moment.
+            self._wake.wait(min(_LATER_S, wait_s) if self._later else wait_s)
             self._wake.clear()
 
     def _put(self, state: Literal["active", "draining"]) -> None:
@@ -144,12 +146,12 @@ class Registrar:
         try:
             found = self._store.get(key, size_max=REGISTRATION_BYTES_MAX)
         except Missing:
-            self._etag = self._store.put(key, self._body, if_absent=True)
+            self._etag, self._later = self._store.put(key, self._body, if_absent=True), ""
             return True
         assert found is not None
         if found.data not in self._tried and not self._is_left(found.data, found.etag):
             return False
-        self._etag = self._store.put(key, self._body, if_match=found.etag)
+        self._etag, self._later = self._store.put(key, self._body, if_match=found.etag), ""
         return True
 
     def _is_left(self, data: bytes, etag: str) -> bool:

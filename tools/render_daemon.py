@@ -189,13 +189,11 @@ class RenderDaemon:
         self._log.info("draining")
         site.is_draining = True
         started = self._clock.monotonic()
-        has_successor = False
-        if shared is not None:
-            shared.close()
-            has_successor = shared.was_given
-        if has_successor:
+        is_told = registrar.drain()
+        is_shared = shared is not None and shared.close()
+        if is_shared:
             http.let_go()
-        if registrar.drain() or has_successor:
+        if is_told or is_shared:
             # A proxy sends on until it has read the new state: answer what comes, until nothing comes.
             while self._clock.monotonic() - started < self._plan.drain_s_max and not (
                 self._clock.monotonic() - started >= self._plan.grace_s and traffic.idle_s() >= self._plan.quiet_s

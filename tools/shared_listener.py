@@ -17,12 +17,14 @@ import os
 import socket
 import struct
 import threading
+import time
 
 from synclib.errors import Invalid
 from tools.addresses import bind, show_address
 
 _ANSWER_S = 5.0
 _AGAIN_S = 0.2
+_LOOKS = 4
 _CREDENTIALS = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid, gid
 
 
@@ -67,30 +69,39 @@ def _asked_for(host: str, port: int) -> socket.socket | None:
 
 
 class HandOut:
-    """Gives ``listener`` to whoever asks, until :meth:`close`. ``was_given``: there is a successor, or was one."""
+    """Gives ``listener`` to whoever asks, until :meth:`close`."""
 
     def __init__(self, listener: socket.socket) -> None:
-        self.was_given = False
         self._listener = listener.dup()
-        self._name = _name(*listener.getsockname()[:2])
+        self._address = listener.getsockname()[:2]
         self._closing = threading.Event()
         self._door = socket.socket(socket.AF_UNIX)
         self._thread = threading.Thread(target=self._run, name="hand out", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Let another have the door."""
+    def close(self) -> bool:
+        """Let another have the door; whether there is one: a server that goes on accepting from the same queue."""
         self._closing.set()
         with contextlib.suppress(OSError):
             self._door.shutdown(socket.SHUT_RDWR)  # who waits at it wakes up
         self._thread.join()
         self._door.close()
         self._listener.close()
+        return any(map(self._is_shared, range(_LOOKS)))
+
+    def _is_shared(self, look: int) -> bool:
+        """A successor needs a moment to come to the door."""
+        if look:
+            time.sleep(_AGAIN_S)
+        other = _asked_for(*self._address)
+        if other is not None:
+            other.close()
+        return other is not None
 
     def _run(self) -> None:
         while not self._closing.is_set():
             try:
-                self._door.bind(self._name)
+                self._door.bind(_name(*self._address))
                 self._door.listen()
                 break
             except OSError as error:
@@ -108,7 +119,6 @@ class HandOut:
                 asking.settimeout(_ANSWER_S)
                 if _is_trusted(asking):
                     socket.send_fds(asking, [b"1"], [self._listener.fileno()])
-                    self.was_given = True
 
 
 def _is_trusted(peer: socket.socket) -> bool:

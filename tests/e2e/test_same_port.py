@@ -161,13 +161,12 @@ def test_what_waits_to_be_accepted_is_the_successors() -> None:
 
     until(take, "it is handed over")
     with socket.create_connection(address) as client:
-        hand.close()
+        assert not hand.close(), "nobody has come to the door"
         old.close()
         new = successor[-1][0]
         with new, new.accept()[0] as accepted:
             client.sendall(b"hello")
             assert accepted.recv(5) == b"hello"
-    assert hand.was_given
 
 
 def test_who_does_not_share_keeps_its_port() -> None:
@@ -184,7 +183,6 @@ def test_the_door_is_the_next_ones_when_the_one_before_has_closed_it() -> None:
     one = HandOut(first)
     until(lambda: shared_bind(*address)[1], "the first hands out")
     second = HandOut(first)
-    one.close()
-    until(lambda: second.was_given or shared_bind(*address)[1], "the second hands out")
-    second.close()
+    assert one.close(), "the second has come to the door"
+    assert not second.close(), "and is the last"
     first.close()

@@ -116,10 +116,8 @@ async def _serve(
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in (*waits, alive):
         wait.cancel()
-    if shared is not None:
-        shared.close()
-        if shared.was_given:
-            await server.let_go()
+    if shared is not None and await asyncio.to_thread(shared.close):
+        await server.let_go()
     await server.stop()
     if server.crash is not None:
         raise server.crash
