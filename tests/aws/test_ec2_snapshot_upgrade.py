@@ -43,7 +43,10 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
             try:
                 yield rig
             finally:
-                for machine in list(rig.machines.running.values()):
+                # Its programs first: they would mount again what is not there.
+                left = list(rig.machines.running.values())
+                rig.machines.end_all()
+                for machine in left:
                     end_mounts(machine)
 
 
