@@ -51,6 +51,7 @@ class Shared:
         self.connections: set[ClientConnection] = set()
         self.connections_max = CONNECTIONS_MAX
         self.is_stopping = False
+        self.is_last = False  # each connection ends with its next answer
 
     def sweep(self) -> None:
         """Close the connections whose time is over."""
@@ -246,7 +247,7 @@ class ClientConnection(asyncio.Protocol):
     def _respond(self, request: Request, head: bytes) -> None:
         responder = self._responder
         assert responder is not None
-        responder.begin(request, is_last=self._shared.is_stopping)
+        responder.begin(request, is_last=self._shared.is_stopping or self._shared.is_last)
         answer = self._shared.exchange.answer_now(request, responder.address, head)
         if answer is not None and len(answer.body) <= PIECE_BYTES:
             responder.send_whole(answer)

@@ -48,6 +48,7 @@ class Memo:
         self.now = 0.0  # the monotonic clock at this tick
         self.idle_deadline = 0.0  # when a connection that is used now has been idle for too long
         self.hits = 0
+        self.is_off = False  # nothing more is learnt
         self.blocks: dict[bytes, dict[bytes, Stored]] = {}
         self._hosts: dict[bytes, dict[bytes, Stored]] = {}
 
@@ -63,7 +64,8 @@ class Memo:
         """Remember a request's bytes (``head``, with its empty line) and the answer that was a fresh hit for it."""
         # An absolute target names another host than the block does.
         if (
-            not head.startswith(b"GET /")
+            self.is_off
+            or not head.startswith(b"GET /")
             or stored.selecting
             or len(stored.body) > BODY_BYTES_MAX
             or not is_plain(request)

@@ -30,6 +30,7 @@ CACHE_BYTES = 256 << 20
 POLL_S = 2.0
 GRACE_S = 10.0
 FIRST_POLL_S = 5.0
+LET_GO_S = 3.0
 _BACKLOG = 4096
 
 
@@ -42,6 +43,7 @@ class ProxySettings:
     admin: tuple[str, int] | None = None
     poll_s: float = POLL_S
     cache_bytes: int = CACHE_BYTES
+    listener: socket.socket | None = None  # what to accept from, where it is bound already
 
 
 class ProxyServer:
@@ -94,9 +96,7 @@ class ProxyServer:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._first_poll.wait(), FIRST_POLL_S)
         try:
-            server = await self._loop.create_server(
-                lambda: ClientConnection(self.shared), *self._settings.listen, backlog=_BACKLOG
-            )
+            server = await self._listening()
             self._servers.append(server)
             self.address = _bound(server)
             if self._settings.admin is not None:
@@ -110,6 +110,27 @@ class ProxyServer:
             task = self._loop.create_task(endless)
             task.add_done_callback(self._on_end)
             self._tasks.append(task)
+
+    async def _listening(self) -> asyncio.Server:
+        assert self._loop is not None
+
+        def made() -> ClientConnection:
+            return ClientConnection(self.shared)
+
+        if self._settings.listener is not None:
+            return await self._loop.create_server(made, sock=self._settings.listener, backlog=_BACKLOG)
+        return await self._loop.create_server(made, *self._settings.listen, backlog=_BACKLOG)
+
+    async def let_go(self) -> None:
+        """Another accepts in this one's place: accept nothing more, and say with each answer that its connection ends,
+        until clients have had the time to hear it."""
+        self.shared.is_last = self.memo.is_off = True
+        self.memo.clear()
+        for server in self._servers[:1]:
+            server.close()
+        deadline = asyncio.get_running_loop().time() + LET_GO_S
+        while self.shared.connections and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
 
     async def stop(self, grace_s: float = GRACE_S) -> None:
         """Accept nothing more, let what is under way end within ``grace_s`` seconds, then break it off."""

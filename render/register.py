@@ -14,8 +14,8 @@ from typing import Literal
 from structlog.typing import FilteringBoundLogger
 
 from synclib.clock import Clock
-from synclib.core.registration import REGISTRATION_BYTES_MAX, Registration
-from synclib.errors import BoxlinkError, Conflict, Missing
+from synclib.core.registration import REGISTRATION_BYTES_MAX, Registration, parse_registration
+from synclib.errors import BoxlinkError, Conflict, Corrupt, Missing
 from synclib.store.base import Store
 
 HANDLES = ("/tiles/*", "/", "/wall.json", "/static/*")
@@ -23,6 +23,7 @@ CACHE = "365d"
 LEASE_S = 30.0
 _RETRY_S = 2.0
 _LAST_TRIES = 3
+_LATER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Registrar:
         self._is_settled = False
         self._etag: str | None = None
         self._body = b""
+        self._tried: list[bytes] = []  # since the last answer: one of them may stand there
+        self._later, self._later_since = "", 0.0  # the etag of what a later server put there, and when it was seen
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="register", daemon=True)
@@ -103,7 +106,8 @@ class Registrar:
             except BoxlinkError as error:
                 self._log.warning("the registration was not renewed", **error.as_dict())
                 wait_s = min(_RETRY_S, wait_s)
-            self._wake.wait(wait_s)
+            # Where another has registered here that one may end any moment.
+            self._wake.wait(min(_LATER_S, wait_s) if self._later else wait_s)
             self._wake.clear()
 
     def _put(self, state: Literal["active", "draining"]) -> None:
@@ -125,8 +129,42 @@ class Registrar:
             renewed=self._renewed,
         )
         self._body = registration.model_dump_json().encode()
-        self._etag = self._store.put(self._identity.key, self._body)
+        self._tried.append(self._body)
+        try:
+            # Never over what a server that came later to the same address has said: its word stands.
+            self._etag = self._store.put(self._identity.key, self._body, if_match=self._etag)
+        except Conflict:
+            if not self._put_over():
+                return
+        self._tried.clear()
         self.is_registered.set()
+
+    def _put_over(self) -> bool:
+        """Whether it was put, though what stands there is not what was put last: where that is gone, is ours (its
+        answer was lost), or is a later server's that has not renewed it within its lease."""
+        key = self._identity.key
+        try:
+            found = self._store.get(key, size_max=REGISTRATION_BYTES_MAX)
+        except Missing:
+            self._etag, self._later = self._store.put(key, self._body, if_absent=True), ""
+            return True
+        assert found is not None
+        if found.data not in self._tried and not self._is_left(found.data, found.etag):
+            return False
+        self._etag, self._later = self._store.put(key, self._body, if_match=found.etag), ""
+        return True
+
+    def _is_left(self, data: bytes, etag: str) -> bool:
+        """Whether a later server's registration was left behind, judged by our own clock since it changed."""
+        try:
+            lease_s = parse_registration(data).lease_s
+        except Corrupt:
+            return True
+        now = self._clock.monotonic()
+        if self._later != etag:
+            self._log.info("another server has registered on this address", key=self._identity.key)
+            self._later, self._later_since = etag, now
+        return now - self._later_since > lease_s
 
     def _delete(self) -> None:
         key = self._identity.key

@@ -10,7 +10,7 @@ import msgspec
 
 from synclib.core.manifest import Manifest
 from synclib.engine.host import Host
-from synclib.engine.mount import Prepared
+from synclib.engine.mount import Prepared, VolumeRef
 from synclib.errors import BoxlinkError
 from synclib.lazy.dataset import Dataset
 
@@ -52,14 +52,29 @@ class VolumesHere:
         except BoxlinkError as error:
             return msgspec.structs.replace(prepared, volume=None, why_no_volume=error.message)
 
-    def release(self, dataset: Dataset) -> bool:
-        """Detach and delete those of a dataset; whether all are gone."""
+    def swap(
+        self,
+        prepared: Prepared,
+        dataset: Dataset,
+        manifest: Manifest,
+        snapshot: str,
+        former: VolumeRef | None,
+        serve_from: Callable[[VolumeRef | None], None],
+    ) -> Prepared:
+        """With a volume of this snapshot in the place of the former one. Any BoxlinkError: it is as before."""
+        from synclib.engine.volume_swap import swap_volume
+
+        driver, (node, zone) = self._driver, self._here
+        return swap_volume(prepared, dataset, self._host, manifest, driver, zone, node, snapshot, former, serve_from)
+
+    def release(self, dataset: Dataset, kept: str) -> bool:
+        """Detach and delete those of a dataset, but for ``kept``; whether all are gone."""
         from synclib.core.snapshot_tags import store_tag
         from synclib.engine.node_volume import release_volumes
 
         try:
             return not release_volumes(
-                self._driver, self._host, store_tag(dataset.store.url), dataset.name, self._here[0]
+                self._driver, self._host, store_tag(dataset.store.url), dataset.name, self._here[0], kept
             )
         except BoxlinkError:
             return False

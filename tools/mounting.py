@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from synclib.disk.hydrated import native_lock, note_native
 from synclib.disk.mounts import mount_erofs, mounted_on
 from synclib.engine.cache_work import Background
 from synclib.engine.host import Connect, Host, Progress
-from synclib.engine.mount import Mode, Prepared, is_hydrated, prepare, prepare_tree
+from synclib.engine.mount import Mode, Prepared, VolumeRef, is_hydrated, prepare, prepare_tree
 from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.metadata import prune
@@ -72,8 +73,29 @@ class KeeperMounter:
             return self._volumes.add(prepared, dataset, manifest)
         return prepared
 
-    def release(self, dataset: Dataset) -> bool:
-        return self._volumes is None or self._volumes.release(dataset)
+    def release(self, dataset: Dataset, kept: str = "") -> bool:
+        return self._volumes is None or self._volumes.release(dataset, kept)
+
+    def swap(
+        self,
+        prepared: Prepared,
+        dataset: Dataset,
+        manifest: Manifest,
+        snapshot: str,
+        former: VolumeRef | None,
+        serve_from: Callable[[VolumeRef | None], None],
+    ) -> Prepared:
+        if is_hydrated(prepared):
+            return prepared
+        if self._volumes is None:
+            raise Unsupported("there are no volumes here")
+        return self._volumes.swap(prepared, dataset, manifest, snapshot, former, serve_from)
+
+    def serve_from(self, dataset: Dataset, volume: VolumeRef | None) -> None:
+        for directory, spec in all_specs(self._host.state):
+            served = spec.prepared
+            if served.root == dataset.root and served.volume != volume and is_keeper(spec.keeper_pid):
+                renew(directory, msgspec.structs.replace(spec, prepared=msgspec.structs.replace(served, volume=volume)))
 
     def start(self, prepared: Prepared, target: str) -> bool:
         if prepared.volume is not None and self._volumes is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -28,6 +29,7 @@ from synclib.errors import Unavailable
 from synclib.store.base import Store
 from tools.addresses import show_address
 from tools.notify import ALIVE, notify, watchdog_s
+from tools.shared_listener import HandOut
 
 Say = Callable[..., None]  # say(event, **fields): one line for whoever started us
 
@@ -43,6 +45,8 @@ class Plan:
     advertise_port: int | None  # None: the port that is listened on
     lease_s: float
     release: str = ""
+    is_shared: bool = False  # its port is handed to the server that takes its place
+    is_successor: bool = False  # it was handed its port by the server whose place it takes
     # After "draining" is said, proxies get this long to see it, and requests must have stopped for quiet_s.
     grace_s: float = 5.0
     quiet_s: float = 1.0
@@ -144,6 +148,9 @@ class RenderDaemon:
         site = Site(self._plan.dataset, self._walls, tiles, self._metrics, self._log)
         traffic = Traffic(site.app(), self._clock)
         http = HttpThread(traffic, self._listener)
+        if self._plan.is_successor:
+            # From the first moment it gets requests that were meant for the one before.
+            hold_walls_of_others(self._store, self._plan.dataset, self._walls, self._open_reader, self._log)
         http.start()
         port = self._listener.getsockname()[1]
         identity = Identity(
@@ -158,6 +165,7 @@ class RenderDaemon:
         assert wall is not None, "nothing listens before a wall is loaded"
         registrar.show_seq(wall.seq)
         registrar.start()
+        shared = HandOut(self._listener) if self._plan.is_shared else None
         self._registrar = registrar
         threading.Thread(target=self._settle, args=(registrar,), name="settle", daemon=True).start()
         listen = show_address(*self._listener.getsockname()[:2])
@@ -170,7 +178,7 @@ class RenderDaemon:
         except BaseException:
             registrar.remove()
             raise
-        self._drain(site, traffic, registrar, http)
+        self._drain(site, traffic, registrar, http, shared)
 
     def _settle(self, registrar: Registrar) -> None:
         """Nobody waits for it but who wants to end others."""
@@ -179,12 +187,18 @@ class RenderDaemon:
         )
         registrar.settle()
 
-    def _drain(self, site: Site, traffic: Traffic, registrar: Registrar, http: HttpThread) -> None:
+    def _drain(
+        self, site: Site, traffic: Traffic, registrar: Registrar, http: HttpThread, shared: HandOut | None
+    ) -> None:
         self._say("draining")
         self._log.info("draining")
         site.is_draining = True
         started = self._clock.monotonic()
-        if registrar.drain():
+        is_told = registrar.drain()
+        is_shared = shared is not None and shared.close()
+        if is_shared:
+            http.let_go()
+        if is_told or is_shared:
             # A proxy sends on until it has read the new state: answer what comes, until nothing comes.
             while self._clock.monotonic() - started < self._plan.drain_s_max and not (
                 self._clock.monotonic() - started >= self._plan.grace_s and traffic.idle_s() >= self._plan.quiet_s
@@ -228,6 +242,10 @@ class HttpThread:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
+    def let_go(self) -> None:
+        """Another accepts in this one's place: accept nothing more, and end each connection with its next answer."""
+        self._server.let_go()
+
     def stop(self) -> None:
         """Finish what is in flight, then close; bounded by uvicorn's graceful timeout."""
         self._server.should_exit = True
@@ -241,4 +259,16 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
         self.is_ready.set()
+
+    def let_go(self) -> None:
+        """Safe from another thread."""
+        self._loop.call_soon_threadsafe(self._accept_no_more)
+
+    def _accept_no_more(self) -> None:
+        for server in self.servers:
+            server.close()
+        closing = (b"connection", b"close")
+        self.config.encoded_headers.append(closing)  # of each answer; those of this second are made already
+        self.server_state.default_headers = [*self.server_state.default_headers, closing]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,8 +13,9 @@ from synclib.errors import BoxlinkError, Corrupt, Invalid
 # (boxlink render) fetch when they need it.
 Mode = Literal["eager", "lazy", "reader"]
 MARKER_BYTES_MAX = 64 << 10
-_WORDS = "words may be: lazy, eager, reader, seq=N, from=snapshot"
 _DIGITS_MAX = 18  # of a seq: int() refuses very long ones in its own way
+_WORDS = "words may be: lazy, eager, reader, seq=N, from=snapshot, from=snap-…"
+_SNAPSHOT = re.compile(r"snap-[0-9a-z]{1,64}")
 
 
 class Active(BaseModel):
@@ -24,6 +26,7 @@ class Active(BaseModel):
     mode: Mode | None = None
     seq: int | None = Field(default=None, ge=1)
     source: Literal["store", "snapshot"] = "store"
+    snapshot: str = ""  # the one that the volume shall be of; empty: the newest that fits, and then no other
 
 
 class Down(BaseModel):
@@ -50,7 +53,8 @@ class Error(BaseModel):
 
 
 def parse_active(text: str) -> Active:
-    """``lazy``, ``eager``, ``reader``, ``seq=N``, ``from=snapshot``, in any order, with white space between."""
+    """``lazy``, ``eager``, ``reader``, ``seq=N``, ``from=snapshot``, ``from=snap-…``, in any order, with white space
+    between."""
     fields: dict[str, object] = {}
     for word in text.split():
         name, equals, value = word.partition("=")
@@ -60,10 +64,10 @@ def parse_active(text: str) -> Active:
             fields["seq"] = int(value)
         elif name == "from" and value in ("snapshot", "store"):
             fields["source"] = value
+        elif name == "from" and _SNAPSHOT.fullmatch(value):
+            fields |= {"source": "snapshot", "snapshot": value}
         else:
-            raise Invalid(
-                f"synch.active holds {word[:80]!r}", hint="words may be: lazy, eager, reader, seq=N, from=snapshot"
-            )
+            raise Invalid(f"synch.active holds {word[:80]!r}", hint=_WORDS)
     try:
         return Active.model_validate(fields)
     except ValidationError as error:

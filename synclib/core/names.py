@@ -207,6 +207,11 @@ def node_key(node: str) -> str:
     return f"node/{check_node(node)}"
 
 
+def swap_key(node: str) -> str:
+    """What a node's volume is to be swapped for (core/swap.py)."""
+    return f"swap/{check_node(node)}"
+
+
 def channel_prefix() -> str:
     return "channel/"
 

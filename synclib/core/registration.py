@@ -74,6 +74,7 @@ class NodeStatus(BaseModel):
     reason: dict[str, str] = {}
     hydrated: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     errors: dict[str, str] = {}
+    swap: str = Field(default="", max_length=200)  # the last wish to swap its volume that it took on
     reads: int = Field(default=0, ge=0)
     failed_reads: int = Field(default=0, ge=0)
     disk_bytes: int = Field(default=0, ge=0)

@@ -65,7 +65,8 @@ class NodeSpec(BaseModel):
 
 
 class Step(BaseModel):
-    """One node for another."""
+    """One node for another. ``downtime_ms``: of a swap: the longest time that the node's own port went without an
+    answer, as it was seen from where the driver ran; None where that was not seen from beginning to end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,10 +74,12 @@ class Step(BaseModel):
     new: NodeSpec
     batch: int = Field(ge=0)
     phase: Phase = Phase.WAITING
+    downtime_ms: float | None = Field(default=None, ge=0)
 
 
 class Rollout(BaseModel):
-    """``upgrade/<id>``. ``epoch`` rises with each driver that takes it over: an older one stops."""
+    """``upgrade/<id>``. ``swap``: a dataset: the nodes stay, and their volumes of it are swapped (core/swap.py), so
+    that old and new of a step have one name. ``epoch`` rises with each driver that takes over: an older one stops."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -84,6 +87,7 @@ class Rollout(BaseModel):
     id: str = Field(min_length=1, max_length=160)
     role: RoleName
     place: str = Field(default="", max_length=4400)  # where its nodes are: only there it can be gone on with
+    swap: str = Field(default="", max_length=128)
     steps: list[Step] = Field(min_length=1, max_length=NODES_MAX)
     state: State = State.RUNNING
     reason: str = Field(default="", max_length=1000)  # why it is paused, rolled back or failed
@@ -126,11 +130,14 @@ def batches(count: int, size: int) -> Iterator[int]:
 @dataclass(frozen=True, slots=True)
 class View:
     """What is seen of a node. ``is_there``: its processes run, or nothing says that they do not; ``is_ready``: it
-    answers, and the proxy sends to it; ``why``: what is missing for that."""
+    answers, and the proxy sends to it; ``why``: what is missing for that; ``is_refused``: it will not come.
+    ``downtime_ms``: of a swap (Step)."""
 
     is_there: bool = False
     is_ready: bool = False
     why: str = "it does not run"
+    is_refused: bool = False
+    downtime_ms: float | None = None
 
 
 GONE = View()

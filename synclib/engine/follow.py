@@ -66,8 +66,10 @@ class Follower:
         *,
         is_lazy: bool = False,
         is_from_snapshot: bool = False,
+        may_go_back: Callable[[], bool] = lambda: False,
     ) -> None:
         """``mounter``: where datasets can be mounted; ``channels``: what this node follows rather than heads;
+        ``may_go_back``: whether a volume that was swapped for another may be wanted again;
         ``is_lazy``: where synch.active does not say how, they are mounted; ``is_from_snapshot``: all of them as if it
         said ``from=snapshot``; ``pulse``: told while a round advances."""
         self.name = names.check_dataset(directory.name)
@@ -84,6 +86,9 @@ class Follower:
         self._channels = channels
         self._named: Manifest | None = None  # that of the seq that is asked for by number, as it was found last
         self._is_releasing = False  # volumes that were needed until then are to go
+        self._may_go_back = may_go_back
+        self._has_former = True  # a volume that was swapped for another, perhaps by a former process
+        self.stands_on_volume = False
         self._head: HeadState | None = None
         self._head_due = 0.0
         self._changed_at: float | None = None
@@ -149,6 +154,11 @@ class Follower:
             self._pulse.beat(self.name, self._host.clock.monotonic())
             seen, target, active = self._look()
             self._note(seen, target)
+            if target is not None and active is not None and self._is_to_swap(active, target):
+                self._pulse.beat(self.name, self._host.clock.monotonic(), BULK_S)
+                self._swap(target, active)
+                continue
+            self._let_former_go(active)
             action = decide(seen)
             if action is Do.NOTHING:
                 return
@@ -233,6 +243,35 @@ class Follower:
             self._log.info("mounted on the cache", dataset=self.name, seq=standing.prepared.seq)
         if self._is_releasing:
             self._is_releasing = not self._lazy.release(self._dataset)
+
+    def _is_to_swap(self, active: Active, target: Manifest) -> bool:
+        """Whether a volume is asked for that is not the one that what stands here takes its bytes from."""
+        standing = None if self._lazy is None else self._lazy.standing()
+        self.stands_on_volume = standing is not None and (
+            standing.prepared.volume is not None or active.source == "snapshot"
+        )
+        if standing is None or not active.snapshot:
+            return False
+        held = "" if standing.prepared.volume is None else standing.prepared.volume.snapshot_id
+        is_here = standing.prepared.seq == target.seq and is_hydrated(standing.prepared)
+        return held != active.snapshot and not is_here
+
+    def _swap(self, target: Manifest, active: Active) -> None:
+        assert self._lazy is not None
+        started = self._host.clock.monotonic()
+        self._has_former = True
+        self._put_lazily(self._lazy.swap(self._dataset, target, active.snapshot))
+        seconds = round(self._host.clock.monotonic() - started, 3)
+        self._log.info("swapped", dataset=self.name, seq=target.seq, snapshot=active.snapshot, seconds=seconds)
+
+    def _let_former_go(self, active: Active | None) -> None:
+        """The volume that was swapped for another is deleted when nobody will want it again."""
+        standing = None if self._lazy is None else self._lazy.standing()
+        volume = None if standing is None else standing.prepared.volume
+        if not self._has_former or active is None or not active.snapshot or volume is None or self._may_go_back():
+            return
+        assert self._lazy is not None
+        self._has_former = not self._lazy.release(self._dataset, volume.volume_id)
 
     def _on_channel(self, active: Active) -> Active:
         """What is asked for, where a channel says which seq: an operator moved it there, by name (I2)."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from synclib.core.manifest import Manifest
 from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_overlay, mounted_on, put_mount, unmount
-from synclib.engine.mount import Prepared
+from synclib.engine.mount import Prepared, VolumeRef
 from synclib.errors import Unsupported
 from synclib.lazy.dataset import Dataset
 
@@ -48,8 +49,23 @@ class Mounter(Protocol):
     def forget(self, target: str) -> None:
         """What is kept of a mount that has ended goes."""
 
-    def release(self, dataset: Dataset) -> bool:
-        """The volumes that were made for a dataset are no longer needed; whether all are gone."""
+    def release(self, dataset: Dataset, kept: str = "") -> bool:
+        """The volumes that were made for a dataset are no longer needed, but for ``kept``; whether all are gone."""
+
+    def swap(
+        self,
+        prepared: Prepared,
+        dataset: Dataset,
+        manifest: Manifest,
+        snapshot: str,
+        former: VolumeRef | None,
+        serve_from: Callable[[VolumeRef | None], None],
+    ) -> Prepared:
+        """With a volume of a snapshot, attached in the place of the former one (engine/volume_swap.py)."""
+
+    def serve_from(self, dataset: Dataset, volume: VolumeRef | None) -> None:
+        """Let all that is mounted of a dataset take its bytes from a volume first, or from none: nobody has another one
+        open then."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -77,9 +93,26 @@ class LazyPlace:
         former = standing.prepared
         return msgspec.structs.replace(prepared, volume=former.volume, why_no_volume=former.why_no_volume)
 
-    def release(self, dataset: Dataset) -> bool:
-        """All is here: the volumes that it was started from are no longer needed. Whether all are gone."""
-        return self._mounter.release(dataset)
+    def release(self, dataset: Dataset, kept: str = "") -> bool:
+        """The volumes that it was started from are no longer needed, but for ``kept``. Whether all are gone."""
+        return self._mounter.release(dataset, kept)
+
+    def swap(self, dataset: Dataset, manifest: Manifest, snapshot: str) -> Prepared:
+        """What :meth:`put` needs for a seq whose bytes come from a volume of this snapshot; it is attached when this
+        returns, and what stood here before takes its bytes from the store. Any BoxlinkError: it stands as before."""
+        standing = self.standing()
+        assert standing is not None, "what is not there has no volume"
+        prepared = self._mounter.prepare(dataset, manifest)
+
+        def serve_from(volume: VolumeRef | None) -> None:
+            # The state first: who is killed here does not look for a volume that is gone.
+            served = msgspec.structs.replace(standing.prepared, volume=volume)
+            write_atomic(
+                self._home / "state.json", msgspec.json.encode(msgspec.structs.replace(standing, prepared=served))
+            )
+            self._mounter.serve_from(dataset, volume)
+
+        return self._mounter.swap(prepared, dataset, manifest, snapshot, standing.prepared.volume, serve_from)
 
     def standing(self) -> Standing | None:
         """What was put there last; None where nothing was, or where it can no longer be told."""

@@ -29,6 +29,7 @@ from synclib.engine.lazy_place import Mounter
 from synclib.engine.logship import LogShipper
 from synclib.engine.node_figures import NodeFigures
 from synclib.engine.report import Identity, Reporter
+from synclib.engine.swap_watch import SwapWatch
 from synclib.errors import BoxlinkError, Interrupted, Invalid
 from synclib.store.base import Store
 from synclib.store.meter import Meter
@@ -72,7 +73,8 @@ class Node:
         self._log_error = ""
         self._data_error = ""
         self._present: list[str] = []
-        self._report_error = ""
+        self._report_error = self._swap_error = self._swap = ""
+        self._swaps = SwapWatch(data, store, host, poll_s)
         self._reporter = Reporter(data, store, host, identity or Identity())
         self.shipper = LogShipper(
             data / names.LOG_DIRECTORY,
@@ -129,6 +131,7 @@ class Node:
                 self._round_at = self._host.clock.monotonic()
                 self._beat()
                 names_ = self._scan()
+                self._look_for_swaps()
                 self._watch(observer)
                 self._collect()
                 for name in names_:
@@ -200,6 +203,7 @@ class Node:
                 self._pulse,
                 is_lazy=self._is_lazy,
                 is_from_snapshot=self._is_from_snapshot,
+                may_go_back=lambda: self._swaps.may_go_back(directory.name),
             )
         except Invalid as error:
             if directory.name not in self._refused:
@@ -224,10 +228,32 @@ class Node:
             except OSError as error:
                 self._log.warning("no file events: the scan alone will notice", path=path, reason=str(error))
 
+    def _look_for_swaps(self) -> None:
+        """Only where there is a volume to swap: each look is a request."""
+        if not any(follower.stands_on_volume for follower in self._followers.values()):
+            return
+        try:
+            self._swaps.round(self._present)
+            self._swap_error = ""
+        except (BoxlinkError, OSError) as error:
+            told = disk_error(error) if isinstance(error, OSError) else error
+            if self._swap_error != told.message:
+                self._swap_error = told.message
+                self._log.warning("whether a volume is to be swapped is not known", **told.as_dict())
+
+    def _settled_swap(self) -> str:
+        """The last wish to swap after which its dataset had its turn: what is told of that then is of this wish."""
+        wish = self._swaps.wish
+        follower = None if wish is None else self._followers.get(wish.dataset)
+        if wish is not None and follower is not None and wish.dataset not in self._running and not follower.is_due():
+            self._swap = wish.id
+        return self._swap
+
     def _report(self) -> None:
         """Say how this node does; a store that does not take it hears of it later."""
         try:
-            self._reporter.round({name: follower.error for name, follower in self._followers.items()})
+            errors = {name: follower.error for name, follower in self._followers.items()}
+            self._reporter.round(errors, self._settled_swap())
             self._report_error = ""
         except (BoxlinkError, OSError) as error:
             told = disk_error(error) if isinstance(error, OSError) else error

@@ -17,6 +17,7 @@ from synclib.volume.waiting import volume_is, wait_until
 START = "boxlink:start"  # the snapshot that a node's volume was made of, to start from
 _SEEN_S, _LOOK_S = 30.0, 0.25
 _READY_S = 300.0
+_DETACHED_S = 60.0
 _GOING = (VolumeState.DELETING, VolumeState.ERROR)
 
 
@@ -82,6 +83,18 @@ def attach_volume(driver: VolumeDriver, host: Host, volume: Volume, node: str) -
             if host.clock.monotonic() > deadline:
                 raise
             host.clock.sleep(_LOOK_S)
+
+
+def detach_volume(driver: VolumeDriver, host: Host, volume_id: str, node: str) -> None:
+    """Detach a volume, never by force, and wait until another can have it. Unavailable where somebody has it open for
+    too long."""
+    driver.detach(volume_id, node)
+    try:
+        _until(driver, host, volume_id, _DETACHED_S, VolumeState.AVAILABLE)
+    except Unavailable as error:
+        raise Unavailable(
+            f"volume {volume_id} was not let go: {error.message}", hint="see what has it open: lsof, mount"
+        ) from error
 
 
 def _until(driver: VolumeDriver, host: Host, volume_id: str, deadline_s: float, *wanted: VolumeState) -> Volume:

@@ -27,6 +27,7 @@ from synclib.core.rollout import (
     rolled_back,
     views_wanted,
 )
+from synclib.core.swap import decide_swap, swaps_wanted
 from synclib.engine.host import Host
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Fenced, Missing, Unavailable
 from synclib.store.base import Store
@@ -115,15 +116,22 @@ def _is_number(text: str) -> bool:
 
 
 def plan(
-    name: str, olds: Sequence[NodeSpec], new_of: Callable[[NodeSpec], NodeSpec], size: int, at: str, place: str = ""
+    name: str,
+    olds: Sequence[NodeSpec],
+    new_of: Callable[[NodeSpec], NodeSpec],
+    size: int,
+    at: str,
+    place: str = "",
+    swap: str = "",
 ) -> Rollout:
-    """A rollout of these nodes, which are at ``place``. ``size``: how many at a time, after the first ones."""
+    """A rollout of these nodes, which are at ``place``. ``size``: how many at a time, after the first ones. ``swap``:
+    the dataset whose volumes are swapped, one at a time."""
     if not olds:
         raise Missing("no node of that role runs", hint="boxlink launch ROLE starts one")
     steps = [
         Step(old=old, new=new_of(old), batch=batch) for old, batch in zip(olds, batches(len(olds), size), strict=True)
     ]
-    return Rollout(id=name, role=olds[0].role, place=place, steps=steps, at=at)
+    return Rollout(id=name, role=olds[0].role, place=place, swap=swap, steps=steps, at=at)
 
 
 class Driver:
@@ -161,7 +169,8 @@ class Driver:
                 return rollout
             views = self._look(rollout)
             waited_s = self._host.clock.monotonic() - self._changed_at
-            decision = decide(rollout, views, waited_s, self._ready_s_max, self._alarm())
+            decided = decide_swap if rollout.swap else decide
+            decision = decided(rollout, views, waited_s, self._ready_s_max, self._alarm())
             if decision.rollout != rollout:
                 self._bake(rollout, decision.rollout)
                 entry = self._patient(entry, lambda was, now=decision.rollout: self._journal.replace(was, now))  # type: ignore[misc]
@@ -182,7 +191,7 @@ class Driver:
         until = self._host.clock.monotonic() + _STORE_S_MAX
         while True:
             try:
-                return self._fleet.look(views_wanted(rollout))
+                return self._fleet.look(swaps_wanted(rollout) if rollout.swap else views_wanted(rollout))
             except _AWAY as error:
                 if self._host.clock.monotonic() > until:
                     raise
@@ -258,7 +267,7 @@ class Driver:
             self._say(f"{rollout.state}{': ' + rollout.reason if rollout.reason else ''}", rollout)
         for was, step in zip(former.steps, rollout.steps, strict=True):
             if was.phase is not step.phase:
-                self._say(_step_text(step), rollout)
+                self._say(_swap_text(step) if rollout.swap else _step_text(step), rollout)
 
 
 def _step_text(step: Step) -> str:
@@ -273,3 +282,15 @@ def _step_text(step: Step) -> str:
             return f"{step.old.node} serves as before"
         case Phase.WAITING:
             return f"{step.old.node} waits for its turn"
+
+
+def _swap_text(step: Step) -> str:
+    node = step.new.node
+    match step.phase:
+        case Phase.STARTING:
+            return f"{node} is asked to let its volume go, and to go on with one of {step.new.snapshot}"
+        case Phase.DONE:
+            seen = "" if step.downtime_ms is None else f"; it went {step.downtime_ms:.0f} ms without an answer at most"
+            return f"{node} goes on with the new volume{seen}"
+        case _:
+            return f"{node} stands as before"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -73,14 +73,22 @@ def _volume(
     """A volume of a snapshot, attached here. Corrupt where it is not what the snapshot is tagged as."""
     made = make_volume(driver, host, chosen.known.snapshot, chosen.known.tags, zone, node)
     device = attach_volume(driver, host, made, node)
+    return volume_ref(device, dataset.root, chosen, made.id, directory / "volume")
+
+
+def volume_ref(
+    device: Path, root: str, chosen: Confirmed, volume_id: str, maps: Path, kept: Collection[Path] = ()
+) -> VolumeRef:
+    """An attached volume of a snapshot, with a copy of its map in ``maps``, where all others but ``kept`` go. Corrupt
+    where it is not what the snapshot is tagged as."""
 
     def read() -> VolumeRef:
         with disk_errors(), device.open("rb", buffering=0) as file:
             descriptor = file.fileno()
             data = os.pread(descriptor, HEADER_BYTES, 0)
-            header = check_header(data, dataset.root, chosen.manifest.seq, chosen.manifest.digest)
-            path = _copied_map(descriptor, header, directory / "volume", chosen.id)
-        return VolumeRef(chosen.id, made.id, chosen.manifest.seq, str(device), header.layout.blob, str(path))
+            header = check_header(data, root, chosen.manifest.seq, chosen.manifest.digest)
+            path = _copied_map(descriptor, header, maps, chosen.id, kept)
+        return VolumeRef(chosen.id, volume_id, chosen.manifest.seq, str(device), header.layout.blob, str(path))
 
     return _in_time(read)
 
@@ -102,8 +110,8 @@ def _in_time(read: Callable[[], VolumeRef]) -> VolumeRef:
         raise Unavailable(f"the volume's metadata did not come within {_READ_S:.0f} s") from error
 
 
-def _copied_map(descriptor: int, header: Header, directory: Path, snapshot_id: str) -> Path:
-    """The slot's map as a file here; Corrupt where it is not what the record says. Copies of others go."""
+def _copied_map(descriptor: int, header: Header, directory: Path, snapshot_id: str, kept: Collection[Path]) -> Path:
+    """The slot's map as a file here; Corrupt where it is not what the record says. Others go, but ``kept``."""
     record, slot = header.record, header.newest
     assert record is not None
     assert slot is not None
@@ -112,7 +120,7 @@ def _copied_map(descriptor: int, header: Header, directory: Path, snapshot_id: s
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{blake3(snapshot_id.encode()).hexdigest(16)}.map"
     for other in directory.iterdir():
-        if other != path:
+        if other != path and other not in kept:
             other.unlink(missing_ok=True)
     temporary = path.with_suffix(".part")
     digest = blake3()

@@ -129,9 +129,7 @@ def _site(place: Path, cover_count: int) -> Iterator[_Site]:
         machine = Machine(IMAGE, ["c7g.large"], list(standin.instances.subnets)[:1])
         calls = Calls(SystemClock(), SystemEntropy())
         try:
-            yield _Site(
-                place, fleet, Ec2Fleet(ec2, Readiness(store, None), machine, f"file://{fleet.store}", {}, calls)
-            )
+            yield _Site(place, fleet, Ec2Fleet(ec2, Readiness(store, None), machine, f"file://{fleet.store}", calls))
         finally:
             fleet.close()
             found.end_all()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ from tools.fleet.readiness import Readiness
 class Rig:
     """Two instances of a role that serve a dataset's first seq behind a proxy."""
 
-    def __init__(self, place: Path, standin: Standin, found: Machines, fleet: Fleet) -> None:
+    def __init__(
+        self, place: Path, standin: Standin, found: Machines, fleet: Fleet, profile: str = "", role: str = ROLE
+    ) -> None:
         self.standin, self.machines, self.fleet = standin, found, fleet
+        self.role = role
         self.store, _ = open_store(f"file://{fleet.store}", {})
         self.key = place / "fleet.key"
         fleet.boxlink("release", "key", str(self.key))
@@ -44,17 +48,17 @@ class Rig:
         fleet.publish(small_wall(10))
         self.proxy: Proxy = fleet.proxy()
         self.ec2 = client(standin, "ec2")
-        readiness = Readiness(self.store, ProxyAdmin(f"127.0.0.1:{self.proxy._admin}"))
-        machine = Machine(IMAGE, ["c7g.large"], list(standin.instances.subnets)[:1])
+        self.readiness = Readiness(self.store, ProxyAdmin(f"127.0.0.1:{self.proxy._admin}"))
+        machine = Machine(IMAGE, ["c7g.large"], list(standin.instances.subnets)[:1], profile=profile)
         self.calls = Calls(standin.clock, SeededEntropy(1))
-        self.instances = Ec2Fleet(self.ec2, readiness, machine, f"file://{fleet.store}", {}, self.calls)
+        self.instances = Ec2Fleet(self.ec2, self.readiness, machine, f"file://{fleet.store}", self.calls)
         self.host = Host("operator", SystemClock(), SeededEntropy(2), place / "state", place / "cache")
         self.journal = Journal(self.store, self.host)
 
     def publish_release(self, note: str) -> None:
         roles = self.fleet.root / "release/roles"
         roles.mkdir(parents=True, exist_ok=True)
-        (roles / "render.toml").write_text(ROLE + note)
+        (roles / "render.toml").write_text(self.role + note)
         self.fleet.boxlink("release", "publish", "fleet", str(roles.parent), "--key", str(self.key))
 
     def launch(self) -> None:
@@ -81,6 +85,15 @@ class Rig:
 
 @pytest.fixture
 def rig(tmp_path: Path, standin: Standin) -> Iterator[Rig]:
+    with rigged(tmp_path, standin) as rig:
+        yield rig
+
+
+@contextmanager
+def rigged(
+    tmp_path: Path, standin: Standin, environ: Mapping[str, str] | None = None, profile: str = "", role: str = ROLE
+) -> Iterator[Rig]:
+    """``environ``: what instances find in their environment besides, and the publisher."""
     fleet = Fleet(tmp_path)
     image = tmp_path / "image"
     (image / "trusted").mkdir(parents=True)
@@ -90,7 +103,7 @@ def rig(tmp_path: Path, standin: Standin) -> Iterator[Rig]:
         words = ["--root", str(place / "boxlink"), "--trusted", str(image / "trusted")]
         return [sys.executable, str(image / "bootstrap.pyz"), *words]
 
-    environ = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    own = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **(environ or {})}
     stopping = threading.Event()
 
     def let_time_pass() -> None:
@@ -102,9 +115,9 @@ def rig(tmp_path: Path, standin: Standin) -> Iterator[Rig]:
 
     passing = threading.Thread(target=let_time_pass)
     try:
-        with machines(standin, tmp_path / "machines", boot, environ) as found:
+        with machines(standin, tmp_path / "machines", boot, own) as found:
             passing.start()
-            rig = Rig(tmp_path, standin, found, fleet)
+            rig = Rig(tmp_path, standin, found, fleet, profile, role)
             (image / "trusted/fleet.pub").write_bytes(Path(f"{rig.key}.pub").read_bytes())
             yield rig
     finally:

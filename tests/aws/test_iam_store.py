@@ -77,6 +77,8 @@ def test_node_follows_and_reports(publisher: Kit, backing: MemoryStore, tmp_path
     shipper = LogShipper(tmp_path / "data" / "log", tmp_path / "ship", "n1", store, ManualClock(), Quiet())
     shipper.round(is_last=True)
     assert [info.key for info in backing.list("log/n1/render-1.log/")]
+    backing.put(names.swap_key("n1"), b"{}")
+    assert store.get(names.swap_key("n1"), size_max=10) is not None, "it sees what is wished of its volume"
     store.put(NODE_KEY, b"{}")
     store.put(PROXY_KEY, b"{}")
     assert [info.key for info in store.list("proxy/")] == [PROXY_KEY], "a new server asks what others serve"
@@ -106,6 +108,7 @@ def test_proxy_reads_registrations(backing: MemoryStore) -> None:
     ("key", "writers", "deleters"),
     [
         (STORE_KEY, {"operator"}, {"operator"}),
+        (names.swap_key("n1"), {"operator"}, {"operator"}),
         (names.head_key(ROOT), {"publisher", "operator"}, {"publisher", "operator"}),
         (names.pack_key(ROOT, ULID), {"publisher", "operator"}, {"publisher", "operator"}),
         (names.pin_key(ROOT, ULID), {"publisher", "node", "operator"}, {"publisher", "node", "operator"}),

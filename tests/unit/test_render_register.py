@@ -127,3 +127,38 @@ def test_what_was_never_registered_is_not_removed() -> None:
     store.put(KEY, b"I handle '/tiles/*'.")
     assert _registrar(store).remove()
     assert store.has_key()
+
+
+def test_a_later_server_on_the_same_address_keeps_its_registration_until_it_leaves_it() -> None:
+    store = RecordingStore()
+    old, new = _registrar(store), _registrar(store)
+    old.start()
+    _until(old.is_registered.is_set)
+    new.show_seq(7)
+    new.start()
+    _until(lambda: store.written[-1].seq == 7)
+    count = len(store.written)
+    _until(lambda: len(store.written) > count + 2)
+    assert {one.seq for one in store.written[count:]} == {7}, "the old one does not write over it"
+    assert old.drain()
+    assert {one.state for one in store.written[count:]} == {"active"}, "nor does it say that it drains"
+    old.remove()
+    assert store.has_key()
+    new.drain()
+    new.remove()
+    assert not store.has_key()
+
+
+def test_one_that_a_later_server_has_left_behind_is_put_again() -> None:
+    store = RecordingStore()
+    old, new = _registrar(store), _registrar(store)
+    old.start()
+    _until(old.is_registered.is_set)
+    new.show_seq(7)
+    new.start()
+    _until(lambda: store.written[-1].seq == 7)
+    new._stop()  # as if killed: it stands there, and is renewed no more
+    _until(lambda: store.written[-1].seq == 0)
+    old.drain()
+    old.remove()
+    assert not store.has_key()

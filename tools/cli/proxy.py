@@ -10,23 +10,29 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from synclib.errors import Invalid
 from tools.cli_context import Context, verb
+from tools.cli_share import share_option
 from tools.notify import ALIVE, READY, notify, watchdog_s
 
 if TYPE_CHECKING:
+    import socket
+
     import structlog
 
     from proxy.server import ProxySettings
     from synclib.store.base import Store
+    from tools.shared_listener import HandOut
 
 
 @click.command()
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Where clients connect; port 0 takes a free one.")
+@share_option
 @click.option(
     "--allow",
     multiple=True,
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
 def command(
     context: Context,
     listen: str,
+    is_shared: bool,
     allow: tuple[str, ...],
     admin: str | None,
     poll_s: float,
@@ -70,6 +77,10 @@ def command(
         allowed = [str(network) for network in settings.networks]
         context.emit({"ok": True, "listen": listen, "admin": admin, "allow": allowed}, "the settings are right")
         return
+    if is_shared:
+        from tools.shared_listener import shared_bind
+
+        settings = replace(settings, listener=shared_bind(*settings.listen)[0])
     _raise_file_limit()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(context, settings, store, _logger(context)))
@@ -98,16 +109,25 @@ async def _serve(
         f"listening on {_text(server.address)}"
         + ("" if server.admin_address is None else f", admin on {_text(server.admin_address)}"),
     )
+    shared = None if settings.listener is None else _shared(settings.listener)
     notify(READY)
     alive = asyncio.create_task(_say_alive())
     waits = [asyncio.create_task(event.wait()) for event in (stopped, server.crashed)]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in (*waits, alive):
         wait.cancel()
+    if shared is not None and await asyncio.to_thread(shared.close):
+        await server.let_go()
     await server.stop()
     if server.crash is not None:
         raise server.crash
     _tell(context, {"event": "stopped"}, "stopped")
+
+
+def _shared(listener: socket.socket) -> HandOut:
+    from tools.shared_listener import HandOut
+
+    return HandOut(listener)
 
 
 async def _say_alive() -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 import click
 
 from tools.cli_context import Context, node_option, verb
+from tools.cli_share import share_option
 
 
 @click.command()
 @click.option("--data", required=True, type=click.Path(file_okay=False, path_type=Path), help="The node's data/.")
 @click.option("--dataset", required=True, help="Whose covers are shown.")
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Port 0 takes a free one.")
+@share_option
 @click.option(
     "--advertise", metavar="HOST:PORT", help="What is registered (else the address of the route to the store)."
 )
@@ -30,7 +32,9 @@ from tools.cli_context import Context, node_option, verb
 )
 @node_option
 @verb
-def command(context: Context, data: Path, dataset: str, listen: str, advertise: str | None, lease_s: float) -> None:
+def command(
+    context: Context, data: Path, dataset: str, listen: str, is_shared: bool, advertise: str | None, lease_s: float
+) -> None:
     """Serve a dataset's covers as a wall of tiles.
 
     Touches DATA/DATASET/synch.active where it is absent, waits for synch.down, then serves and registers. SIGTERM
@@ -45,10 +49,11 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
     from tools.notify import READY, notify
     from tools.render_daemon import Plan, RenderDaemon, Stop
     from tools.render_reader import RenderReader
+    from tools.shared_listener import shared_bind
 
     check_dataset(dataset)
     host, port = addresses.parse_address(listen, "--listen")
-    listener = addresses.bind(host, port)
+    listener, is_successor = shared_bind(host, port) if is_shared else (addresses.bind(host, port), False)
     if advertise is not None:
         shown_host, shown_port = addresses.parse_address(advertise, "--advertise", port_min=1)
         plan_ip, plan_port = addresses.check_ip(shown_host, "--advertise"), shown_port
@@ -81,5 +86,5 @@ def command(context: Context, data: Path, dataset: str, listen: str, advertise: 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s, context.release)
+    plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s, context.release, is_shared, is_successor)
     RenderDaemon(plan, listener, store, reader.open, reader.list_covers, SystemClock(), log, say, stop).run()

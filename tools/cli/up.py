@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, metavar="DIR")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the role. Repeatable.")
 @click.option("--seq", "seqs", multiple=True, metavar="DATASET=SEQ", help="Ask for a dataset at a seq. Repeatable.")
+@click.option(
+    "--from", "source", type=click.Choice(["store", "snapshot"]), default="store",
+    help="Where what --seq asks for begins: a volume of its newest snapshot, if there is one.",
+)  # fmt: skip
 @click.option("--release", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Run its programs.")
 @click.option(
     "--trust",
@@ -36,6 +40,7 @@ def command(
     data: Path,
     values: tuple[str, ...],
     seqs: tuple[str, ...],
+    source: str,
     release: Path | None,
     trust: tuple[Path, ...],
     systemd: Path | None,
@@ -87,7 +92,7 @@ def command(
             )
         context.emit({"role": found.role, "units": [str(path) for path in paths]}, "\n".join(map(str, paths)))
         return
-    write_pins(place.data, parse_pins(seqs))
+    write_pins(place.data, parse_pins(seqs), is_from_snapshot=source == "snapshot")
     planned = []
     for process in processes:
         environment = environment_of(place, environ, process)

@@ -13,17 +13,18 @@ from typing import Any
 from synclib.core.rollout import NodeSpec, Traffic, View
 from synclib.errors import Conflict
 from synclib.volume.aws_calls import Calls
-from tools.fleet.ec2_instances import Instance, instances, run_instance, terminate
-from tools.fleet.instance_request import PINS_TAG, Machine, Start, requests
+from tools.fleet.ec2_instances import Instance, instances, run_instance, tag_instances, terminate
+from tools.fleet.instance_request import PINS_TAG, Machine, Start, pins_text, requests
 from tools.fleet.pins import parse_pins
 from tools.fleet.readiness import Readiness
+from tools.fleet.settings_tags import settings_of
 
 _LIVE = ("pending", "running")
 _ATTEMPTS = 8
 
 
 class Ec2Fleet:
-    """``machine``: what new instances are; ``values``: what they are told by ``--set``. ``store``: its URL."""
+    """``machine``: what new instances are. ``store``: its URL."""
 
     def __init__(
         self,
@@ -31,11 +32,10 @@ class Ec2Fleet:
         readiness: Readiness,
         machine: Machine,
         store: str,
-        values: Mapping[str, str],
         calls: Calls | None = None,
     ) -> None:
         self._ec2, self._readiness, self._machine = ec2, readiness, machine
-        self._store, self._values, self._calls = store, dict(values), calls
+        self._store, self._calls = store, calls
         self._draining: set[str] = set()
 
     def running(self, role: str) -> list[NodeSpec]:
@@ -51,7 +51,7 @@ class Ec2Fleet:
                 role=role,
                 release=instance.tags.get("boxlink:release", ""),
                 pins=parse_pins(instance.tags.get(PINS_TAG, "").split()),
-                values=self._values,
+                values=settings_of(instance.tags),
             )
             for name, instance in sorted(found.items())
         ]
@@ -69,7 +69,15 @@ class Ec2Fleet:
     def start(self, spec: NodeSpec) -> None:
         """A node that has ended is started again as another instance: EC2 remembers the token of the first."""
         self._draining.discard(spec.node)
-        start = Start(spec.node, spec.role, self._store, spec.release, values=spec.values, pins=spec.pins)
+        start = Start(
+            spec.node,
+            spec.role,
+            self._store,
+            spec.release,
+            values=spec.values,
+            pins=spec.pins,
+            is_from_snapshot=bool(spec.snapshot),
+        )
         tries = requests(self._machine, start)
         for attempt in range(_ATTEMPTS):
             try:
@@ -82,6 +90,12 @@ class Ec2Fleet:
     def drain(self, spec: NodeSpec) -> None:
         self._draining.add(spec.node)
         terminate(self._ec2, [instance.id for instance in self._of(spec)], self._calls)
+
+    def note_pins(self, spec: NodeSpec) -> None:
+        """A running node stays at other seqs from now on: let its instance say so."""
+        tag_instances(
+            self._ec2, [instance.id for instance in self._of(spec)], {PINS_TAG: pins_text(spec.pins)}, self._calls
+        )
 
     def traffic(self) -> Traffic | None:
         return self._readiness.traffic()

@@ -157,6 +157,14 @@ def terminate(ec2: Any, ids: Sequence[str], calls: Calls | None = None) -> None:
         calls.repeated(f"end {', '.join(ids)}", attempt)
 
 
+def tag_instances(ec2: Any, ids: Sequence[str], tags: Mapping[str, str], calls: Calls | None = None) -> None:
+    """Put tags on instances, over what they say there."""
+    calls = calls or real_calls()
+    listed = [{"Key": name, "Value": value} for name, value in sorted(tags.items())]
+    if ids:
+        calls.repeated(f"tag {', '.join(ids)}", lambda: ec2.create_tags(Resources=list(ids), Tags=listed))
+
+
 def _with_token(request: Mapping[str, object]) -> dict[str, Any]:
     """The request, with its token as a tag on all that it makes."""
     token = {"Key": TOKEN_TAG, "Value": str(request["ClientToken"])}

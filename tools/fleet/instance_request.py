@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from synclib.errors import Invalid
+from tools.fleet.settings_tags import settings_tags
 
 USER_DATA_BYTES_MAX = 16 << 10
 PINS_TAG = "boxlink:pins"
@@ -39,6 +40,7 @@ class Start:
     sha256: str = ""
     values: Mapping[str, str] = field(default_factory=dict)
     pins: Mapping[str, int] = field(default_factory=dict)  # datasets that stay at a seq
+    is_from_snapshot: bool = False  # they begin from volumes of snapshots
 
 
 def user_data(start: Start) -> str:
@@ -49,6 +51,7 @@ def user_data(start: Start) -> str:
     words = ["boxlink", "up", start.role, "--data", "{data}", "--release", "{release}", "--node", start.node]
     words += [word for name, value in start.values.items() for word in ("--set", f"{name}={value}")]
     words += [word for name, seq in start.pins.items() for word in ("--seq", f"{name}={seq}")]
+    words += ["--from", "snapshot"] if start.is_from_snapshot else []
     found["run"] = words
     # Strings and lists of strings are written alike in JSON and TOML, but for DEL.
     text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in found.items())
@@ -65,7 +68,7 @@ def requests(machine: Machine, start: Start) -> list[dict[str, object]]:
     return [_request(machine, start, kind, subnet) for kind in machine.types for subnet in subnets]
 
 
-def _pins_text(pins: Mapping[str, int]) -> str:
+def pins_text(pins: Mapping[str, int]) -> str:
     """As ``--seq`` has them: so an instance that takes this one's place later stays at the same seqs."""
     text = " ".join(f"{dataset}={seq}" for dataset, seq in sorted(pins.items()))
     if len(text) > _TAG_CHARACTERS_MAX:
@@ -79,7 +82,7 @@ def _request(machine: Machine, start: Start, kind: str, subnet: str | None) -> d
         "boxlink:node": start.node,
         "boxlink:role": start.role,
         "boxlink:release": start.release,
-        **({PINS_TAG: _pins_text(start.pins)} if start.pins else {}),
+        **({PINS_TAG: pins_text(start.pins)} if start.pins else {}),
     }
     request: dict[str, object] = {
         "ImageId": machine.image,
@@ -92,9 +95,9 @@ def _request(machine: Machine, start: Start, kind: str, subnet: str | None) -> d
         "TagSpecifications": [
             {
                 "ResourceType": resource,
-                "Tags": [{"Key": name, "Value": value} for name, value in tags.items()],
+                "Tags": [{"Key": name, "Value": value} for name, value in {**tags, **own}.items()],
             }
-            for resource in ("instance", "volume")
+            for resource, own in (("instance", settings_tags(start.values)), ("volume", {}))
         ],
     }
     if subnet is not None:

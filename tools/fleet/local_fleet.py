@@ -9,8 +9,11 @@ from pathlib import Path
 
 from synclib.clock import Clock, Entropy
 from synclib.core.rollout import NodeSpec, Traffic, View
+from synclib.errors import Unavailable
 from tools.fleet.local_nodes import Wish, is_alive, nodes, remove, start, stop
+from tools.fleet.node_file import LocalNode
 from tools.fleet.pins import read_pins
+from tools.fleet.proxy_admin import fetch
 from tools.fleet.readiness import Readiness
 
 # Longer than the built-in roles take to end by themselves.
@@ -50,7 +53,14 @@ class LocalFleet:
 
     def look(self, specs: Sequence[NodeSpec]) -> dict[str, View]:
         known = {node.node: node for node in nodes(self._directory)}
-        return self._readiness.look(specs, lambda name: name in known and is_alive(known[name]), self._draining)
+        there = {spec.node for spec in specs if spec.node in known and is_alive(known[spec.node])}
+        found = self._readiness.look(specs, there.__contains__, self._draining)
+        for spec in specs:
+            # A proxy registers nowhere.
+            if spec.node in there and (admin := _admin_of(known[spec.node])):
+                why = "it drains" if spec.node in self._draining else _ails(admin)
+                found[spec.node] = View(is_there=True, is_ready=not why, why=why)
+        return found
 
     def start(self, spec: NodeSpec) -> None:
         if spec.node in self._draining:
@@ -82,6 +92,9 @@ class LocalFleet:
         self._draining[spec.node] = thread
         thread.start()
 
+    def note_pins(self, spec: NodeSpec) -> None:
+        """A node that runs here says in its own data directory at which seqs it stays."""
+
     def traffic(self) -> Traffic | None:
         return self._readiness.traffic()
 
@@ -91,6 +104,21 @@ class LocalFleet:
         for spec in specs:
             if spec.node in known and not is_alive(known[spec.node]):
                 remove(known[spec.node])
+
+
+def _admin_of(node: LocalNode) -> str:
+    """HOST:PORT of the role's value ``admin``; empty where it has none."""
+    port = node.ports.get("admin")
+    return f"127.0.0.1:{port}" if port else node.values.get("admin", "")
+
+
+def _ails(admin: str) -> str:
+    """What keeps a proxy from being ready; empty where nothing."""
+    try:
+        fetch(f"http://{admin}/healthz")
+    except Unavailable as error:
+        return error.message
+    return ""
 
 
 def environment(store_url: str) -> dict[str, str]:

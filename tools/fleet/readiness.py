@@ -18,6 +18,7 @@ class Readiness:
     def __init__(self, store: Store, proxy: ProxyAdmin | None) -> None:
         self._store, self._proxy = store, proxy
         self._read: dict[str, tuple[str, Registration | None]] = {}  # by key: etag, what it says
+        self._known: dict[str, tuple[str, Registration]] = {}  # by node: address, what it said last
 
     def look(
         self, specs: Sequence[NodeSpec], is_there: Callable[[str], bool], draining: Collection[str]
@@ -25,15 +26,27 @@ class Readiness:
         """``is_there``: whether a node's processes run; ``draining``: who was asked to end. Unavailable while the store
         or the proxy does not answer."""
         registered = self._registered()
+        self._known |= registered
+        shared = self._sharing(registered)
         takes = None if self._proxy is None else self._proxy.takes()
         found: dict[str, View] = {}
         for spec in specs:
             if not is_there(spec.node):
                 found[spec.node] = GONE
                 continue
-            why = "it drains" if spec.node in draining else _lacking(spec, registered, takes)
+            why = "it drains" if spec.node in draining else _lacking(spec, {**shared, **registered}, takes)
             found[spec.node] = View(is_there=True, is_ready=not why, why=why)
         return found
+
+    def _sharing(self, registered: Mapping[str, tuple[str, Registration]]) -> dict[str, tuple[str, Registration]]:
+        """Nodes whose address another one has registered since: both serve there (tools/shared_listener.py)."""
+        addresses = {address for address, _ in registered.values()}
+        return {node: known for node, known in self._known.items() if known[0] in addresses}
+
+    def address_of(self, node: str) -> str | None:
+        """Where a node's server answers, as :meth:`look` saw it last."""
+        found = _by_node(self._read)
+        return found[node][0] if node in found else None
 
     def traffic(self) -> Traffic | None:
         """What the proxy counted; None where it does not say."""
@@ -58,7 +71,11 @@ class Readiness:
                 except Corrupt:
                     read[info.key] = found.etag, None
         self._read = read
-        return {one.node: (_address(key), one) for key, (_, one) in read.items() if one is not None and one.node}
+        return _by_node(read)
+
+
+def _by_node(read: Mapping[str, tuple[str, Registration | None]]) -> dict[str, tuple[str, Registration]]:
+    return {one.node: (_address(key), one) for key, (_, one) in read.items() if one is not None and one.node}
 
 
 def _lacking(spec: NodeSpec, registered: Mapping[str, tuple[str, Registration]], takes: Collection[str] | None) -> str:

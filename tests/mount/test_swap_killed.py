@@ -1,0 +1,86 @@
+"""The word ``from=snap-…``: the volume is swapped; the daemon may be killed at each step of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from synclib.volume.base import VolumeState
+from tests.mount.test_from_snapshot import SnapshotSite
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[SnapshotSite]:
+    if os.geteuid() != 0:
+        pytest.skip("volumes are attached by root alone")
+    found = SnapshotSite(tmp_path / "site", tmp_path / "pool")
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def test_the_named_snapshot_takes_the_place_of_the_one_that_stands_there(site: SnapshotSite) -> None:
+    (site.covers / "synch.active").write_text("from=snapshot")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.publish(2)
+    second = site.machine.json("snapshot", "create", "covers", "--pool", site.pool)["snapshot"]
+    site.wait(lambda: site.down()["seq"] == 2)
+    assert site.down()["reason"] == f"from snapshot {site.snapshot}, seq 1", "the newer one is not taken by itself"
+    with (site.covers / "text").open("rb") as held:  # who reads all the while reads on
+        (site.covers / "synch.active").write_text(f"seq=2 from={second}")
+        site.wait(lambda: site.down()["reason"] == f"from snapshot {second}, seq 2")
+        assert held.read() == (site.source / "text").read_bytes()
+    site.wait(lambda: [volume.snapshot_id for volume in site.driver.volumes()] == [second])
+    site.hide_packs()
+    site.assert_same()
+    (site.covers / "synch.active").write_text("seq=2 from=snap-0000")
+    site.wait((site.covers / "synch.error").exists)
+    assert "snap-0000 cannot be used" in (site.covers / "synch.error").read_text()
+    assert site.down()["reason"] == f"from snapshot {second}, seq 2", "what stands there stands on"
+
+
+def test_killed_at_each_step_it_is_finished_by_the_next_start(site: SnapshotSite) -> None:
+    (site.covers / "synch.active").write_text("from=snapshot")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.stop()
+    snapshots = [site.snapshot]
+    site.publish(2)
+    snapshots.append(site.machine.json("snapshot", "create", "covers", "--pool", site.pool)["snapshot"])
+    step, is_killed = 0, True
+    while is_killed:
+        step += 1
+        seq = 1 + step % 2
+        wanted = snapshots[seq - 1]
+        (site.covers / "synch.active").write_text(f"seq={seq} from={wanted}")
+        is_killed = killed_at(site, step)
+        site.start()
+        site.wait(lambda reason=f"from snapshot {wanted}, seq {seq}": site.down()["reason"] == reason)
+        # The volume that was swapped for another is not paid for.
+        site.wait(lambda wanted=wanted: [each.snapshot_id for each in site.driver.volumes()] == [wanted])
+        assert [each.state for each in site.driver.volumes()] == [VolumeState.IN_USE]
+        if seq == 2:
+            site.assert_same()
+        site.stop()
+    assert step > 6, "there are that many"
+
+
+def killed_at(site: SnapshotSite, step: int) -> bool:
+    """Whether the daemon came to a step, and was killed there; else it did all that there was to do."""
+    words = ["--data", str(site.data), "--poll", "0.2", "--no-hydrate", "--pool", str(site.pool), "--once"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.mount.killed_sync", str(step), "sync", *words],
+        env=site.machine.environment,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode in (0, -9), done.stderr.decode()
+    return done.returncode == -9

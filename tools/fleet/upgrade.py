@@ -1,0 +1,251 @@
+"""What ``boxlink upgrade`` does: plans a rollout, or goes on with one, and drives it to its end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from synclib.core.names import node_key, swap_key
+from synclib.core.rollout import Rollout, State
+from synclib.core.snapshot_tags import IN_USE
+from synclib.engine.host import Host
+from synclib.engine.rollout import Driver, Entry, Fleet, Journal
+from synclib.errors import Conflict, Invalid, Missing, Unavailable
+from synclib.store.base import Store
+from tools.cli_context import Context
+from tools.cli_engine import open_host
+from tools.cli_machine import machine_of
+from tools.cli_snapshot import open_driver
+from tools.fleet.ec2_fleet import Ec2Fleet
+from tools.fleet.fetched import fetched
+from tools.fleet.find_role import parse_values
+from tools.fleet.local_fleet import LocalFleet, environment
+from tools.fleet.proxy_admin import ProxyAdmin
+from tools.fleet.readiness import Readiness
+from tools.fleet.release_place import full_name
+from tools.fleet.swap_fleet import SwapFleet, keep
+from tools.fleet.upgrade_plan import Change, check_ready, check_same, planned, seq_of
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The words of the command. ``machine``: of EC2 (tools/cli_machine.py)."""
+
+    role: str
+    local: Path | None
+    release: str | None
+    seq: str | None
+    snapshot: str | None
+    is_swap: bool
+    driver_name: str | None
+    pool: Path | None
+    proxy_address: str | None
+    batch: int
+    ready_s_max: float
+    bake_s: float
+    trust: tuple[Path, ...]
+    is_unsigned_allowed: bool
+    values: tuple[str, ...]
+    machine: tuple[str | None, tuple[str, ...], tuple[str, ...], tuple[str, ...], str]
+    is_dry_run: bool
+
+    @property
+    def place(self) -> str:
+        """Where its nodes are."""
+        return "ec2" if self.local is None else f"{os.uname().nodename}:{self.local.resolve()}"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What an upgrade works with, opened once. ``nodes``: where they are started and ended."""
+
+    context: Context
+    asked: Asked
+    store: Store
+    host: Host
+    journal: Journal
+    readiness: Readiness
+    nodes: LocalFleet | Ec2Fleet
+
+    def release_directory(self, name: str) -> Path | None:
+        return _release_directory(self.context, self.asked, name)
+
+    def say(self, text: str, rollout: Rollout) -> None:
+        done = sum(step.phase == "done" for step in rollout.steps)
+        self.context.note(f"boxlink: {rollout.id} ({done}/{len(rollout.steps)}): {text}")
+
+    def need(self, rollout: Rollout, by: str) -> None:
+        """Say at the snapshots that an upgrade needs who needs them, so that none is pruned meanwhile."""
+        specs = [spec for step in rollout.steps for spec in (step.old, step.new)]
+        for name in {spec.snapshot for spec in specs} - {""}:
+            try:
+                open_driver(self.context, self.host, self.asked.driver_name, self.asked.pool).tag(name, {IN_USE: by})
+            except Missing:
+                if any(step.new.snapshot == name for step in rollout.steps) and by:
+                    raise
+
+
+def pause_upgrade(context: Context, asked: Asked) -> None:
+    journal = Journal(context.open_store(), open_host(context))
+    opened = _under_way(journal, asked)
+    if asked.is_dry_run:
+        _show(context, opened.rollout)
+        return
+    if opened.rollout.state is not State.RUNNING:
+        raise Conflict(f"{opened.rollout.id} is {opened.rollout.state}")
+    change = {"state": State.PAUSED, "reason": "an operator paused it"}
+    _show(context, journal.replace(opened, opened.rollout.model_copy(update=change)).rollout)
+
+
+def take_back(context: Context, asked: Asked) -> None:
+    journal = Journal(context.open_store(), open_host(context))
+    opened = _under_way(journal, asked)
+    if asked.is_dry_run:
+        _show(context, opened.rollout)
+        return
+    site = _open(context, asked, journal, opened)
+    fleet = _fleet(site, opened.rollout)
+    driver = _driver(site, fleet)
+    entry = driver.take(opened, state=State.ROLLING_BACK, reason="an operator took it back")
+    _end(site, fleet, driver.run(entry), wanted=State.ROLLED_BACK)
+
+
+def upgrade(context: Context, asked: Asked) -> None:
+    """Conflict where another one is under way, or it was taken back."""
+    journal = Journal(context.open_store(), open_host(context))
+    opened = journal.open_of(asked.role)
+    site = _open(context, asked, journal, opened)
+    change = _change(site)
+    if change.release is not None and not asked.is_dry_run:
+        # Before anything is begun: it may not be trusted, or not be had.
+        site.release_directory(change.release)
+    if opened is None:
+        if change.swap and not asked.is_dry_run:
+            # Whoever was killed at the end of the last one may not have said it.
+            for node in site.nodes.running(asked.role):
+                keep(site.store, node.node)
+        rollout = planned(site.nodes, journal, site.store, asked.role, change, asked.batch, asked.place)
+        if rollout is None or asked.is_dry_run:
+            _show(context, rollout)
+            return
+        check_ready(site.nodes, rollout)
+        entry = journal.create(rollout.model_copy(update={"driver": site.host.node}))
+        _run(site, entry)
+        return
+    check_same(opened.rollout, change)
+    if asked.is_dry_run:
+        _show(context, opened.rollout)
+        return
+    context.note(f"boxlink: {opened.rollout.id} is under way, and goes on here")
+    is_paused = opened.rollout.state is State.PAUSED
+    fleet = _fleet(site, opened.rollout)
+    _run(site, _driver(site, fleet).take(opened, state=State.RUNNING if is_paused else None))
+
+
+def _run(site: Site, entry: Entry) -> None:
+    fleet = _fleet(site, entry.rollout)
+    site.need(entry.rollout, entry.rollout.id)
+    _end(site, fleet, _driver(site, fleet).run(entry), wanted=State.DONE)
+
+
+def _under_way(journal: Journal, asked: Asked) -> Entry:
+    opened = journal.open_of(asked.role)
+    if opened is None:
+        raise Missing(f"no upgrade of {asked.role} is under way", hint="there is nothing to pause or to take back")
+    return opened
+
+
+def _open(context: Context, asked: Asked, journal: Journal, opened: Entry | None) -> Site:
+    """Conflict where what is under way is of nodes elsewhere."""
+    if opened is not None and opened.rollout.place != asked.place:
+        raise Conflict(
+            f"{opened.rollout.id} is of the nodes at {opened.rollout.place}, not at {asked.place}",
+            hint="go on with it there",
+        )
+    store, host = context.open_store(), open_host(context)
+    proxy = None if asked.proxy_address is None else ProxyAdmin(asked.proxy_address)
+    if proxy is not None:
+        proxy.takes()  # an address that is wrong is said before anything is begun
+    readiness = Readiness(store, proxy)
+    return Site(context, asked, store, host, journal, readiness, _nodes(context, asked, readiness, host))
+
+
+def _nodes(context: Context, asked: Asked, readiness: Readiness, host: Host) -> LocalFleet | Ec2Fleet:
+    if asked.local is None:
+        from tools.fleet.ec2_instances import client
+
+        return Ec2Fleet(client(context.s3_settings()), readiness, machine_of(*asked.machine), context.url)
+    environ = environment(context.url)
+    return LocalFleet(
+        asked.local, readiness, environ, host.clock, host.entropy, lambda name: _release_directory(context, asked, name)
+    )
+
+
+def _release_directory(context: Context, asked: Asked, name: str) -> Path | None:
+    """Where a release stands on this machine, once it was fetched and checked."""
+    if not name or asked.local is None:
+        return None
+    return fetched(context, asked.local, name, asked.trust, is_unsigned_allowed=asked.is_unsigned_allowed).directory
+
+
+def _change(site: Site) -> Change:
+    asked = site.asked
+    release = None if asked.release is None else full_name(site.store, asked.release)
+    if asked.is_swap and (asked.snapshot is None or release is not None or asked.values):
+        raise Invalid(
+            "--swap changes the volume alone, and needs to know of which snapshot",
+            hint="--snapshot ID --swap, without --release and --set",
+        )
+    seq = asked.seq
+    if asked.snapshot is not None:
+        if seq is not None:
+            raise Invalid("--seq and --snapshot both say which seq", hint="leave one of them out")
+        seq = seq_of(open_driver(site.context, site.host, asked.driver_name, asked.pool), asked.snapshot)
+    return Change.of(release, seq, asked.snapshot or "", parse_values(asked.values), is_swap=asked.is_swap)
+
+
+def _fleet(site: Site, rollout: Rollout) -> Fleet:
+    if not rollout.swap:
+        return site.nodes
+    return SwapFleet(rollout.id, rollout.swap, site.store, site.readiness, site.nodes.look, site.host.clock)
+
+
+def _driver(site: Site, fleet: Fleet) -> Driver:
+    asked = site.asked
+    return Driver(site.journal, fleet, site.host, site.say, ready_s_max=asked.ready_s_max, bake_s=asked.bake_s)
+
+
+def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
+    """What is left of nodes that are no longer needed goes; an upgrade that did not end as ``wanted`` is an error."""
+    if rollout.state.is_final:
+        site.need(rollout, "")
+    if rollout.state is State.FAILED:
+        raise Unavailable(
+            f"{rollout.id} could not be taken back: {rollout.reason}", hint="boxlink launch starts what is missing"
+        )
+    if rollout.state.is_final and isinstance(fleet, SwapFleet):
+        fleet.keep(rollout)
+        for step in rollout.steps:
+            site.nodes.note_pins(step.new if rollout.state is State.DONE else step.old)
+    elif rollout.state.is_final:
+        gone = [step.old if rollout.state is State.DONE else step.new for step in rollout.steps]
+        for spec in gone:
+            site.store.delete(node_key(spec.node))  # what it said of itself
+            site.store.delete(swap_key(spec.node))
+        site.nodes.clear(gone)
+    if rollout.state is State.ROLLED_BACK and wanted is not State.ROLLED_BACK:
+        raise Conflict(f"{rollout.id} was taken back: {rollout.reason}", hint="correct it, then upgrade again")
+    _show(site.context, rollout)
+
+
+def _show(context: Context, rollout: Rollout | None) -> None:
+    if rollout is None:
+        context.emit({"id": None, "state": "done", "steps": []}, "every node is so already")
+        return
+    lines = [f"{rollout.id}: {rollout.state}{', ' + rollout.reason if rollout.reason else ''}"]
+    for step in rollout.steps:
+        where = f"{step.old.snapshot} -> {step.new.snapshot}" if rollout.swap else f"-> {step.new.node}"
+        seen = "" if step.downtime_ms is None else f"  {step.downtime_ms:.0f} ms without an answer at most"
+        lines.append(f"  batch {step.batch}: {step.old.node} {where}  {step.phase}{seen}")
+    context.emit(rollout.model_dump(mode="json"), "\n".join(lines))

@@ -1,0 +1,108 @@
+"""What an upgrade changes of each node, and the rollout that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from synclib.core.rollout import NodeSpec, Rollout
+from synclib.core.snapshot_tags import parse_tags
+from synclib.engine.rollout import Journal, plan
+from synclib.errors import Conflict, Invalid, Missing
+from synclib.store.base import Store
+from synclib.volume.base import SnapshotState, VolumeDriver
+from tools.fleet.pins import parse_pins
+from tools.fleet.swap_fleet import standing
+
+if TYPE_CHECKING:
+    from tools.fleet.ec2_fleet import Ec2Fleet
+    from tools.fleet.local_fleet import LocalFleet
+
+
+@dataclass(frozen=True)
+class Change:
+    """``swap``: the dataset whose volumes are swapped; empty where new nodes take the place of old ones."""
+
+    release: str | None
+    pins: Mapping[str, int]
+    snapshot: str
+    values: Mapping[str, str]
+    swap: str = ""
+
+    @classmethod
+    def of(
+        cls, release: str | None, seq: str | None, snapshot: str, values: Mapping[str, str], *, is_swap: bool
+    ) -> Change:
+        """Invalid where nothing is to be changed. ``seq``: DATASET=SEQ."""
+        pins = parse_pins([] if seq is None else [seq])
+        if release is None and not pins and not values:
+            raise Invalid("to what?", hint="--release NAME@SEQ, --seq DATASET=SEQ, --snapshot ID, or --set NAME=VALUE")
+        return cls(release, pins, snapshot, values, next(iter(pins)) if is_swap else "")
+
+    def new_of(self, old: NodeSpec) -> NodeSpec:
+        """What takes the place of a node, but for its name."""
+        change: dict[str, object] = {} if self.release is None else {"release": self.release}
+        change |= {"pins": {**old.pins, **self.pins}, "values": {**old.values, **self.values}}
+        return old.model_copy(update={**change, "snapshot": self.snapshot})
+
+    def is_so(self, old: NodeSpec) -> bool:
+        new = self.new_of(old)
+        # Where a node began is no part of what it is; which volume it stands on is what a swap is about.
+        return (new if self.swap else new.model_copy(update={"snapshot": old.snapshot})) == old
+
+
+def seq_of(driver: VolumeDriver, snapshot: str) -> str:
+    """DATASET=SEQ of what a complete snapshot holds. Conflict for one that is not complete."""
+    found = driver.snapshots([snapshot])
+    if not found:
+        raise Missing(f"there is no snapshot {snapshot}", hint="boxlink snapshot ls")
+    tags = parse_tags(found[0].tags)
+    if not tags.is_complete or found[0].state is not SnapshotState.COMPLETED:
+        raise Conflict(f"snapshot {snapshot} is not complete", hint="boxlink snapshot show says what is missing")
+    return f"{tags.dataset}={tags.seq}"
+
+
+def planned(
+    nodes: LocalFleet | Ec2Fleet, journal: Journal, store: Store, role: str, change: Change, size: int, place: str
+) -> Rollout | None:
+    """None where every node is what it should be already."""
+    olds = nodes.running(role)
+    if change.swap:
+        olds = [standing(store, old, change.swap) for old in olds]
+    stale = [old for old in olds if not change.is_so(old)]
+    if olds and not stale:
+        return None
+    name = journal.next_id(role)
+    if change.swap:
+        return plan(name, stale, change.new_of, 1, "", place, change.swap)
+    numbers = {old.node: number for number, old in enumerate(stale, 1)}
+
+    def new_of(old: NodeSpec) -> NodeSpec:
+        return change.new_of(old).model_copy(update={"node": f"{name}-{numbers[old.node]}"})
+
+    return plan(name, stale, new_of, size, "", place)
+
+
+def check_ready(nodes: LocalFleet | Ec2Fleet, rollout: Rollout) -> None:
+    """Conflict where an old node is not ready now: it could not be taken back to."""
+    olds = [step.old for step in rollout.steps]
+    for name, view in nodes.look(olds).items():
+        if not view.is_ready:
+            raise Conflict(
+                f"{name} is not ready as it is: {view.why}",
+                hint="an upgrade replaces nodes that serve and are registered; mend it, or stop it",
+            )
+
+
+def check_same(rollout: Rollout, change: Change) -> None:
+    """Conflict where what is under way is not this change."""
+    for step in rollout.steps:
+        if (
+            rollout.swap != change.swap
+            or change.new_of(step.old).model_copy(update={"node": step.new.node}) != step.new
+        ):
+            raise Conflict(
+                f"{rollout.id} is under way, to something else",
+                hint=f"finish it with its own options, or boxlink upgrade {rollout.role} --abort",
+            )
