@@ -74,10 +74,11 @@ class Metadata(msgspec.Struct, frozen=True):
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """What the files must be: length and XXH3-128, as hex, by path."""
+    """What the files must be: length and XXH3-128, as hex, by path. ``check``: the same of both of these."""
 
     metadata: Metadata
     files: dict[str, tuple[int, str]]
+    check: str
 
 
 @dataclass(frozen=True)
@@ -252,14 +253,20 @@ def _writing(stem: Path, suffix: str) -> Iterator[IO[bytes]]:
 def _record(stem: Path, found: Metadata) -> None:
     """No fsync of the files: those that a power cut took are not what the record says, and are made again."""
     files = {path: _measured(Path(path)) for path in (found.image, found.patch, found.map) if path}
-    write_atomic(Path(f"{stem}.json"), msgspec.json.encode(_Record(found, files)))
+    write_atomic(Path(f"{stem}.json"), msgspec.json.encode(_Record(found, files, _check_of(found, files))))
 
 
 def _read_record(path: Path) -> _Record | None:
+    """None where there is none, or a damaged one: then all is made again."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Record)
+        record = msgspec.json.decode(path.read_bytes(), type=_Record)
     except (FileNotFoundError, *DECODE_ERRORS):
         return None
+    return record if record.check == _check_of(record.metadata, record.files) else None
+
+
+def _check_of(metadata: Metadata, files: dict[str, tuple[int, str]]) -> str:
+    return xxhash.xxh3_128_hexdigest(msgspec.json.encode((metadata, files)))
 
 
 def _is_whole(path: str, wanted: tuple[int, str]) -> bool:

@@ -64,19 +64,21 @@ def copy_of(cache: Path, place: Path) -> Path:
 
 @contextmanager
 def mounted_on(crashing: Crashing, cache: Path, place: Path) -> Iterator[Machine]:
-    """The same dataset on that cache, by a machine that knows nothing else."""
+    """The same dataset on that cache, by a machine that knows nothing else. It stands where the cache was, for its
+    records name its files by their paths."""
     machine = Machine(place, crashing.machine.store)
-    machine.environment = {
-        **crashing.machine.environment,
-        "XDG_CACHE_HOME": str(cache),
-        "XDG_STATE_HOME": str(place / "state"),
-    }
-    machine.json("mount", "covers", crashing.target, "--no-hydrate")
+    machine.environment = {**crashing.machine.environment, "XDG_STATE_HOME": str(place / "state")}
+    former = crashing.machine.place / "cache"
+    subprocess.run(["mount", "--bind", cache, former], check=True)
     try:
-        yield machine
+        machine.json("mount", "covers", crashing.target, "--no-hydrate")
+        try:
+            yield machine
+        finally:
+            crashing.be("")
+            machine.run("umount", crashing.target, "--force")
     finally:
-        crashing.be("")
-        machine.run("umount", crashing.target, "--force")
+        subprocess.run(["umount", "-l", former], check=True)
 
 
 def assert_right_or_error(crashing: Crashing, names: list[str]) -> int:
