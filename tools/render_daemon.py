@@ -31,6 +31,7 @@ from tools.addresses import show_address
 from tools.notify import ALIVE, notify, watchdog_s
 from tools.shared_listener import HandOut
 
+_FIRST_POLL_S = 0.05
 Say = Callable[..., None]  # say(event, **fields): one line for whoever started us
 
 
@@ -102,15 +103,16 @@ class RenderDaemon:
         with contextlib.ExitStack() as stack:
             stack.callback(self._walls.close)
             stack.enter_context(wake_on_change(directory, self._stop.wake, self._log))
-            self._follow(follower, until=lambda: self._walls.current is not None)
+            # What is mounted over a directory is no change of it that anybody is told of.
+            self._follow(follower, until=lambda: self._walls.current is not None, poll_s=_FIRST_POLL_S)
             if self._stop.is_set:
                 return
             tiles = Tiles(Composer(self._metrics), self._metrics, max(2, os.cpu_count() or 2))
             stack.callback(tiles.close)
             self._serve(follower, tiles)
 
-    def _follow(self, follower: Follower, until: Callable[[], bool]) -> None:
-        pause_s = min(POLL_S, watchdog_s() or POLL_S)
+    def _follow(self, follower: Follower, until: Callable[[], bool], poll_s: float = POLL_S) -> None:
+        pause_s = min(poll_s, watchdog_s() or poll_s)
         while not self._stop.is_set:
             self._stop.wake.clear()
             notify(ALIVE)
@@ -150,7 +152,9 @@ class RenderDaemon:
         http = HttpThread(traffic, self._listener)
         if self._plan.is_successor:
             # From the first moment it gets requests that were meant for the one before.
-            hold_walls_of_others(self._store, self._plan.dataset, self._walls, self._open_reader, self._log)
+            hold_walls_of_others(
+                self._store, self._plan.dataset, self._walls, self._open_reader, self._log, self._list_covers
+            )
         http.start()
         port = self._listener.getsockname()[1]
         identity = Identity(
