@@ -163,10 +163,10 @@ def _daemon(node: Node, data: Path) -> Iterator[Path]:
         (data / "covers/synch.active").unlink(missing_ok=True)
         daemon.send_signal(signal.SIGTERM)
         daemon.wait()
-        _end_mounts(node, data)
+        end_mounts(node, data)
 
 
-def _end_mounts(node: Node, data: Path) -> None:
+def end_mounts(node: Node, data: Path) -> None:
     """What the daemon has left mounted, for it outlives the daemon."""
     while (data / "covers").is_mount():
         subprocess.run(["umount", "-l", str(data / "covers")], check=True)
