@@ -1,8 +1,8 @@
 """From an empty node to the first tile of a large wall: ``python -m tools.bench.wall [--covers N] [--rounds N]``.
 
 The wall is synthetic (tools/bench/synthetic.py): its index is real, each cover is one of 64 pictures with a number of
-its own behind it, computed by the store, which is 35 ms away. A node is a `boxlink sync` and a `boxlink render`,
-started at the same moment with nothing on the disk; it is over when a tile of the wall's middle, at full resolution, has
+its own behind it, computed by the store, which is 35 ms away. A node is a sync and a render server, started at the same
+moment with nothing on the disk; it is over when a tile of the wall's middle, at full resolution, has
 come. Needs root, EROFS and FUSE. Nothing else should run meanwhile.
 """
 
