@@ -112,7 +112,7 @@ def test_former_manifests_leave_the_head_before_they_are_objects(monkeypatch: Pa
 def test_a_head_of_another_epoch_is_replaced_without_an_intent(monkeypatch: Patch) -> None:
     """What was uploaded is being collected by then."""
     monkeypatch.setattr(Holder, "check_head", lambda *_: None)
-    found("I3:", Fault.BURST, Fault.STALL, keepers=2, nodes=0, upkeep="collect", intents="late", first=58)
+    found("I3:", Fault.BURST, Fault.STALL, keepers=2, nodes=0, upkeep="collect", intents="late", first=136)
 
 
 def test_the_base_is_noted_before_the_commit(monkeypatch: Patch) -> None:

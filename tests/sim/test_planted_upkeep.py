@@ -28,7 +28,7 @@ Patch = pytest.MonkeyPatch
 def test_leases_are_not_looked_at(monkeypatch: Patch) -> None:
     """Collection by reachability alone."""
     monkeypatch.setattr(collect._Collection, "_leases", lambda _: iter(()))
-    found("I3:", keepers=2, nodes=0, upkeep="compact,drop", intents="early", first=175)
+    found("I3:", keepers=2, nodes=0, upkeep="compact,drop", intents="early", first=70)
 
 
 def test_leases_are_not_looked_at_again_after_the_condemnation(monkeypatch: Patch) -> None:
@@ -141,7 +141,7 @@ def test_the_copy_relies_on_what_is_condemned_there(monkeypatch: Patch) -> None:
 
 def test_a_tag_is_set_without_the_head(monkeypatch: Patch) -> None:
     monkeypatch.setattr(tags, "update_head", lambda *_: None)
-    found("I3:", keepers=3, nodes=0, upkeep="tag,drop")
+    found("I3:", keepers=3, nodes=0, upkeep="tag,drop", first=61)
 
 
 def test_packs_are_deleted_before_the_manifests_that_name_them(monkeypatch: Patch) -> None:
