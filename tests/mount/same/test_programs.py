@@ -20,7 +20,7 @@ _COPIES = {
     "cp --sparse=always": 'cp -a --sparse=always "$1/." "$2"',
     "tar -S": 'tar -C "$1" -S -cf - . | tar -C "$2" -xpf -',
     "tar": 'tar -C "$1" -cf - . | tar -C "$2" -xpf -',
-    "rsync": 'rsync -aS "$1/" "$2"',
+    "rsync": 'rsync -aHS "$1/" "$2"',
     "cpio-like find | cat": 'cd "$1" && find . -type d -exec mkdir -p "$2"/{} \\; && '
     'find . -type f -print0 | while IFS= read -r -d "" path; do cat "$path" > "$2/$path"; done',
 }
