@@ -34,8 +34,10 @@ def main() -> int:
     # The keeper says when it is over, by ending the mount; a terminal's Ctrl-C is the keeper's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     retiring = threading.Event()
-    # Set by a thread: the lock of an Event may be held by the very code that a signal interrupts.
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=retiring.set, daemon=True).start())
+    # Waited for by a thread of its own: a handler would run in the main thread, which waits for others, and which the
+    # kernel need not choose to wake. Blocked before there are any.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait_for_end, args=(retiring,), name="SIGTERM", daemon=True).start()
     report = _Reporter()
     host = Host(spec.node, SystemClock(), SystemEntropy(), Path(spec.state), Path(spec.cache))
     serve(
@@ -54,6 +56,11 @@ def main() -> int:
         on_error=report,
     )
     return 0
+
+
+def _wait_for_end(retiring: threading.Event) -> None:
+    signal.sigwait({signal.SIGTERM})
+    retiring.set()
 
 
 def read_spec(path: str) -> MountSpec:

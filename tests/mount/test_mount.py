@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -298,6 +299,20 @@ def test_doctor_says_that_it_can_mount_and_leaves_nothing(mounted: Mounted) -> N
     found = {row["what"]: row["found"] for row in mounted.machine.json("doctor")["findings"]}
     assert found["lazy"] == "datasets can be mounted"
     assert not list((mounted.machine.place / "state/boxlink").glob("probe-*"))
+
+
+def test_a_worker_hears_that_it_is_to_retire_whichever_thread_is_told(mounted: Mounted) -> None:
+    """The kernel may give a process's signal to any thread that lets it through (signal(7)): only the one that waits
+    for it takes it."""
+    mounted.mount()
+    worker = mounted.worker()
+    blocked = [
+        int(re.findall(r"SigBlk:\t([0-9a-f]+)", path.read_text())[0], 16)
+        for path in Path(f"/proc/{worker}/task").glob("*/status")
+    ]
+    assert len(blocked) > 10
+    # What a thread waits for in sigwait(3) is let through by it alone, and only meanwhile.
+    assert sum(not mask >> (signal.SIGTERM - 1) & 1 for mask in blocked) <= 1
 
 
 def test_status_tells_how_a_mount_does(mounted: Mounted) -> None:
