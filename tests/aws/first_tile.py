@@ -10,6 +10,7 @@ asked.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -143,7 +144,8 @@ def _unmount(place: Path) -> None:
     while found := [
         line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {place}/" in line
     ]:
-        unmount(found[-1].encode(), MNT_DETACH | UMOUNT_NOFOLLOW)
+        with contextlib.suppress(OSError):  # its keeper may have ended meanwhile
+            unmount(found[-1].encode(), MNT_DETACH | UMOUNT_NOFOLLOW)
     served = f"{place}/".encode()
     until(lambda: not any(served in _command(path) for path in Path("/proc").glob("[0-9]*")), "its keepers end")
 
