@@ -35,8 +35,9 @@ from synclib.engine.workers import run_jobs, start_processes, worker_count
 from synclib.lazy.chain import Chain
 from synclib.store.meter import Meter
 
-# While some wait for a distant store others write; each holds two ranges' bytes, some 70 MB with the interpreter.
-_REMOTE_PROCESSES = 4
+# Of a distant store, beside one for each processor: while it waits the others write. Each holds two ranges' bytes, some
+# 70 MB with the interpreter.
+_REMOTE_PROCESSES_MORE = 1
 
 
 @dataclass
@@ -95,7 +96,7 @@ class Placement:
     def make(self, missing: Iterable[Entry], links: Links, need_bytes: int) -> Placed:
         """Corrupt or Missing where the store does not have a file's bytes, after all others are made."""
         is_remote = self._dataset.store.url.startswith("s3:")
-        count = max(_REMOTE_PROCESSES, 2 * worker_count()) if is_remote else worker_count()
+        count = worker_count() + (_REMOTE_PROCESSES_MORE if is_remote else 0)
         flights = Flights(worker_count() + 2, count + 2)
         connect = self._task.connect
         start = None if connect is None else lambda: start_processes("synclib.engine.fetch_job", count)
