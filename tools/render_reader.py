@@ -62,7 +62,9 @@ class RenderReader:
             background = Background(is_whole=seq == down.seq)
             return open_at_work(self._dataset, self._host, manifest, background, self._say)
         names = self._names if seq in self._indexed else None
-        return open_local(str(self._data), self._name, self._store, seq, runs=self._cache / "run", names=names)
+        return open_local(
+            str(self._data), self._name, self._store, seq, runs=self._cache / "run", names=names, manifest=manifest
+        )
 
     def list_covers(self, reader: Reader) -> Covers:
         """By the wall index, with the diffs since laid over it; by a listing where there is none that can be used."""

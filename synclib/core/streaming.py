@@ -41,10 +41,13 @@ class Stretch:
     def land(self, plain: bytes | memoryview, landing: Landing) -> None:
         """Copy a chunk's bytes to wherever they stand; what lies before or after the stretch is left out."""
         for begin in landing.offsets:
-            first, last = max(begin, self.offset), min(begin + len(plain), self.stop)
-            if first < last:
-                part = memoryview(plain)[first - begin : last - begin]
-                self._target[first - self.offset : last - self.offset] = part
+            self.put(plain, begin)
+
+    def put(self, data: bytes | memoryview, begin: int) -> None:
+        """Copy the file's bytes from ``begin`` on; what lies before or after the stretch is left out."""
+        first, last = max(begin, self.offset), min(begin + len(data), self.stop)
+        if first < last:
+            self._target[first - self.offset : last - self.offset] = memoryview(data)[first - begin : last - begin]
 
 
 def landings_of(chunks: Iterable[ChunkRef], offset: int) -> list[Landing]:

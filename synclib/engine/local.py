@@ -42,6 +42,7 @@ def open_local(
     executor: Executor | None = None,
     runs: Path | None = None,
     names: RangeSource | None = None,
+    manifest: Manifest | None = None,
 ) -> LocalView:
     """A reader of ``data_dir/dataset`` at a seq (None: the one that stands there), restored or mounted there.
 
@@ -49,6 +50,7 @@ def open_local(
     here are Unavailable. ``executor``: threads for what is asked of a store side by side. ``runs``: where
     whole copies of runs are kept for a directory that has none of its own, a mounted one: names are then looked up
     here, as in a restored one. ``names``: where runs of such a directory are read instead, block by block.
+    ``manifest``: that of the seq, where the caller has it.
     """
     root = dataset_root(dataset)
     directory = Path(data_dir) / dataset
@@ -58,7 +60,7 @@ def open_local(
         if state is None or not state.seq:
             raise Missing(f"nothing has been restored into {directory}", hint=f"touch {directory / ACTIVE}")
         seq = state.seq
-    manifest = _manifest(held, store, root, seq)
+    manifest = manifest or _manifest(held, store, root, seq)
     backing: Store = _NoStore() if store is None else store
     source: RangeSource = RunCache(held.runs, backing)
     if state is None and names is not None:
@@ -94,14 +96,6 @@ class LocalView(View):
         self._tree = open_tree(os.fsencode(directory))
         self._lock = threading.Lock()
 
-    def read_chunks(self, entry: Entry, first: int, stop: int) -> list[bytes]:
-        offset = sum(chunk.plain_bytes for chunk in entry.chunks[:first])
-        chunks = entry.chunks[first:stop]
-        local = self._read_local(entry, chunks, offset)
-        lacking = tuple(chunk for chunk, data in zip(chunks, local, strict=True) if data is None)
-        fetched = iter(self._source.read(entry, lacking) if lacking else ())
-        return [next(fetched) if data is None else data for data in local]
-
     def fill(self, entry: Entry, landings: list[Landing], stretch: Stretch) -> None:
         descriptor = self._open(entry)
         lacking = landings
@@ -121,20 +115,6 @@ class LocalView(View):
             except (OSError, Corrupt):
                 self._tree.forget()
                 return None
-
-    def _read_local(self, entry: Entry, chunks: tuple[ChunkRef, ...], offset: int) -> list[bytes | None]:
-        """Each chunk's bytes if the file at this path holds them at their place."""
-        descriptor = self._open(entry)
-        if descriptor is None:
-            return [None] * len(chunks)
-        found: list[bytes | None] = []
-        try:
-            for chunk in chunks:
-                found.append(_read_chunk(descriptor, chunk, offset))
-                offset += chunk.plain_bytes
-        finally:
-            os.close(descriptor)
-        return found
 
     def close(self) -> None:
         with self._lock:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 
-from synclib.core.entry import ADDRESS_UNIT, ChunkRef, Entry
+from synclib.core.entry import ADDRESS_UNIT, Entry
 from synclib.core.extent_map import Extent
 from synclib.core.streaming import Landing, Stretch
 from synclib.disk.blob_cache import BlobCache
 from synclib.lazy.blob import Blob
 from synclib.lazy.entry_extents import EntryExtents
-from synclib.lazy.view import ChunkSource
-
-# What is asked for at once is kept up to this; more is taken from the cache, but does not drive out what it holds.
-_KEPT_AT_ONCE_BYTES = 8 << 20
+from synclib.lazy.view import KEPT_AT_ONCE_BYTES, ChunkSource
 
 
 class CachedSource:
@@ -25,33 +22,27 @@ class CachedSource:
     def __init__(self, blob: Blob, cache: BlobCache, extents: EntryExtents, far: ChunkSource) -> None:
         self._blob, self._cache, self._extents, self._far = blob, cache, extents, far
 
-    def read(self, entry: Entry, chunks: tuple[ChunkRef, ...]) -> list[bytes]:
-        """The plain bytes of chunks of one file: neighbours are fetched together."""
-        if not entry.address:
-            return self._far.read(entry, chunks)
-        self._extents.know(entry)
-        found: list[bytes] = []
-        for run in _neighbours(_extents_of(entry, chunks)):
-            data = self._blob.read(run[0].position, run[-1].stop - run[0].position, run)
-            at = run[0].position
-            found += [data[extent.position - at : extent.stop - at] for extent in run]
-        return found
-
     def fill(self, entry: Entry, landings: list[Landing], stretch: Stretch) -> None:
         """Put chunks of one file to their places."""
-        if sum(landing.chunk.plain_bytes for landing in landings) <= _KEPT_AT_ONCE_BYTES:
-            plain = self.read(entry, tuple(landing.chunk for landing in landings))
-            for landing, data in zip(landings, plain, strict=True):
-                stretch.land(data, landing)
-            return
-        lacking = [landing for landing in landings if not self._land(entry, landing, stretch)]
-        if lacking:
-            self._far.fill(entry, lacking, stretch)
+        if not entry.address:
+            self._far.fill(entry, landings, stretch)
+        elif sum(landing.chunk.plain_bytes for landing in landings) <= KEPT_AT_ONCE_BYTES:
+            self._extents.know(entry)
+            for run in _runs(entry, landings):
+                self._fill_run(entry, run, stretch)
+        else:
+            lacking = [landing for landing in landings if not self._land(entry, landing, stretch)]
+            if lacking:
+                self._far.fill(entry, lacking, stretch)
+
+    def _fill_run(self, entry: Entry, run: list[Extent], stretch: Stretch) -> None:
+        """What of neighbours is in the stretch, no more."""
+        base = entry.address * ADDRESS_UNIT
+        first, stop = max(run[0].position, base + stretch.offset), min(run[-1].stop, base + stretch.stop)
+        stretch.put(self._blob.read(first, stop - first, run), first - base)
 
     def _land(self, entry: Entry, landing: Landing, stretch: Stretch) -> bool:
         """Whether the cache has a chunk; then it is in its places."""
-        if not entry.address:
-            return False
         extent = Extent(entry.address * ADDRESS_UNIT + landing.offsets[0], landing.chunk)
         data = self._cache.read(extent.position, landing.chunk.plain_bytes, [extent])
         if data is None:
@@ -60,21 +51,15 @@ class CachedSource:
         return True
 
 
-def _extents_of(entry: Entry, chunks: tuple[ChunkRef, ...]) -> list[Extent]:
-    """Where some chunks of a file stand, in their order: of those that it has several times the first place."""
-    starts = [0, *itertools.accumulate(chunk.plain_bytes for chunk in entry.chunks)]
-    places: dict[bytes, int] = {}
-    for chunk, start in zip(entry.chunks, starts, strict=False):
-        places.setdefault(chunk.hash, entry.address * ADDRESS_UNIT + start)
-    return [Extent(places[chunk.hash], chunk) for chunk in chunks]
-
-
-def _neighbours(extents: list[Extent]) -> list[list[Extent]]:
-    """Stretches of extents that follow each other."""
-    runs: list[list[Extent]] = []
-    for extent in extents:
-        if runs and runs[-1][-1].stop == extent.position:
-            runs[-1].append(extent)
-        else:
-            runs.append([extent])
-    return runs
+def _runs(entry: Entry, landings: list[Landing]) -> Iterator[list[Extent]]:
+    """Where chunks of a file stand, in stretches of those that follow each other."""
+    base = entry.address * ADDRESS_UNIT
+    places = sorted((offset, landing.chunk) for landing in landings for offset in landing.offsets)
+    run: list[Extent] = []
+    for offset, chunk in places:
+        if run and run[-1].stop != base + offset:
+            yield run
+            run = []
+        run.append(Extent(base + offset, chunk))
+    if run:
+        yield run

@@ -34,18 +34,15 @@ if TYPE_CHECKING:
 
 _CACHE_BYTES = 64 << 20
 # What is asked for at once is kept up to this; more goes past the caches, for one model would drive out all they hold.
-_KEPT_AT_ONCE_BYTES = 8 << 20
+KEPT_AT_ONCE_BYTES = 8 << 20
 RANGES_AT_ONCE = 32
 
 
 class Source(Protocol):
     """Where a view's bytes come from, each verified. Safe between threads."""
 
-    def read(self, entry: Entry, chunks: tuple[ChunkRef, ...]) -> list[bytes]:
-        """The plain bytes of chunks of one file."""
-
     def fill(self, entry: Entry, landings: list[Landing], stretch: Stretch) -> None:
-        """Put chunks of one file to their places."""
+        """Put chunks of one file to where they stand in a stretch of it."""
 
 
 class ChunkSource:
@@ -62,7 +59,7 @@ class ChunkSource:
         self._kept_bytes = 0
         self._lock = threading.Lock()
 
-    def read(self, entry: Entry, chunks: tuple[ChunkRef, ...]) -> list[bytes]:
+    def _read(self, entry: Entry, chunks: tuple[ChunkRef, ...]) -> list[bytes]:
         """The plain bytes of chunks of one file; those not kept are fetched together."""
         found: dict[bytes, bytes] = {}
         with self._lock:
@@ -100,8 +97,8 @@ class ChunkSource:
 
     def fill(self, entry: Entry, landings: list[Landing], stretch: Stretch) -> None:
         """Put chunks of one file to their places; what is much is fetched in many ranges at once, and not kept."""
-        if sum(landing.chunk.plain_bytes for landing in landings) <= _KEPT_AT_ONCE_BYTES:
-            plain = self.read(entry, tuple(landing.chunk for landing in landings))
+        if sum(landing.chunk.plain_bytes for landing in landings) <= KEPT_AT_ONCE_BYTES:
+            plain = self._read(entry, tuple(landing.chunk for landing in landings))
             for landing, data in zip(landings, plain, strict=True):
                 stretch.land(data, landing)
             return
@@ -189,10 +186,6 @@ class View:
             raise Invalid(f"{os.fsdecode(path)} is no file", path=os.fsdecode(path))
         return ViewFile(entry, self)
 
-    def read_chunks(self, entry: Entry, first: int, stop: int) -> list[bytes]:
-        """The plain bytes of some chunks of a file."""
-        return self._source.read(entry, entry.chunks[first:stop])
-
     def fill(self, entry: Entry, landings: list[Landing], stretch: Stretch) -> None:
         """Put chunks of a file to their places."""
         self._source.fill(entry, landings, stretch)
@@ -211,13 +204,9 @@ class ViewFile:
         self._stops = list(itertools.accumulate(chunk.plain_bytes for chunk in entry.chunks))
 
     def pread(self, offset: int, length: int) -> bytes:
-        stop = min(offset + length, self.entry.size)
-        if offset < 0 or offset >= stop:
-            return b""
-        first, last, start = self._covering(offset, stop)
-        self._touch(first, last, offset, stop)
-        joined = b"".join(self._view.read_chunks(self.entry, first, last))
-        return joined[offset - start : stop - start]
+        buffer = bytearray(max(min(length, self.entry.size - offset), 0))
+        self.readinto(buffer, offset)
+        return bytes(buffer)
 
     def readinto(self, buffer: WritableBuffer, offset: int) -> int:
         target = memoryview(buffer).cast("B")

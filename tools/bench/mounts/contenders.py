@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from synclib.disk.mounts import MNT_DETACH, unmount
@@ -19,7 +20,7 @@ _START_S = 120.0
 _IMAGE_SPARE = 1.15  # of an ext4 image, for what is not content
 
 
-class Contender:
+class Contender(ABC):
     """``start`` and ``stop`` are of one machine, whose caches are empty at first and are kept by ``kill``."""
 
     name = ""
@@ -42,6 +43,7 @@ class Contender:
     def version(self) -> str:
         return call([self.program, "version"], self.site.near).decode().split("\n")[0]
 
+    @abstractmethod
     def put(self) -> None:
         """Once: bring the data to where it is read from."""
 
@@ -51,8 +53,9 @@ class Contender:
         self.mount.mkdir(parents=True)
         self.begin()
 
+    @abstractmethod
     def begin(self) -> None:
-        raise NotImplementedError
+        """On a machine that has what was read before; returns when it can be read."""
 
     def spawn(self, *words: str) -> None:
         """A program that stays while the mount is there; waits for that."""
@@ -152,6 +155,9 @@ class S3fs(Contender):
     """It reads what rclone has put, which must come first."""
 
     name, program = "s3fs", "s3fs"
+
+    def put(self) -> None:
+        """It is there."""
 
     def version(self) -> str:
         return call(["s3fs", "--version"], self.site.near).decode().split("\n")[0]
