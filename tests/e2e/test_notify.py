@@ -6,13 +6,14 @@ import contextlib
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.boxlink_process import Machine, started
-from tools.notify import notify, watchdog_s
+from tools.notify import notify, say_alive, watchdog_s
 
 WAIT_S = 40.0
 
@@ -73,6 +74,32 @@ def test_up_is_ready_when_it_has_started_all_and_its_processes_do_not_speak_for_
         hear(heard, b"WATCHDOG=1")
         process.terminate()
         hear(heard, b"STOPPING=1")
+
+
+def test_what_does_not_advance_is_not_said_to_live(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[str] = []
+    told: list[list[str]] = []
+    with listening(machine) as heard:
+        monkeypatch.setenv("NOTIFY_SOCKET", machine.environment["NOTIFY_SOCKET"])
+        monkeypatch.setenv("WATCHDOG_USEC", "40000")
+        say_alive(lambda: late, lambda names: told.append(list(names)))
+        hear(heard, b"WATCHDOG=1")
+        late.append("covers")
+        deadline = time.monotonic() + 30
+        while not told:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        heard.setblocking(False)
+        with contextlib.suppress(BlockingIOError):  # what was said before
+            while heard.recv(4096):
+                pass
+        heard.settimeout(0.5)  # ten times as long as it would take
+        with pytest.raises(TimeoutError):
+            heard.recv(4096)
+        assert told == [["covers"]]
+        late.clear()
+        heard.settimeout(30)
+        hear(heard, b"WATCHDOG=1")
 
 
 def test_that_nobody_listens_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 from hypothesis import given
@@ -18,7 +19,10 @@ from synclib.core.names import sort_key, split_path
 from synclib.disk.markers import Markers
 from synclib.engine.attach import attach
 from synclib.engine.host import no_progress
+from synclib.errors import Corrupt
 from synclib.lazy.dataset import STORE_KEY
+from synclib.lazy.pictures import read_wall_index, wall_index_of
+from synclib.lazy.run_reader import StoreRuns
 from synclib.store.base import Buffer
 from synclib.store.memory import MemoryStore
 from tests.kit import Kit
@@ -129,6 +133,16 @@ def test_diffs_are_laid_over_it(site: Site) -> None:
     assert len(site.kit.dataset.read_head().manifest.runs) == 2
     found = site.covers()
     assert set(found) == set(before) - {removed, replaced} | {b"00/zzz.gif", b"a.avif"}
+
+
+def test_another_one_in_its_place_is_refused(site: Site) -> None:
+    manifest = site.kit.dataset.read_head().manifest
+    item, root = wall_index_of(manifest), site.kit.dataset.root
+    assert item is not None
+    assert sum(len(lengths) for lengths, _ in read_wall_index(item, root, StoreRuns(site.store, None))) > 1000
+    other = msgspec.structs.replace(item, tail_digest=bytes(32))
+    with pytest.raises(Corrupt, match="digest"):
+        list(read_wall_index(other, root, StoreRuns(site.store, None)))
 
 
 def test_one_that_is_damaged_is_passed_over(site: Site) -> None:

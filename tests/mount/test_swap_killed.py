@@ -46,6 +46,26 @@ def test_the_named_snapshot_takes_the_place_of_the_one_that_stands_there(site: S
     assert site.down()["reason"] == f"from snapshot {second}, seq 2", "what stands there stands on"
 
 
+def test_where_the_new_one_is_of_no_use_the_former_one_serves_again(site: SnapshotSite) -> None:
+    (site.covers / "synch.active").write_text("from=snapshot")
+    site.start("--no-hydrate")
+    site.wait(lambda: site.down()["seq"] == 1)
+    site.publish(2)
+    second = site.machine.json("snapshot", "create", "covers", "--pool", site.pool)["snapshot"]
+    # What its blocks hold is not what its tags say: it is seen when the new volume was attached.
+    with site.driver.image(second).open("r+b") as file:
+        file.write(bytes(4096))
+    (site.covers / "synch.active").write_text(f"seq=2 from={second}")
+    site.wait((site.covers / "synch.error").exists)
+    in_use = [volume.snapshot_id for volume in site.driver.volumes() if volume.state is VolumeState.IN_USE]
+    assert in_use == [site.snapshot]
+    # It is read from: the store no longer has what is on it.
+    site.hide_packs()
+    before = site.figures()["volume_chunks"]
+    assert (site.covers / "large").read_bytes() == (site.source / "large").read_bytes()
+    assert site.figures()["volume_chunks"] > before
+
+
 def test_killed_at_each_step_it_is_finished_by_the_next_start(site: SnapshotSite) -> None:
     (site.covers / "synch.active").write_text("from=snapshot")
     site.start()

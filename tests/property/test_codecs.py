@@ -132,6 +132,17 @@ def test_the_golden_wall() -> None:
     assert parse_wall(all_samples()["wall"]) == list(WALL_PATHS)
 
 
+def test_every_flipped_byte_of_a_wall_is_seen() -> None:
+    good = all_samples()["wall"]
+    length = tail_bytes(WALL_MAGIC, "wall", good[-FOOTER_BYTES:])
+    digest = blake3(good[-length:]).digest()
+    assert parse_wall(good, digest) == list(WALL_PATHS)
+    for position in range(16, len(good)):  # after the header, which nobody looks at
+        bad = good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :]
+        with pytest.raises((Corrupt, Unsupported)):
+            parse_wall(bad, digest)
+
+
 def test_pages_of_a_wall_that_lie_are_refused() -> None:
     """With every digest right: a publisher that writes nonsense."""
     plain = struct.pack("<I2H", 2, 3, 5) + b"abcdefgh"

@@ -78,7 +78,7 @@ def _rounds(contenders: list[Contender], site: Site, arguments: argparse.Namespa
         taken: Round = {}
         for contender in contenders:
             _say(f"round {number + 1} of {arguments.rounds}, {contender.name}")
-            here = site.place / f"{number} {contender.name.replace(' ', '-').replace(',', '')}"
+            here = site.place / f"{number}-{contender.name.replace(' ', '-').replace(',', '')}"
             taken[contender.name] = seconds_of(contender, here, amounts, random.Random(number))
             shutil.rmtree(here, ignore_errors=True)
             os.sync()

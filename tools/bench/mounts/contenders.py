@@ -164,8 +164,8 @@ class S3fs(Contender):
 
     def begin(self) -> None:
         cache = self.home / "cache"
-        cache.mkdir()
-        options = f"url={self.site.far},use_path_request_style,use_cache={cache},ro,compat_dir"
+        cache.mkdir(exist_ok=True)
+        options = f"url={self.site.far},use_path_request_style,use_cache={cache},ro"
         self.spawn("s3fs", f"{self.site.server.bucket}:/plain", str(self.mount), "-f", "-o", options)
 
     @property

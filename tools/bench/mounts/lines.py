@@ -37,12 +37,12 @@ def seconds_of(contender: Contender, place: Path, amounts: Amounts, chance: rand
     taken: dict[str, float] = {}
     first = amounts.first(chance)
     taken["start and first byte"] = _timed(lambda: _start_and_read(contender, place / "one", first))
-    taken["300 files of a start-up, one reader"] = _timed(lambda: _read_all(contender.files, amounts.boot, 1))
+    taken["files of a start-up, one reader"] = _timed(lambda: _read_all(contender.files, amounts.boot, 1))
     contender.stop()
     contender.start(place / "two")
     taken["the same, 16 readers"] = _timed(lambda: _read_all(contender.files, amounts.boot, _READERS))
     at_once = chance.sample(amounts.paths, amounts.faults)
-    taken["256 faults of 4 KiB at once"] = _timed(lambda: _at_once(contender.files, at_once))
+    taken["faults of 4 KiB at once"] = _timed(lambda: _at_once(contender.files, at_once))
     begin = chance.randrange(len(amounts.paths) - amounts.small)
     some = amounts.paths[begin : begin + amounts.small]
     taken["small files in order, 16 readers"] = _timed(lambda: _read_all(contender.files, some, _READERS))
