@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from synclib.volume.base import VolumeState
+from synclib.core.volume_layout import decode_header
+from synclib.volume.base import BLOCK_BYTES, VolumeState
 from tests.mount.test_from_snapshot import SnapshotSite
 
 
@@ -52,11 +53,15 @@ def test_where_the_new_one_is_of_no_use_the_former_one_serves_again(site: Snapsh
     site.wait(lambda: site.down()["seq"] == 1)
     site.publish(2)
     second = site.machine.json("snapshot", "create", "covers", "--pool", site.pool)["snapshot"]
-    # What its blocks hold is not what its tags say: it is seen when the new volume was attached.
-    with site.driver.image(second).open("r+b") as file:
-        file.write(bytes(4096))
+    # Its map is not what its header says: that is seen when the new volume has been attached.
+    with site.driver.image(second).open("r+b", buffering=0) as file:
+        header = decode_header(os.pread(file.fileno(), BLOCK_BYTES, 0))
+        assert header.record is not None
+        assert header.newest is not None
+        os.pwrite(file.fileno(), b"wrong", header.layout.slot(header.newest) + header.record.map_offset + 100)
     (site.covers / "synch.active").write_text(f"seq=2 from={second}")
-    site.wait((site.covers / "synch.error").exists)
+    error = site.covers / "synch.error"
+    site.wait(lambda: error.exists() and "the map of the volume" in error.read_text())
     in_use = [volume.snapshot_id for volume in site.driver.volumes() if volume.state is VolumeState.IN_USE]
     assert in_use == [site.snapshot]
     # It is read from: the store no longer has what is on it.
