@@ -76,6 +76,7 @@ class HandOut:
         self._address = listener.getsockname()[:2]
         self._closing = threading.Event()
         self._door = socket.socket(socket.AF_UNIX)
+        self._is_ours = self._take()  # at once, so that whoever finds the port taken finds the door as well
         self._thread = threading.Thread(target=self._run, name="hand out", daemon=True)
         self._thread.start()
 
@@ -98,17 +99,22 @@ class HandOut:
             other.close()
         return other is not None
 
+    def _take(self) -> bool:
+        """Not where the server before has the door, until it drains."""
+        try:
+            self._door.bind(_name(*self._address))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
+        self._door.listen()
+        return True
+
     def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._door.bind(_name(*self._address))
-                self._door.listen()
-                break
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    return
-                # The one before has it until it drains.
-                self._closing.wait(_AGAIN_S)
+        while not self._is_ours:
+            if self._closing.wait(_AGAIN_S):
+                return
+            self._is_ours = self._take()
         while not self._closing.is_set():
             try:
                 asking, _ = self._door.accept()

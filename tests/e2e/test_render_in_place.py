@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.boxlink_process import Machine
+from tests.fleet import until
 from tests.memory_reader import read_directory
 from tests.pictures import small_wall
 from tests.render_site import fetch, running_site
@@ -67,6 +67,14 @@ def assert_same_tiles(site: Site, port: int) -> None:
             assert (answer.status, answer.data) == (200, other.get(f"/tiles/{same.id}/{tile}").data)
 
 
+def mode_of(marker: Path) -> str | None:
+    """None while there is none: it is taken away before what stands here changes."""
+    try:
+        return str(json.loads(marker.read_text())["mode"])
+    except FileNotFoundError:
+        return None
+
+
 def test_tiles_of_a_dataset_of_which_no_file_stands_here(site: Site) -> None:
     port = int(site.wait_event("ready")["listen"].rpartition(":")[2])
     down = json.loads((site.data / "covers/synch.down").read_text())
@@ -85,9 +93,6 @@ def test_tiles_of_a_dataset_of_which_no_file_stands_here(site: Site) -> None:
 def test_who_asks_for_files_afterwards_gets_them(site: Site) -> None:
     site.wait_event("ready")
     (site.data / "covers/synch.active").write_text("eager")
-    deadline = time.monotonic() + 30
-    while json.loads((site.data / "covers/synch.down").read_text() or "{}").get("mode") != "eager":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: mode_of(site.data / "covers/synch.down") == "eager", "the files stand here")
     for path in site.source.rglob("*.jpg"):
         assert (site.data / "covers" / path.relative_to(site.source)).read_bytes() == path.read_bytes()
