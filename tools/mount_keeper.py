@@ -1,6 +1,6 @@
 """The keeper of a lazy mount, started by ``boxlink mount``.
 
-    python -m tools.mount_keeper SPEC READY                     mount, and keep
+    python -m tools.mount_keeper STATE ahead READY              mount, and keep, what is to be said on standard input
     python -m tools.mount_keeper SPEC go-on DEVICE PID RESTARTS what another program has kept in this process
     python -m tools.mount_keeper SPEC adopt DEVICE READY        what the service manager kept of one that was killed
     python -m tools.mount_keeper SPEC check                     whether this program could go on
@@ -17,10 +17,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from synclib.lazy.keeper import Keeper
 from synclib.lazy.kept_mount import ErofsMount, KeptMount, TreeMount
+from tools.mount_ahead import AHEAD, LOG, WorkerAhead, log_to
 
 _CHECK_S = 20.0
 DEVICE_PREFIX = "boxlink-mount-"  # of the name that a connection has in the service manager's store
@@ -28,28 +30,41 @@ DEVICE_PREFIX = "boxlink-mount-"  # of the name that a connection has in the ser
 
 def main() -> int:
     spec_path, verb, *rest = sys.argv[1:]
+    if verb == AHEAD:
+        return _keep_what_comes(spec_path, int(rest[0]))
     if verb == "check":
         worker = importlib.import_module("tools.mount_worker")
         worker.read_spec(spec_path)
         return 0
-    directory = os.path.dirname(spec_path)
-    keeper = _keeper(spec_path, directory)
+    keeper = _keeper(spec_path)
+    if verb == "adopt":
+        device, ready = map(int, rest)
+        return _kept_until_the_end(spec_path, lambda: keeper.adopt(device, lambda: _say(ready, "ok")), ready)
+    device, pid, restarts = map(int, rest)
+    return _kept_until_the_end(spec_path, lambda: keeper.go_on(device, pid, restarts))
+
+
+def _keep_what_comes(state: str, ready: int) -> int:
+    """Nothing, where whoever started it needs no mount."""
+    ahead = WorkerAhead(state)
+    spec_path = os.fsdecode(sys.stdin.buffer.readline().rstrip(b"\n"))
+    if not spec_path:
+        return 0
+    log_to(os.path.join(os.path.dirname(spec_path), LOG))
+    keeper = _keeper(spec_path, ahead)
+    return _kept_until_the_end(spec_path, lambda: keeper.run(lambda: _say(ready, "ok")), ready)
+
+
+def _kept_until_the_end(spec_path: str, keep: Callable[[], None], ready: int | None = None) -> int:
     try:
-        if verb == "go-on":
-            device, pid, restarts = map(int, rest)
-            keeper.go_on(device, pid, restarts)
-        elif verb == "adopt":
-            keeper.adopt(int(rest[0]), lambda: _say(int(rest[1]), "ok"))
-        else:
-            ready = int(verb)
-            keeper.run(lambda: _say(ready, "ok"))
+        keep()
     except OSError as error:
         print(f"keeper: {error}", file=sys.stderr, flush=True)
-        if verb != "go-on":
-            _say(int(rest[1] if verb == "adopt" else verb), f"{error.errno} {error}")
+        if ready is not None:
+            _say(ready, f"{error.errno} {error}")
         return 1
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(os.path.dirname(spec_path), ignore_errors=True)
     return 0
 
 
@@ -71,13 +86,17 @@ def _notify(state: str, *descriptors: int) -> None:
         notify(state, descriptors)
 
 
-def _keeper(spec_path: str, directory: str) -> Keeper:
+def _keeper(spec_path: str, ahead: WorkerAhead | None = None) -> Keeper:
+    directory = os.path.dirname(spec_path)
     spec = _read(spec_path)
+    waiting = [] if ahead is None else [ahead]
 
     def spawn(device: int, told: int, is_successor: bool, restarts: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tools.mount_worker", spec_path, str(device), str(told)]
         words = ["next" if is_successor else "first", str(restarts)]
-        return subprocess.Popen([*command, *words], stdin=subprocess.DEVNULL, pass_fds=(device, told))
+        if waiting and (first := waiting.pop()).begin(device, told, [spec_path, *words]):
+            return first.process
+        command = [sys.executable, "-m", "tools.mount_worker", spec_path, *words, str(device), str(told)]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(device, told))
 
     def renew(device: int, worker: int, restarts: int) -> None:
         """As the program that the spec names now."""

@@ -1,10 +1,11 @@
-"""The worker of a lazy mount, started by its keeper: ``python -m tools.mount_worker SPEC DEVICE READY first|next N``.
+"""The worker of a lazy mount, started by its keeper: ``python -m tools.mount_worker SPEC first|next N DEVICE READY``.
 
-N: how many times one was started because the one before had died.
+N: how many times one was started because the one before had died. ``STATE ahead``: all that comes on standard input.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -28,8 +29,12 @@ _SWITCH_S = 0.0005
 
 
 def main() -> int:
-    spec = read_spec(sys.argv[1])
-    device, ready = int(sys.argv[2]), int(sys.argv[3])
+    orders = _orders(sys.argv[1:])
+    if orders is None:
+        return 0
+    (spec_path, order, restarts), device, ready = orders
+    spec = read_spec(spec_path)
+    directory = Path(spec_path).parent
     sys.setswitchinterval(_SWITCH_S)
     # The keeper says when it is over, by ending the mount; a terminal's Ctrl-C is the keeper's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -46,16 +51,31 @@ def main() -> int:
         host,
         device,
         spec.background,
-        Path(sys.argv[1]).parent / READY,
-        is_successor=sys.argv[4] == "next",
-        restarts=int(sys.argv[5]),
+        directory / READY,
+        is_successor=order == "next",
+        restarts=int(restarts),
         cache_bytes_max=spec.cache_bytes_max,
         retiring=retiring,
         on_retired=lambda: os._exit(0),
-        on_ready=lambda control: _begin(ready, Path(sys.argv[1]).parent, control),
+        on_ready=lambda control: _begin(ready, directory, control),
         on_error=report,
     )
     return 0
+
+
+def _orders(words: list[str]) -> tuple[list[str], int, int] | None:
+    """The path of the spec, first or next, and N; the device; the pipe. None where nothing is to be served."""
+    if words[1] != "ahead":
+        *said, device, ready = words
+        return said, int(device), int(ready)
+    # What else it takes to open a store and read from it is imported meanwhile.
+    importlib.import_module("synclib.store.s3")
+    from tools.mount_ahead import LOG, log_to, orders_of_worker
+
+    orders = orders_of_worker()
+    if orders is not None:
+        log_to(os.path.join(os.path.dirname(orders[0][0]), LOG))
+    return orders
 
 
 def _wait_for_end(retiring: threading.Event) -> None:

@@ -31,6 +31,7 @@ from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.metadata import prune
 from tools.lazy_probe import Rung, rung_of
+from tools.mount_ahead import LOG, KeeperAhead, keeper_ahead
 from tools.mount_control import ask
 from tools.mount_keeper import device_name, forget_device
 from tools.mount_spec import READY, MountSpec, all_specs, read_spec, spec_directory
@@ -63,10 +64,14 @@ class KeeperMounter:
         self._background, self._cache_bytes_max = background, cache_bytes_max
         self._rung = None if mode is None else Rung(mode, ASKED_FOR)
         self._volumes = volumes
+        self._ahead: KeeperAhead | None = None
 
     def prepare(self, dataset: Dataset, manifest: Manifest, *, from_snapshot: bool = False) -> Prepared:
         if os.geteuid() != 0:
             raise Unsupported("only root can mount")
+        if self._ahead is None:
+            cache = self._host.dataset_cache(dataset.store.url, dataset.root)
+            self._ahead = keeper_ahead(self._host.state, cache)
         rung = self._rung or probe(self._host, with_overlay=True)
         prepared = prepare_as(rung, dataset, self._host, manifest)
         if from_snapshot and self._volumes is not None and not is_hydrated(prepared):
@@ -108,7 +113,10 @@ class KeeperMounter:
     def start(self, prepared: Prepared, target: str) -> bool:
         if prepared.volume is not None and self._volumes is not None:
             prepared = self._volumes.attached_again(prepared)
-        return start_mount(self._host, self._connect, prepared, target, self._background, self._cache_bytes_max) is None
+        ahead, self._ahead = self._ahead, None
+        with contextlib.nullcontext() if ahead is None else contextlib.closing(ahead):
+            limits = (self._background, self._cache_bytes_max)
+            return start_mount(self._host, self._connect, prepared, target, *limits, ahead) is None
 
     def is_alive(self, target: str) -> bool:
         spec = read_spec(spec_directory(self._host.state, target))
@@ -165,9 +173,12 @@ def start_mount(
     target: str,
     background: Background,
     cache_bytes_max: int | None = None,
+    ahead: KeeperAhead | None = None,
 ) -> subprocess.Popen[bytes] | None:
     """Mount a seq; when this returns it can be read. The keeper's process, which holds none of our descriptors; None
-    where every byte is here already, so that nothing need run: not with a limit, for then what is here may go."""
+    where every byte is here already, so that nothing need run: not with a limit, for then what is here may go.
+
+    ``ahead``: the keeper, if one waits for it."""
     directory = spec_directory(host.state, target)
     former = read_spec(directory)
     if former is not None and is_served(former):
@@ -193,7 +204,7 @@ def start_mount(
     if cache_bytes_max is None and _mount_native(directory, spec):
         _prune(host, prepared)
         return None
-    keeper = _start_keeper(directory, spec)
+    keeper = _start_keeper(directory, spec, ahead)
     _prune(host, prepared)
     return keeper
 
@@ -224,39 +235,47 @@ def _prune(host: Host, prepared: Prepared) -> None:
     prune(Path(prepared.cache), used, host.clock.wall_ns() / 1e9)
 
 
-def _start_keeper(directory: Path, spec: MountSpec, device: int | None = None) -> subprocess.Popen[bytes]:
-    """``device``: the connection of a mount whose keeper was killed; None for a new one."""
+def _start_keeper(directory: Path, spec: MountSpec, ahead: KeeperAhead | None) -> subprocess.Popen[bytes]:
+    ahead = ahead or KeeperAhead(Path(spec.state))
+    with contextlib.closing(ahead):
+        path = directory / "mount.json"
+        write_atomic(path, msgspec.json.encode(msgspec.structs.replace(spec, keeper_pid=ahead.process.pid)), 0o600)
+        _check_answer(ahead.begin(path), spec)
+    return ahead.process
+
+
+def _check_answer(answer: str, spec: MountSpec) -> None:
+    if answer == "ok":
+        return
+    number, _, _ = answer.partition(" ")
+    if number in map(str, _REFUSED):
+        raise Unsupported(f"the kernel does not mount it: {answer}", path=spec.target)
+    raise Unavailable(f"it could not be mounted: {answer or 'the keeper ended'}", path=spec.target)
+
+
+def adopt(directory: Path, spec: MountSpec, device: int) -> subprocess.Popen[bytes]:
+    """Let a new keeper go on with a mount whose keeper and worker were killed, by the connection ``device`` that
+    somebody held open meanwhile; who waits there for bytes gets them. Unavailable where no worker comes to life."""
+    spec = msgspec.structs.replace(spec, python=sys.executable)
     path = directory / "mount.json"
     write_atomic(path, msgspec.json.encode(spec), 0o600)
     ready, told = os.pipe2(os.O_CLOEXEC)
-    with open(directory / "log", "ab") as log, open(ready, "rb") as answers:
-        words = [str(told)] if device is None else ["adopt", str(device), str(told)]
+    with open(directory / LOG, "ab") as log, open(ready, "rb") as answers:
         try:
             keeper = subprocess.Popen(
-                [sys.executable, "-m", "tools.mount_keeper", str(path), *words],
+                [sys.executable, "-m", "tools.mount_keeper", str(path), "adopt", str(device), str(told)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
                 start_new_session=True,
-                pass_fds=(told,) if device is None else (told, device),
+                pass_fds=(told, device),
             )
         finally:
             os.close(told)
         write_atomic(path, msgspec.json.encode(msgspec.structs.replace(spec, keeper_pid=keeper.pid)), 0o600)
-        answer = answers.readline().decode().strip()
-    if answer != "ok":
-        number, _, _ = answer.partition(" ")
-        if number in map(str, _REFUSED):
-            raise Unsupported(f"the kernel does not mount it: {answer}", path=spec.target)
-        raise Unavailable(f"it could not be mounted: {answer or 'the keeper ended'}", path=spec.target)
+        _check_answer(answers.readline().decode().strip(), spec)
     return keeper
-
-
-def adopt(directory: Path, spec: MountSpec, device: int) -> subprocess.Popen[bytes]:
-    """Let a new keeper go on with a mount whose keeper and worker were killed, by the connection that somebody held
-    open meanwhile; who waits there for bytes gets them. Unavailable where no worker comes to life."""
-    return _start_keeper(directory, msgspec.structs.replace(spec, python=sys.executable), device)
 
 
 def wait_for(host: Host, target: str, keeper: subprocess.Popen[bytes], progress: Progress) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -40,6 +41,8 @@ _DISK_PAUSE_S = 10.0
 _BUSY_PAUSE_S = 2.0
 _FOR_THE_REST = ("demand", "disk pressure")  # what only the rest waits for
 _CREDIT_S = 0.2  # of a rate: what came late may be made up for
+
+_Value = TypeVar("_Value")
 
 
 class Work(enum.IntEnum):
@@ -110,29 +113,52 @@ def rest_units(extents: Iterable[Extent], range_bytes_max: int) -> list[Unit]:
 class Streams:
     """Finds who reads on, from the places of reads: what they read next is worth having, as much as they have read.
 
-    A kernel reads ahead by itself, a few hundred KiB beyond what was asked for; so a stream counts only from
-    FIRST_BYTES on, else whoever reads small files here and there would have twice what he needs.
+    Several readers of the files of a folder read on together, each a piece here and there; so what counts is that a
+    window was read nearly whole, in whatever order. A kernel reads ahead by itself, a few hundred KiB beyond what was
+    asked for: with a smaller window whoever reads small files here and there would have twice what he needs.
     """
 
-    FIRST_BYTES, MOST_BYTES = 512 << 10, 8 << 20
-    _KEPT = 64
+    WINDOW_BYTES, MOST_BYTES = 512 << 10, 8 << 20
+    _WHOLE_BYTES = WINDOW_BYTES * 3 // 4
+    _KEPT = 256
 
     def __init__(self) -> None:
-        # By where it will go on: (where it began, up to where more was asked for).
-        self._streams: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        self._read: OrderedDict[int, int] = OrderedDict()  # bytes, by window
+        # Windows that were read: (how many before it, without a gap; up to where more was asked for).
+        self._whole: OrderedDict[int, tuple[int, int]] = OrderedDict()
 
     def read(self, start: int, stop: int) -> tuple[int, int] | None:
         """Told of a read; the range that should be had next, or None."""
-        first, asked = self._streams.pop(start, (start, 0))
+        found: tuple[int, int] | None = None
+        for window in range(start // self.WINDOW_BYTES, -(-stop // self.WINDOW_BYTES)):
+            if window in self._whole:
+                continue
+            begin = window * self.WINDOW_BYTES
+            size = self._read.pop(window, 0) + min(stop, begin + self.WINDOW_BYTES) - max(start, begin)
+            if size >= self._WHOLE_BYTES:
+                more = self._next(window)
+                # It goes on where the one before ends.
+                found = (found[0], more[1]) if found and more else more or found
+            else:
+                _put(self._read, window, size, self._KEPT)
+        return found
+
+    def _next(self, window: int) -> tuple[int, int] | None:
+        """What comes after a window that was read."""
+        before, asked = self._whole.get(window - 1, (0, 0))
+        stop = (window + 1) * self.WINDOW_BYTES
+        ahead = min((before + 1) * self.WINDOW_BYTES, self.MOST_BYTES)
         asked = max(asked, stop)
-        self._streams[stop] = (first, asked)
-        if len(self._streams) > self._KEPT:
-            self._streams.popitem(last=False)
-        ahead = min(stop - first, self.MOST_BYTES)
-        if ahead < self.FIRST_BYTES or asked - stop > ahead // 2:
-            return None
-        self._streams[stop] = (first, stop + ahead)
-        return asked, stop + ahead
+        is_due = asked - stop <= ahead // 2
+        _put(self._whole, window, (before + 1, stop + ahead if is_due else asked), self._KEPT)
+        return (asked, stop + ahead) if is_due else None
+
+
+def _put(places: OrderedDict[int, _Value], at: int, value: _Value, kept: int) -> None:
+    """Those that were put there last are kept."""
+    places[at] = value
+    if len(places) > kept:
+        places.popitem(last=False)
 
 
 class Pace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,20 +53,44 @@ def test_the_largest_of_the_rest_is_first_and_the_earliest_of_a_trace() -> None:
 def test_who_reads_on_has_more_and_more_ahead_and_nobody_else_has() -> None:
     streams = Streams()
     step = 128 << 10
-    for place in (0, 10 * step, 3 * step, 77 * step):  # small files, and what the kernel reads ahead of them
+    for place in (0, 10 * step, 33 * step, 77 * step):  # small files, and what the kernel reads ahead of them
         assert streams.read(place, place + step) is None
         assert streams.read(place + step, place + 2 * step) is None
-    asked, first = [], 100 * step
+    asked, first = [], 400 * step
     stop = first
     for _ in range(400):
         found = streams.read(stop, stop + step)
         stop += step
         if found:
             asked.append(found)
-            assert found[1] - stop <= min(stop - first, Streams.MOST_BYTES)
+            assert found[1] - stop <= min(stop - first, Streams.MOST_BYTES) + Streams.WINDOW_BYTES
     assert all(last == first for (_, last), (first, _) in itertools.pairwise(asked))
-    assert asked[0][0] == first + Streams.FIRST_BYTES
-    assert asked[-1][1] - stop > Streams.MOST_BYTES // 2
+    assert asked[0][0] == first + Streams.WINDOW_BYTES
+    assert asked[-1][1] - stop > Streams.MOST_BYTES // 2 - Streams.WINDOW_BYTES
+
+
+def test_a_large_read_asks_for_all_that_comes_after_it() -> None:
+    streams = Streams()
+    window = Streams.WINDOW_BYTES
+    ranges = [found for n in range(30) if (found := streams.read(n * 3 * window, (n + 1) * 3 * window))]
+    assert ranges[0][0] <= 3 * window
+    assert all(last == first for (_, last), (first, _) in itertools.pairwise(ranges))
+
+
+@given(st.randoms(use_true_random=False), st.integers(2, 32))
+def test_readers_of_the_files_of_a_folder_read_on_together(chance: random.Random, readers: int) -> None:
+    """Each takes the next file; who is quick is some files ahead."""
+    size, count = 20 << 10, 400
+    order = sorted(range(count), key=lambda n: n + chance.random() * readers)
+    streams = Streams()
+    asked: list[tuple[int, int]] = []
+    for done, n in enumerate(order):
+        found = streams.read(n * size, (n + 1) * size)
+        if found:
+            asked.append(found)
+            assert found[1] <= (done + readers) * size + Streams.MOST_BYTES
+    brought = {position for first, last in asked for position in range(first // size, last // size)}
+    assert len(brought.intersection(range(count // 2, count))) > count // 2 * 0.9
 
 
 def begin(pace: Pace, now: float, work: Work = Work.REST, size: int = 1) -> bool:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from synclib.core.names import dataset_root
 from tools.cli_context import Context, cache_size_option, mode_option, node_option, verb
 from tools.cli_rate import rate_option
 from tools.cli_seq import SEQ, seq_of
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from synclib.engine.host import Host
+    from tools.mount_ahead import KeeperAhead
 
 
 @click.command()
@@ -44,39 +53,68 @@ def command(
     (who needs fusermount3), it is a FUSE tree. With --foreground as a service of systemd (Type=notify) a mount whose
     processes were killed is gone on with, where the service keeps descriptors (docs/mount.md).
     """
+    from tools.cli_engine import open_host
+    from tools.mount_ahead import keeper_ahead
+
+    host = open_host(context)
+    if foreground and _goes_on(context, host, dataset, directory):
+        return
+    # Its imports and ours go side by side.
+    ahead = keeper_ahead(host.state, host.dataset_cache(context.url, dataset_root(dataset)))
+    with contextlib.nullcontext() if ahead is None else contextlib.closing(ahead):
+        target, keeper = _mounted(context, host, dataset, directory, seq, rate, no_hydrate, cache_size, mode, ahead)
+    if foreground and keeper is not None:
+        _wait(context, host, target, keeper)
+
+
+def _goes_on(context: Context, host: Host, dataset: str, directory: Path) -> bool:
+    """Until it is unmounted, with a mount whose processes were killed; whether there was one."""
+    from tools.adopt_mounts import adopt_mounts
+    from tools.daemon_events import Notes
+    from tools.mounting import mounted_place
+
+    # Before anything looks at the directory: it may be that nobody answers there yet.
+    place = mounted_place(host, directory)
+    adopted = adopt_mounts(host.state, Notes(context)).get(place)
+    if adopted is None:
+        return False
+    result: dict[str, object] = {"dataset": dataset, "directory": place, "served": "daemon", "keeper": adopted.pid}
+    context.emit(result, f"{dataset} is still mounted on {place}")
+    _wait(context, host, place, adopted)
+    return True
+
+
+def _wait(context: Context, host: Host, target: str, keeper: subprocess.Popen[bytes]) -> None:
+    """Until it is unmounted; whoever started this is told that it can be read."""
+    from tools.cli_engine import progress_bar
+    from tools.mounting import wait_for
+    from tools.notify import READY, notify
+
+    notify(READY)
+    with progress_bar(context) as progress:
+        wait_for(host, target, keeper, progress)
+
+
+def _mounted(
+    context: Context,
+    host: Host,
+    dataset: str,
+    directory: Path,
+    seq: str | None,
+    rate: int,
+    no_hydrate: bool,
+    cache_size: int | None,
+    mode: str | None,
+    ahead: KeeperAhead | None,
+) -> tuple[str, subprocess.Popen[bytes] | None]:
+    """Where it is mounted, and its keeper."""
     from synclib.engine.cache_work import Background
     from synclib.engine.mount import Mode
     from synclib.errors import Invalid
-    from tools.cli_engine import connect_of, manifest_fields, open_dataset, open_host, progress_bar
+    from tools.cli_engine import connect_of, manifest_fields, open_dataset
     from tools.lazy_probe import Rung
-    from tools.mounting import (
-        ASKED_FOR,
-        check_cache_size,
-        check_target,
-        prepare_as,
-        probe,
-        start_mount,
-        wait_for,
-    )
-    from tools.notify import READY, notify
+    from tools.mounting import ASKED_FOR, check_cache_size, check_target, prepare_as, probe, start_mount
 
-    host = open_host(context)
-    result: dict[str, object]
-    if foreground:
-        from tools.adopt_mounts import adopt_mounts
-        from tools.daemon_events import Notes
-        from tools.mounting import mounted_place
-
-        # Before anything looks at the directory: it may be that nobody answers there yet.
-        place = mounted_place(host, directory)
-        adopted = adopt_mounts(host.state, Notes(context)).get(place)
-        if adopted is not None:
-            result = {"dataset": dataset, "directory": place, "served": "daemon", "keeper": adopted.pid}
-            context.emit(result, f"{dataset} is still mounted on {place}")
-            notify(READY)
-            with progress_bar(context) as progress:
-                wait_for(host, place, adopted, progress)
-            return
     target = check_target(directory)
     opened = open_dataset(context, dataset)
     connect = connect_of(context)
@@ -88,8 +126,8 @@ def command(
     prepared = prepare_as(rung, opened, host, manifest)
     is_tree = prepared.mode is Mode.FUSE
     background = Background(rate, is_whole=not no_hydrate)
-    keeper = start_mount(host, connect, prepared, target, background, cache_size)
-    result = {
+    keeper = start_mount(host, connect, prepared, target, background, cache_size, ahead)
+    result: dict[str, object] = {
         "dataset": dataset,
         **manifest_fields(manifest),
         "directory": target,
@@ -106,7 +144,4 @@ def command(
         context.note(
             f"boxlink: the extended attributes of {prepared.metadata.left_out} entries cannot be seen in the mount"
         )
-    if foreground and keeper is not None:
-        notify(READY)
-        with progress_bar(context) as progress:
-            wait_for(host, target, keeper, progress)
+    return target, keeper
