@@ -175,7 +175,7 @@ def test_the_store_is_away_in_the_middle(rolled: Rolled) -> None:
             away.rename(fleet.store)
             said = lines.read()
         assert process.wait(240) == 0, said
-    assert "the store does not answer" in said
+    assert "does not answer" in said  # the store, or who asks it for all
     assert (load.failures, load.wrong, load.cut) == ([], [], [])
     assert rolled.names() == ["render-000001-1", "render-000001-2"]
 
