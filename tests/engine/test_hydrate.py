@@ -250,6 +250,21 @@ def test_what_is_gone_from_the_store_is_never_called_whole(space: Space, monkeyp
     space.store.wait_for(lambda: hydrator.is_done)
 
 
+def test_a_walk_that_brings_nothing_is_not_begun_again_at_once(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is the matter with a cache that never believes what it holds."""
+    cache = space.cache()
+    monkeypatch.setattr(hydrate_module, "_RETRY_FIRST_S", 3600.0)
+    monkeypatch.setattr(hydrate_module, "_RETRY_S", 3600.0)
+    extents = space.extents()
+    lost = extents[5]
+    lacking = cache.lacking
+    monkeypatch.setattr(cache, "lacking", lambda found: [e for e in found if e == lost or e in lacking([e])])
+    hydrator, _ = space.start(cache=cache)
+    space.store.wait_for(lambda: hydrator._vain_walks > 0)
+    assert hydrator.fetched_units < 10
+    assert not hydrator.is_done
+
+
 def test_a_cache_that_may_evict_is_never_called_whole(space: Space) -> None:
     cache = space.cache(Limits(limit_bytes=1 << 30))
     hydrator, blob = space.start(cache=cache)
