@@ -61,7 +61,7 @@ def _kept_until_the_end(spec_path: str, keep: Callable[[], None], ready: int | N
     except OSError as error:
         print(f"keeper: {error}", file=sys.stderr, flush=True)
         if ready is not None:
-            _say(ready, f"{error.errno} {error}")
+            _say(ready, str(error) if error.errno is None else f"{error.errno} {error}")
         return 1
     finally:
         shutil.rmtree(os.path.dirname(spec_path), ignore_errors=True)

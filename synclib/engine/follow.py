@@ -200,8 +200,7 @@ class Follower:
 
     def _look(self) -> tuple[Seen, Manifest | None, Active | None]:
         standing = None if self._lazy is None else self._lazy.standing()
-        if standing is not None:
-            self._serve_again(standing)
+        lost = None if standing is None else self._serve_again(standing)
         active = self._markers.active()
         is_up = self._markers.up_identity() is not None
         state = self._held.read()
@@ -216,6 +215,8 @@ class Follower:
         else:
             local = self._read_in_place(active) or (0, "", False, self._is_checked)
         wanted = (0, "") if target is None else (target.seq, target.digest)
+        if lost is not None and wanted in ((0, ""), local[:2]):
+            raise lost
         return Seen(active, is_up, self._markers.down(), *local, *wanted), target, active
 
     def _read_in_place(self, active: Active | None) -> tuple[int, str, bool, bool] | None:
@@ -225,13 +226,16 @@ class Follower:
             return None
         return down.seq, down.digest, False, True
 
-    def _serve_again(self, standing: Standing) -> None:
+    def _serve_again(self, standing: Standing) -> BoxlinkError | None:
         """What stood here lazily and is served no more, as after a start of the machine, is served from what is here:
-        the store need not answer."""
+        the store need not answer, but where the cache was deleted. Why it cannot be: another seq may be wanted."""
         assert self._lazy is not None
         self._lazy.clean()
         if not self._lazy.is_served(standing):
-            self._put_lazily(standing.prepared)
+            try:
+                self._put_lazily(self._lazy.prepare_again(self._dataset, standing.prepared))
+            except BoxlinkError as error:
+                return error
             self.figures.remounts += 1
             self._log.info("mounted again", dataset=self.name, seq=standing.prepared.seq)
         elif not standing.is_native and self._settled != standing.slot and is_hydrated(standing.prepared):
@@ -243,6 +247,7 @@ class Follower:
             self._log.info("mounted on the cache", dataset=self.name, seq=standing.prepared.seq)
         if self._is_releasing:
             self._is_releasing = not self._lazy.release(self._dataset)
+        return None
 
     def _is_to_swap(self, active: Active, target: Manifest) -> bool:
         """Whether a volume is asked for that is not the one that what stands here takes its bytes from."""

@@ -25,7 +25,7 @@ from synclib.core.manifest import Manifest
 from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_overlay, mounted_on, put_mount, unmount
-from synclib.engine.mount import Prepared, VolumeRef
+from synclib.engine.mount import Prepared, VolumeRef, is_here, manifest_again
 from synclib.errors import Unsupported
 from synclib.lazy.dataset import Dataset
 
@@ -120,6 +120,10 @@ class LazyPlace:
             return msgspec.json.decode((self._home / "state.json").read_bytes(), type=Standing)
         except (OSError, *DECODE_ERRORS):
             return None
+
+    def prepare_again(self, dataset: Dataset, prepared: Prepared) -> Prepared:
+        """What :meth:`put` needs for what stood there: from the store where it is not here any more."""
+        return prepared if is_here(prepared) else self.prepare(dataset, manifest_again(dataset, prepared))
 
     def strangers(self) -> bool:
         """Whether the directory holds anything but markers: what is mounted over it would hide that."""

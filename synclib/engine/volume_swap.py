@@ -53,7 +53,7 @@ def swap_volume(
         for other in others:
             detach_volume(driver, host, other.id, node)
         device = attach_volume(driver, host, made, node)
-        volume = volume_ref(device, dataset.root, chosen, made.id, maps, kept)
+        volume = volume_ref(device, dataset.root, chosen.known, made.id, maps, kept)
     except BoxlinkError:
         _bring_back(driver, host, node, made, former, serve_from)
         raise
