@@ -255,7 +255,8 @@ def _check_answer(answer: str, spec: MountSpec) -> None:
 
 def adopt(directory: Path, spec: MountSpec, device: int) -> subprocess.Popen[bytes]:
     """Let a new keeper go on with a mount whose keeper was killed, by the connection ``device`` that somebody held open
-    meanwhile; who waits there for bytes gets them. A worker that answers there still is replaced. Unavailable where no worker comes to life."""
+    meanwhile; who waits there for bytes gets them. A worker that answers there still is replaced. Unavailable where
+    none comes to life."""
     spec = msgspec.structs.replace(spec, python=sys.executable)
     path = directory / "mount.json"
     write_atomic(path, msgspec.json.encode(spec), 0o600)
