@@ -88,13 +88,16 @@ class KeeperMounter:
         manifest: Manifest,
         snapshot: str,
         former: VolumeRef | None,
-        serve_from: Callable[[VolumeRef | None], None],
+        let_go: Callable[[], None],
     ) -> Prepared:
         if is_hydrated(prepared):
             return prepared
         if self._volumes is None:
             raise Unsupported("there are no volumes here")
-        return self._volumes.swap(prepared, dataset, manifest, snapshot, former, serve_from)
+        return self._volumes.swap(prepared, dataset, manifest, snapshot, former, let_go)
+
+    def former_again(self, dataset: Dataset, former: VolumeRef) -> VolumeRef | None:
+        return None if self._volumes is None else self._volumes.former_again(dataset, former)
 
     def serve_from(self, dataset: Dataset, volume: VolumeRef | None) -> None:
         for directory, spec in all_specs(self._host.state):

@@ -25,7 +25,7 @@ from synclib.engine.channels import ChannelWatch
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lazy_place import LazyPlace, Mounter, Standing
 from synclib.engine.maintain import maintain
-from synclib.engine.mount import Mode, Prepared, is_hydrated
+from synclib.engine.mount import Mode, Prepared, VolumeRef, is_hydrated
 from synclib.engine.node_figures import Followed
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
@@ -134,6 +134,9 @@ class Follower:
         return self.error
 
     def _fail(self, error: BoxlinkError) -> None:
+        # A volume that was let go serves until the swap is tried again; where that fails too, the next round tries.
+        with contextlib.suppress(BoxlinkError, OSError):
+            self._take_swap_back()
         if self.error is None or self.error.message != error.message:
             self._log.warning("failed", **{**error.as_dict(), "dataset": self.name})
         self.error = error
@@ -158,6 +161,7 @@ class Follower:
                 self._pulse.beat(self.name, self._host.clock.monotonic(), BULK_S)
                 self._swap(target, active)
                 continue
+            self._take_swap_back()
             self._let_former_go(active)
             action = decide(seen)
             if action is Do.NOTHING:
@@ -233,7 +237,7 @@ class Follower:
         self._lazy.clean()
         if not self._lazy.is_served(standing):
             try:
-                self._put_lazily(self._lazy.prepare_again(self._dataset, standing.prepared))
+                self._put_lazily(self._lazy.prepare_again(self._dataset, standing.prepared), standing.former)
             except BoxlinkError as error:
                 return error
             self.figures.remounts += 1
@@ -268,6 +272,28 @@ class Follower:
         self._put_lazily(self._lazy.swap(self._dataset, target, active.snapshot))
         seconds = round(self._host.clock.monotonic() - started, 3)
         self._log.info("swapped", dataset=self.name, seq=target.seq, snapshot=active.snapshot, seconds=seconds)
+
+    def _take_swap_back(self) -> None:
+        """A swap that failed, or was killed and is wanted no more: the volume that was let go serves again."""
+        standing = None if self._lazy is None else self._lazy.standing()
+        if standing is None or standing.former is None:
+            return
+        assert self._lazy is not None
+        try:
+            self._lazy.take_swap_back(self._dataset)
+            self._log.info("a swap was taken back", dataset=self.name, snapshot=standing.former.snapshot_id)
+        finally:
+            self._correct_down()
+
+    def _correct_down(self) -> None:
+        """What synch.down says of how a seq is mounted, where that is not so any more."""
+        standing = None if self._lazy is None else self._lazy.standing()
+        down = self._markers.down()
+        if standing is None or down is None or down.reason == RELEASED:
+            return
+        reason = _lazy_reason(standing.prepared)
+        if (down.digest, down.mode) == (standing.prepared.digest, "lazy") and down.reason != reason:
+            self._markers.write_down(down.model_copy(update={"reason": reason, "at": now_text(self._host.clock)}))
 
     def _let_former_go(self, active: Active | None) -> None:
         """The volume that was swapped for another is deleted when nobody will want it again."""
@@ -381,11 +407,11 @@ class Follower:
     def _starts_from_snapshot(self, active: Active) -> bool:
         return active.source == "snapshot" or self._is_from_snapshot
 
-    def _put_lazily(self, prepared: Prepared) -> None:
+    def _put_lazily(self, prepared: Prepared, let_go: VolumeRef | None = None) -> None:
         assert self._lazy is not None
         at, reason = now_text(self._host.clock), _lazy_reason(prepared)
         down = Down(dataset=self.name, seq=prepared.seq, digest=prepared.digest, mode="lazy", reason=reason, at=at)
-        self._lazy.put(prepared, encode_down(down))
+        self._lazy.put(prepared, encode_down(down), let_go)
 
     def _restore(self, target: Manifest, is_checked: bool) -> None:
         clock = self._host.clock
