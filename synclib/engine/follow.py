@@ -97,6 +97,7 @@ class Follower:
         self._failures = 0
         self._is_told = False  # what synch.error says of the last publish stands until something else is done
         self.error: BoxlinkError | None = None
+        self.turns_begun = self.turns_ended = 0  # rounds; what is told after one has ended is of what it began with
         self._pulse = pulse or Pulse()
         self.figures = Followed()
 
@@ -117,6 +118,8 @@ class Follower:
 
     def round(self) -> BoxlinkError | None:
         """Do what there is to do. An error is written to synch.error and returned; a later round tries again."""
+        self.turns_begun += 1
+        turn = self.turns_begun
         try:
             self._round()
             self.error, self._failures, self.figures.failed_at = None, 0, None
@@ -131,6 +134,7 @@ class Follower:
         if self.error is None and not self._is_told:
             # Perhaps a former process's.
             self._markers.remove(names.ERROR)
+        self.turns_ended = turn
         return self.error
 
     def _fail(self, error: BoxlinkError) -> None:
