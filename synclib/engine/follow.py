@@ -87,7 +87,7 @@ class Follower:
         self._named: Manifest | None = None  # that of the seq that is asked for by number, as it was found last
         self._is_releasing = False  # volumes that were needed until then are to go
         self._may_go_back = may_go_back
-        self._has_former = True  # a volume that was swapped for another, perhaps by a former process
+        self._has_former = True  # a volume that nothing uses, perhaps since a former process
         self.stands_on_volume = False
         self._head: HeadState | None = None
         self._head_due = 0.0
@@ -300,13 +300,15 @@ class Follower:
             self._markers.write_down(down.model_copy(update={"reason": reason, "at": now_text(self._host.clock)}))
 
     def _let_former_go(self, active: Active | None) -> None:
-        """The volume that was swapped for another is deleted when nobody will want it again."""
+        """Volumes that were made for this and that nothing uses are deleted: one that was swapped for another, when
+        nobody will want it again; one that was made for a swap which did not come about."""
         standing = None if self._lazy is None else self._lazy.standing()
-        volume = None if standing is None else standing.prepared.volume
-        if not self._has_former or active is None or not active.snapshot or volume is None or self._may_go_back():
+        if standing is None or not self._has_former or self._may_go_back():
             return
         assert self._lazy is not None
-        self._has_former = not self._lazy.release(self._dataset, volume.volume_id)
+        volume = standing.prepared.volume
+        if volume is not None or (active is not None and self._starts_from_snapshot(active)):
+            self._has_former = not self._lazy.release(self._dataset, "" if volume is None else volume.volume_id)
 
     def _on_channel(self, active: Active) -> Active:
         """What is asked for, where a channel says which seq: an operator moved it there, by name (I2)."""

@@ -65,6 +65,10 @@ def test_where_the_new_one_is_of_no_use_the_former_one_serves_again(site: Snapsh
     before = site.figures()["volume_chunks"]
     assert (site.covers / "large").read_bytes() == (site.source / "large").read_bytes()
     assert site.figures()["volume_chunks"] > before
+    assert sorted(each.snapshot_id for each in site.driver.volumes()) == sorted([site.snapshot, second])
+    (site.covers / "synch.active").write_text("seq=1 from=snapshot")
+    site.wait(lambda: [each.snapshot_id for each in site.driver.volumes()] == [site.snapshot])
+    assert in_use(site) == [site.snapshot], "what nobody asks for any more is not paid for"
 
 
 def test_killed_at_each_step_it_is_finished_by_the_next_start(site: SnapshotSite) -> None:
@@ -141,6 +145,8 @@ def test_killed_while_the_new_one_is_of_no_use_the_former_one_serves_again(site:
         site.start("--no-hydrate")
         site.wait(lambda: in_use(site) == [site.snapshot] and site.served_from() == site.snapshot)
         site.wait(lambda: site.down()["reason"] == f"from snapshot {site.snapshot}, seq 1")
+        if then == "it is withdrawn":
+            site.wait(lambda: [each.snapshot_id for each in site.driver.volumes()] == [site.snapshot])
         site.stop()
         if then == "the store is away":
             away.rename(store)
