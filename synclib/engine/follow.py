@@ -37,6 +37,8 @@ from synclib.store.meter import Meter, cost_between
 
 _ERROR_DELAY_S = 2.0
 _ERROR_DELAY_MAX_S = 60.0
+_FILES_STAY = "files were restored here before: take synch.active away, empty the directory (.boxlink too), ask again"
+_TO_END = "stop boxlink sync, boxlink umount {}, write synch.active again, start it"
 
 
 class Log(Protocol):
@@ -169,6 +171,7 @@ class Follower:
             self._let_former_go(active)
             action = decide(seen)
             if action is Do.NOTHING:
+                self._correct_down(active)
                 return
             if self._should_stop():
                 raise Interrupted("stopped")
@@ -287,17 +290,17 @@ class Follower:
             self._lazy.take_swap_back(self._dataset)
             self._log.info("a swap was taken back", dataset=self.name, snapshot=standing.former.snapshot_id)
         finally:
-            self._correct_down()
+            self._correct_down(self._markers.active())
 
-    def _correct_down(self) -> None:
-        """What synch.down says of how a seq is mounted, where that is not so any more."""
-        standing = None if self._lazy is None else self._lazy.standing()
+    def _correct_down(self, active: Active | None) -> None:
+        """What synch.down says of how the seq stands here, where that, or what is asked for, is not so any more."""
         down = self._markers.down()
-        if standing is None or down is None or down.reason == RELEASED:
+        if active is None or down is None or down.mode == "publish" or down.reason == RELEASED:
             return
-        reason = _lazy_reason(standing.prepared)
-        if (down.digest, down.mode) == (standing.prepared.digest, "lazy") and down.reason != reason:
-            self._markers.write_down(down.model_copy(update={"reason": reason, "at": now_text(self._host.clock)}))
+        mode, reason = self._said(active)
+        if (down.mode, down.reason) != (mode, reason):
+            changed = {"mode": mode, "reason": reason, "at": now_text(self._host.clock)}
+            self._markers.write_down(down.model_copy(update=changed))
 
     def _let_former_go(self, active: Active | None) -> None:
         """Volumes that were made for this and that nothing uses are deleted: one that was swapped for another, when
@@ -388,7 +391,7 @@ class Follower:
         if lazy is None:
             self._why_eager = "a store in this process's memory cannot be mounted"
         elif self._held.read() is not None:
-            self._why_eager = "files were restored here before"
+            self._why_eager = _FILES_STAY
         elif not is_standing and lazy.strangers():
             self._why_eager = "other files are here, which a mount would hide"
         else:
@@ -468,21 +471,29 @@ class Follower:
         return progress
 
     def _answer(self, seq: int, digest: str, active: Active) -> None:
-        standing = None if self._lazy is None else self._lazy.standing()
-        if standing is not None:
-            found = self._markers.down()
-            if found is not None and (found.seq, found.digest, found.mode) == (seq, digest, "lazy"):
-                if found.reason == RELEASED:
-                    self._markers.write_down(found.model_copy(update={"reason": _lazy_reason(standing.prepared)}))
-                return
-        mode: MarkerMode = "eager"
-        reason = f"restored eagerly: {self._why_eager}" if self._why_eager else ""
-        if active.mode == "reader" and self._held.read() is None:
-            mode, reason = "reader", "read by programs that use boxlink's own reader: no files stand here"
-        if self._starts_from_snapshot(active):
-            reason = f"restored from the store: {self._why_eager or 'only a lazy mount starts from a snapshot'}"
+        mode, reason = self._said(active)
+        found = self._markers.down()
+        if mode == "lazy" and found is not None and (found.seq, found.digest, found.mode) == (seq, digest, mode):
+            if found.reason != reason:
+                self._markers.write_down(found.model_copy(update={"reason": reason}))
+            return
         at = now_text(self._host.clock)
         self._markers.write_down(Down(dataset=self.name, seq=seq, digest=digest, mode=mode, reason=reason, at=at))
+
+    def _said(self, active: Active) -> tuple[MarkerMode, str]:
+        """How the seq stands here, and what is to be said of that: what stands is kept, whatever is asked for later."""
+        standing = None if self._lazy is None else self._lazy.standing()
+        if standing is not None:
+            is_other = active.mode in ("eager", "reader")
+            kept = f"it stays mounted, not {active.mode}: {_TO_END.format(self._directory)}" if is_other else ""
+            return "lazy", "; ".join(filter(None, (_lazy_reason(standing.prepared), kept)))
+        is_held = self._held.read() is not None
+        if active.mode == "reader" and not is_held:
+            return "reader", "read by programs that use boxlink's own reader: no files stand here"
+        if self._starts_from_snapshot(active):
+            return "eager", f"restored from the store: {self._why_eager or 'only a lazy mount starts from a snapshot'}"
+        why = self._why_eager or (_FILES_STAY if active.mode in ("lazy", "reader") else "")
+        return "eager", f"restored eagerly: {why}" if why and active.mode != "eager" else ""
 
     def _publish(self, *, is_followed: bool) -> None:
         """Publish, and answer if the directory then holds every byte of the seq (I1).
