@@ -30,7 +30,7 @@ class _RefusedError(Exception):
 
 
 def adopt_mounts(state: Path, log: Log) -> dict[str, subprocess.Popen[bytes]]:
-    """Go on with every mount that a descriptor is there for and nobody serves: their keepers, by target.
+    """Go on with every mount that a descriptor is there for and nobody keeps: their keepers, by target.
 
     What is stale or somebody else's is said, closed, and not kept any longer.
     """

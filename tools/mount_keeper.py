@@ -18,8 +18,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from synclib.lazy.former_worker import former_workers
 from synclib.lazy.keeper import Keeper
 from synclib.lazy.kept_mount import ErofsMount, KeptMount, TreeMount
 from tools.mount_ahead import AHEAD, LOG, WorkerAhead, log_to
@@ -39,7 +41,8 @@ def main() -> int:
     keeper = _keeper(spec_path)
     if verb == "adopt":
         device, ready = map(int, rest)
-        return _kept_until_the_end(spec_path, lambda: keeper.adopt(device, lambda: _say(ready, "ok")), ready)
+        former = former_workers(Path(spec_path).parent)
+        return _kept_until_the_end(spec_path, lambda: keeper.adopt(device, former, lambda: _say(ready, "ok")), ready)
     device, pid, restarts = map(int, rest)
     return _kept_until_the_end(spec_path, lambda: keeper.go_on(device, pid, restarts))
 
@@ -61,7 +64,7 @@ def _kept_until_the_end(spec_path: str, keep: Callable[[], None], ready: int | N
     except OSError as error:
         print(f"keeper: {error}", file=sys.stderr, flush=True)
         if ready is not None:
-            _say(ready, f"{error.errno} {error}")
+            _say(ready, str(error) if error.errno is None else f"{error.errno} {error}")
         return 1
     finally:
         shutil.rmtree(os.path.dirname(spec_path), ignore_errors=True)

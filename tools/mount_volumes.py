@@ -59,13 +59,19 @@ class VolumesHere:
         manifest: Manifest,
         snapshot: str,
         former: VolumeRef | None,
-        serve_from: Callable[[VolumeRef | None], None],
+        let_go: Callable[[], None],
     ) -> Prepared:
-        """With a volume of this snapshot in the place of the former one. Any BoxlinkError: it is as before."""
+        """With a volume of this snapshot in the place of the former one."""
         from synclib.engine.volume_swap import swap_volume
 
         driver, (node, zone) = self._driver, self._here
-        return swap_volume(prepared, dataset, self._host, manifest, driver, zone, node, snapshot, former, serve_from)
+        return swap_volume(prepared, dataset, self._host, manifest, driver, zone, node, snapshot, former, let_go)
+
+    def former_again(self, dataset: Dataset, former: VolumeRef) -> VolumeRef | None:
+        """The volume that was let go for another, attached again; None where it is gone."""
+        from synclib.engine.volume_swap import former_again
+
+        return former_again(self._driver, self._host, dataset, self._here[0], former)
 
     def release(self, dataset: Dataset, kept: str) -> bool:
         """Detach and delete those of a dataset, but for ``kept``; whether all are gone."""

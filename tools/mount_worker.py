@@ -20,6 +20,7 @@ from synclib.engine.host import Connect, Host
 from synclib.engine.mount import serve
 from synclib.engine.mount_control import MountControl
 from synclib.errors import BoxlinkError
+from synclib.lazy.former_worker import note_worker
 from tools.mount_control import answer_for_ever
 from tools.mount_spec import READY, MountSpec
 
@@ -35,6 +36,8 @@ def main() -> int:
     (spec_path, order, restarts), device, ready = orders
     spec = read_spec(spec_path)
     directory = Path(spec_path).parent
+    # Before it says that it answers: then its keeper lives, and who goes on after that finds this process.
+    note_worker(directory)
     sys.setswitchinterval(_SWITCH_S)
     # The keeper says when it is over, by ending the mount; a terminal's Ctrl-C is the keeper's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

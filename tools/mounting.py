@@ -88,13 +88,16 @@ class KeeperMounter:
         manifest: Manifest,
         snapshot: str,
         former: VolumeRef | None,
-        serve_from: Callable[[VolumeRef | None], None],
+        let_go: Callable[[], None],
     ) -> Prepared:
         if is_hydrated(prepared):
             return prepared
         if self._volumes is None:
             raise Unsupported("there are no volumes here")
-        return self._volumes.swap(prepared, dataset, manifest, snapshot, former, serve_from)
+        return self._volumes.swap(prepared, dataset, manifest, snapshot, former, let_go)
+
+    def former_again(self, dataset: Dataset, former: VolumeRef) -> VolumeRef | None:
+        return None if self._volumes is None else self._volumes.former_again(dataset, former)
 
     def serve_from(self, dataset: Dataset, volume: VolumeRef | None) -> None:
         for directory, spec in all_specs(self._host.state):
@@ -254,8 +257,9 @@ def _check_answer(answer: str, spec: MountSpec) -> None:
 
 
 def adopt(directory: Path, spec: MountSpec, device: int) -> subprocess.Popen[bytes]:
-    """Let a new keeper go on with a mount whose keeper and worker were killed, by the connection ``device`` that
-    somebody held open meanwhile; who waits there for bytes gets them. Unavailable where no worker comes to life."""
+    """Let a new keeper go on with a mount whose keeper was killed, by the connection ``device`` that somebody held open
+    meanwhile; who waits there for bytes gets them. A worker that answers there still is replaced. Unavailable where
+    none comes to life."""
     spec = msgspec.structs.replace(spec, python=sys.executable)
     path = directory / "mount.json"
     write_atomic(path, msgspec.json.encode(spec), 0o600)

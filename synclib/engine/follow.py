@@ -25,7 +25,7 @@ from synclib.engine.channels import ChannelWatch
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lazy_place import LazyPlace, Mounter, Standing
 from synclib.engine.maintain import maintain
-from synclib.engine.mount import Mode, Prepared, is_hydrated
+from synclib.engine.mount import Mode, Prepared, VolumeRef, is_hydrated
 from synclib.engine.node_figures import Followed
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
@@ -37,6 +37,8 @@ from synclib.store.meter import Meter, cost_between
 
 _ERROR_DELAY_S = 2.0
 _ERROR_DELAY_MAX_S = 60.0
+_FILES_STAY = "files were restored here before: take synch.active away, empty the directory (.boxlink too), ask again"
+_TO_END = "stop boxlink sync, boxlink umount {}, write synch.active again, start it"
 
 
 class Log(Protocol):
@@ -87,7 +89,7 @@ class Follower:
         self._named: Manifest | None = None  # that of the seq that is asked for by number, as it was found last
         self._is_releasing = False  # volumes that were needed until then are to go
         self._may_go_back = may_go_back
-        self._has_former = True  # a volume that was swapped for another, perhaps by a former process
+        self._has_former = True  # a volume that nothing uses, perhaps since a former process
         self.stands_on_volume = False
         self._head: HeadState | None = None
         self._head_due = 0.0
@@ -97,6 +99,7 @@ class Follower:
         self._failures = 0
         self._is_told = False  # what synch.error says of the last publish stands until something else is done
         self.error: BoxlinkError | None = None
+        self.turns_begun = self.turns_ended = 0  # rounds; what is told after one has ended is of what it began with
         self._pulse = pulse or Pulse()
         self.figures = Followed()
 
@@ -117,6 +120,8 @@ class Follower:
 
     def round(self) -> BoxlinkError | None:
         """Do what there is to do. An error is written to synch.error and returned; a later round tries again."""
+        self.turns_begun += 1
+        turn = self.turns_begun
         try:
             self._round()
             self.error, self._failures, self.figures.failed_at = None, 0, None
@@ -131,9 +136,13 @@ class Follower:
         if self.error is None and not self._is_told:
             # Perhaps a former process's.
             self._markers.remove(names.ERROR)
+        self.turns_ended = turn
         return self.error
 
     def _fail(self, error: BoxlinkError) -> None:
+        # A volume that was let go serves until the swap is tried again; where that fails too, the next round tries.
+        with contextlib.suppress(BoxlinkError, OSError):
+            self._take_swap_back()
         if self.error is None or self.error.message != error.message:
             self._log.warning("failed", **{**error.as_dict(), "dataset": self.name})
         self.error = error
@@ -158,9 +167,11 @@ class Follower:
                 self._pulse.beat(self.name, self._host.clock.monotonic(), BULK_S)
                 self._swap(target, active)
                 continue
+            self._take_swap_back()
             self._let_former_go(active)
             action = decide(seen)
             if action is Do.NOTHING:
+                self._correct_down(active)
                 return
             if self._should_stop():
                 raise Interrupted("stopped")
@@ -200,8 +211,7 @@ class Follower:
 
     def _look(self) -> tuple[Seen, Manifest | None, Active | None]:
         standing = None if self._lazy is None else self._lazy.standing()
-        if standing is not None:
-            self._serve_again(standing)
+        lost = None if standing is None else self._serve_again(standing)
         active = self._markers.active()
         is_up = self._markers.up_identity() is not None
         state = self._held.read()
@@ -216,6 +226,8 @@ class Follower:
         else:
             local = self._read_in_place(active) or (0, "", False, self._is_checked)
         wanted = (0, "") if target is None else (target.seq, target.digest)
+        if lost is not None and wanted in ((0, ""), local[:2]):
+            raise lost
         return Seen(active, is_up, self._markers.down(), *local, *wanted), target, active
 
     def _read_in_place(self, active: Active | None) -> tuple[int, str, bool, bool] | None:
@@ -225,13 +237,16 @@ class Follower:
             return None
         return down.seq, down.digest, False, True
 
-    def _serve_again(self, standing: Standing) -> None:
+    def _serve_again(self, standing: Standing) -> BoxlinkError | None:
         """What stood here lazily and is served no more, as after a start of the machine, is served from what is here:
-        the store need not answer."""
+        the store need not answer, but where the cache was deleted. Why it cannot be: another seq may be wanted."""
         assert self._lazy is not None
         self._lazy.clean()
         if not self._lazy.is_served(standing):
-            self._put_lazily(standing.prepared)
+            try:
+                self._put_lazily(self._lazy.prepare_again(self._dataset, standing.prepared), standing.former)
+            except BoxlinkError as error:
+                return error
             self.figures.remounts += 1
             self._log.info("mounted again", dataset=self.name, seq=standing.prepared.seq)
         elif not standing.is_native and self._settled != standing.slot and is_hydrated(standing.prepared):
@@ -243,6 +258,7 @@ class Follower:
             self._log.info("mounted on the cache", dataset=self.name, seq=standing.prepared.seq)
         if self._is_releasing:
             self._is_releasing = not self._lazy.release(self._dataset)
+        return None
 
     def _is_to_swap(self, active: Active, target: Manifest) -> bool:
         """Whether a volume is asked for that is not the one that what stands here takes its bytes from."""
@@ -264,14 +280,38 @@ class Follower:
         seconds = round(self._host.clock.monotonic() - started, 3)
         self._log.info("swapped", dataset=self.name, seq=target.seq, snapshot=active.snapshot, seconds=seconds)
 
-    def _let_former_go(self, active: Active | None) -> None:
-        """The volume that was swapped for another is deleted when nobody will want it again."""
+    def _take_swap_back(self) -> None:
+        """A swap that failed, or was killed and is wanted no more: the volume that was let go serves again."""
         standing = None if self._lazy is None else self._lazy.standing()
-        volume = None if standing is None else standing.prepared.volume
-        if not self._has_former or active is None or not active.snapshot or volume is None or self._may_go_back():
+        if standing is None or standing.former is None:
             return
         assert self._lazy is not None
-        self._has_former = not self._lazy.release(self._dataset, volume.volume_id)
+        try:
+            self._lazy.take_swap_back(self._dataset)
+            self._log.info("a swap was taken back", dataset=self.name, snapshot=standing.former.snapshot_id)
+        finally:
+            self._correct_down(self._markers.active())
+
+    def _correct_down(self, active: Active | None) -> None:
+        """What synch.down says of how the seq stands here, where that, or what is asked for, is not so any more."""
+        down = self._markers.down()
+        if active is None or down is None or down.mode == "publish" or down.reason == RELEASED:
+            return
+        mode, reason = self._said(active)
+        if (down.mode, down.reason) != (mode, reason):
+            changed = {"mode": mode, "reason": reason, "at": now_text(self._host.clock)}
+            self._markers.write_down(down.model_copy(update=changed))
+
+    def _let_former_go(self, active: Active | None) -> None:
+        """Volumes that were made for this and that nothing uses are deleted: one that was swapped for another, when
+        nobody will want it again; one that was made for a swap which did not come about."""
+        standing = None if self._lazy is None else self._lazy.standing()
+        if standing is None or not self._has_former or self._may_go_back():
+            return
+        assert self._lazy is not None
+        volume = standing.prepared.volume
+        if volume is not None or (active is not None and self._starts_from_snapshot(active)):
+            self._has_former = not self._lazy.release(self._dataset, "" if volume is None else volume.volume_id)
 
     def _on_channel(self, active: Active) -> Active:
         """What is asked for, where a channel says which seq: an operator moved it there, by name (I2)."""
@@ -351,7 +391,7 @@ class Follower:
         if lazy is None:
             self._why_eager = "a store in this process's memory cannot be mounted"
         elif self._held.read() is not None:
-            self._why_eager = "files were restored here before"
+            self._why_eager = _FILES_STAY
         elif not is_standing and lazy.strangers():
             self._why_eager = "other files are here, which a mount would hide"
         else:
@@ -376,11 +416,11 @@ class Follower:
     def _starts_from_snapshot(self, active: Active) -> bool:
         return active.source == "snapshot" or self._is_from_snapshot
 
-    def _put_lazily(self, prepared: Prepared) -> None:
+    def _put_lazily(self, prepared: Prepared, let_go: VolumeRef | None = None) -> None:
         assert self._lazy is not None
         at, reason = now_text(self._host.clock), _lazy_reason(prepared)
         down = Down(dataset=self.name, seq=prepared.seq, digest=prepared.digest, mode="lazy", reason=reason, at=at)
-        self._lazy.put(prepared, encode_down(down))
+        self._lazy.put(prepared, encode_down(down), let_go)
 
     def _restore(self, target: Manifest, is_checked: bool) -> None:
         clock = self._host.clock
@@ -431,21 +471,29 @@ class Follower:
         return progress
 
     def _answer(self, seq: int, digest: str, active: Active) -> None:
-        standing = None if self._lazy is None else self._lazy.standing()
-        if standing is not None:
-            found = self._markers.down()
-            if found is not None and (found.seq, found.digest, found.mode) == (seq, digest, "lazy"):
-                if found.reason == RELEASED:
-                    self._markers.write_down(found.model_copy(update={"reason": _lazy_reason(standing.prepared)}))
-                return
-        mode: MarkerMode = "eager"
-        reason = f"restored eagerly: {self._why_eager}" if self._why_eager else ""
-        if active.mode == "reader" and self._held.read() is None:
-            mode, reason = "reader", "read by programs that use boxlink's own reader: no files stand here"
-        if self._starts_from_snapshot(active):
-            reason = f"restored from the store: {self._why_eager or 'only a lazy mount starts from a snapshot'}"
+        mode, reason = self._said(active)
+        found = self._markers.down()
+        if mode == "lazy" and found is not None and (found.seq, found.digest, found.mode) == (seq, digest, mode):
+            if found.reason != reason:
+                self._markers.write_down(found.model_copy(update={"reason": reason}))
+            return
         at = now_text(self._host.clock)
         self._markers.write_down(Down(dataset=self.name, seq=seq, digest=digest, mode=mode, reason=reason, at=at))
+
+    def _said(self, active: Active) -> tuple[MarkerMode, str]:
+        """How the seq stands here, and what is to be said of that: what stands is kept, whatever is asked for later."""
+        standing = None if self._lazy is None else self._lazy.standing()
+        if standing is not None:
+            is_other = active.mode in ("eager", "reader")
+            kept = f"it stays mounted, not {active.mode}: {_TO_END.format(self._directory)}" if is_other else ""
+            return "lazy", "; ".join(filter(None, (_lazy_reason(standing.prepared), kept)))
+        is_held = self._held.read() is not None
+        if active.mode == "reader" and not is_held:
+            return "reader", "read by programs that use boxlink's own reader: no files stand here"
+        if self._starts_from_snapshot(active):
+            return "eager", f"restored from the store: {self._why_eager or 'only a lazy mount starts from a snapshot'}"
+        why = self._why_eager or (_FILES_STAY if active.mode in ("lazy", "reader") else "")
+        return "eager", f"restored eagerly: {why}" if why and active.mode != "eager" else ""
 
     def _publish(self, *, is_followed: bool) -> None:
         """Publish, and answer if the directory then holds every byte of the seq (I1).

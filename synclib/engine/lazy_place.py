@@ -25,7 +25,7 @@ from synclib.core.manifest import Manifest
 from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_overlay, mounted_on, put_mount, unmount
-from synclib.engine.mount import Prepared, VolumeRef
+from synclib.engine.mount import Prepared, VolumeRef, is_here, manifest_again
 from synclib.errors import Unsupported
 from synclib.lazy.dataset import Dataset
 
@@ -59,9 +59,12 @@ class Mounter(Protocol):
         manifest: Manifest,
         snapshot: str,
         former: VolumeRef | None,
-        serve_from: Callable[[VolumeRef | None], None],
+        let_go: Callable[[], None],
     ) -> Prepared:
         """With a volume of a snapshot, attached in the place of the former one (engine/volume_swap.py)."""
+
+    def former_again(self, dataset: Dataset, former: VolumeRef) -> VolumeRef | None:
+        """The volume that was let go for another, attached again; None where it is gone."""
 
     def serve_from(self, dataset: Dataset, volume: VolumeRef | None) -> None:
         """Let all that is mounted of a dataset take its bytes from a volume first, or from none: nobody has another one
@@ -69,11 +72,13 @@ class Mounter(Protocol):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What stands in a dataset's directory, and in which slot; ``is_native``: on the cache's file."""
+    """What stands in a dataset's directory, and in which slot; ``is_native``: on the cache's file; ``former``: the
+    volume that was let go for another which has not taken its place yet."""
 
     slot: int
     prepared: Prepared
     is_native: bool = False
+    former: VolumeRef | None = None
 
 
 class LazyPlace:
@@ -99,20 +104,41 @@ class LazyPlace:
 
     def swap(self, dataset: Dataset, manifest: Manifest, snapshot: str) -> Prepared:
         """What :meth:`put` needs for a seq whose bytes come from a volume of this snapshot; it is attached when this
-        returns, and what stood here before takes its bytes from the store. Any BoxlinkError: it stands as before."""
+        returns, and what stood here before takes its bytes from the store. Until :meth:`put` has put it there, whatever
+        happens, :meth:`take_swap_back` brings the former volume back."""
         standing = self.standing()
         assert standing is not None, "what is not there has no volume"
         prepared = self._mounter.prepare(dataset, manifest)
+        former = standing.prepared.volume or standing.former
 
-        def serve_from(volume: VolumeRef | None) -> None:
-            # The state first: who is killed here does not look for a volume that is gone.
-            served = msgspec.structs.replace(standing.prepared, volume=volume)
-            write_atomic(
-                self._home / "state.json", msgspec.json.encode(msgspec.structs.replace(standing, prepared=served))
-            )
-            self._mounter.serve_from(dataset, volume)
+        def let_go() -> None:
+            if former is None:
+                self._mounter.serve_from(dataset, None)
+            else:
+                why = f"the volume of {former.snapshot_id} was let go for one of {snapshot}"
+                self._serve_from(dataset, standing, None, former, why)
 
-        return self._mounter.swap(prepared, dataset, manifest, snapshot, standing.prepared.volume, serve_from)
+        return self._mounter.swap(prepared, dataset, manifest, snapshot, former, let_go)
+
+    def take_swap_back(self, dataset: Dataset) -> None:
+        """Let what stands here take its bytes from the volume that was let go, if there is one. Any BoxlinkError: the
+        same again may do it."""
+        standing = self.standing()
+        if standing is not None and standing.former is not None:
+            volume = self._mounter.former_again(dataset, standing.former)
+            why = f"volume {standing.former.volume_id} is gone" if volume is None else ""
+            self._serve_from(dataset, standing, volume, None, why)
+
+    def _serve_from(
+        self, dataset: Dataset, standing: Standing, volume: VolumeRef | None, former: VolumeRef | None, why: str
+    ) -> None:
+        """The state first: who is killed here knows which volume was let go, and does not look for one that is gone."""
+        prepared = msgspec.structs.replace(standing.prepared, volume=volume, why_no_volume=why)
+        self._write(msgspec.structs.replace(standing, prepared=prepared, former=former))
+        self._mounter.serve_from(dataset, volume)
+
+    def _write(self, standing: Standing) -> None:
+        write_atomic(self._home / "state.json", msgspec.json.encode(standing))
 
     def standing(self) -> Standing | None:
         """What was put there last; None where nothing was, or where it can no longer be told."""
@@ -120,6 +146,10 @@ class LazyPlace:
             return msgspec.json.decode((self._home / "state.json").read_bytes(), type=Standing)
         except (OSError, *DECODE_ERRORS):
             return None
+
+    def prepare_again(self, dataset: Dataset, prepared: Prepared) -> Prepared:
+        """What :meth:`put` needs for what stood there: from the store where it is not here any more."""
+        return prepared if is_here(prepared) else self.prepare(dataset, manifest_again(dataset, prepared))
 
     def strangers(self) -> bool:
         """Whether the directory holds anything but markers: what is mounted over it would hide that."""
@@ -131,8 +161,9 @@ class LazyPlace:
         slot = self._slot(standing.slot)
         return self._is_ours(standing.slot) and self._mounter.is_alive(str(slot / "seq"))
 
-    def put(self, prepared: Prepared, down: bytes) -> None:
+    def put(self, prepared: Prepared, down: bytes, let_go: VolumeRef | None = None) -> None:
         """Let a seq stand there, with ``down`` as the text of its synch.down. What stood there goes when it is unused.
+        ``let_go``: the volume that it still has to come back to.
 
         Errors leave what was there.
         """
@@ -149,13 +180,13 @@ class LazyPlace:
                 self._carry_markers(place / "upper")
                 write_atomic(place / "upper" / names.DOWN, down)
                 # The state first: what is not mounted is mounted anew, what nobody knows of would stay for ever.
-                write_atomic(self._home / "state.json", msgspec.json.encode(Standing(slot, prepared, is_native)))
+                self._write(Standing(slot, prepared, is_native, let_go))
             self._switch(place, is_over=former is not None and self._is_ours(former.slot))
         except BaseException:
             if former is None:
                 (self._home / "state.json").unlink(missing_ok=True)
             else:
-                write_atomic(self._home / "state.json", msgspec.json.encode(former))
+                self._write(former)
             self._end_slot(slot)
             raise
         if former is not None:

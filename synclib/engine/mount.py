@@ -23,14 +23,14 @@ from synclib.disk.faults import disk_errors
 from synclib.engine.cache_work import Background, CacheWork
 from synclib.engine.host import Connect, Host
 from synclib.engine.mount_control import MountControl
-from synclib.errors import BoxlinkError, Corrupt
+from synclib.errors import BoxlinkError, Corrupt, Missing
 from synclib.lazy.base_image import BaseImage
 from synclib.lazy.blob import DEADLINE_S, Blob, Extents, MapReader
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.entry_extents import EntryExtents
 from synclib.lazy.fuse_server import FuseServer, Handler, ServedFile, ServedFiles
 from synclib.lazy.maps import Layered, ObjectMap, file_map
-from synclib.lazy.metadata import Metadata, Sources, metadata_of, settle
+from synclib.lazy.metadata import Metadata, Sources, are_files_here, metadata_of, settle
 from synclib.lazy.mounted_seqs import MountedSeqs, mounted
 from synclib.lazy.run_cache import RunCache
 from synclib.lazy.served_image import ServedImage
@@ -140,6 +140,31 @@ def is_hydrated(prepared: Prepared) -> bool:
     return bool(prepared.image) and hydrated.is_hydrated(Path(prepared.image), prepared.digest, prepared.blob)
 
 
+def is_here(prepared: Prepared) -> bool:
+    """Whether the files are here that it names: a cache may be deleted at any time. A tree needs none."""
+    return are_files_here(prepared.metadata, prepared.digest, prepared.address_end, Path(prepared.cache))
+
+
+def manifest_again(dataset: Dataset, prepared: Prepared) -> Manifest:
+    """What a seq that was prepared once is prepared from anew. Missing where the store has it no more."""
+    manifest = dataset.manifest_at(prepared.seq)
+    if manifest.digest != prepared.digest:
+        raise Missing(f"the store's seq {prepared.seq} is not the one that was mounted", dataset=dataset.name)
+    return manifest
+
+
+def _brought_again(prepared: Prepared, dataset: Dataset, host: Host) -> Prepared:
+    """What a worker opens, where the cache was deleted under a mount. The image stays what it is: the kernel holds it;
+    one that is served must be the very same, and is not made again."""
+    with disk_errors():
+        Path(prepared.cache).mkdir(parents=True, exist_ok=True)
+    needed = prepared.metadata.patch, prepared.metadata.map
+    if not prepared.image or all(os.path.exists(path) for path in needed if path):
+        return prepared
+    found = prepare(dataset, host, manifest_again(dataset, prepared))
+    return msgspec.structs.replace(prepared, metadata=found.metadata)
+
+
 def serve(
     prepared: Prepared,
     connect: Connect,
@@ -162,6 +187,7 @@ def serve(
     is over. ``on_ready`` is given what tells how it goes and takes orders."""
     store, meter = connect.opened
     directory = Path(prepared.cache)
+    prepared = _brought_again(prepared, Dataset(store, prepared.root), host)
     cache = BlobCache(directory, prepared.address_end, limits_of(directory, cache_bytes_max))
     with mounted(directory, msgspec.json.encode(prepared)), _content(prepared, store) as content:
         work = CacheWork(

@@ -75,6 +75,7 @@ class Node:
         self._present: list[str] = []
         self._report_error = self._swap_error = self._swap = ""
         self._swaps = SwapWatch(data, store, host, poll_s)
+        self._swap_turn = 0  # the round of its dataset that knows of the wish to swap
         self._reporter = Reporter(data, store, host, identity or Identity())
         self.shipper = LogShipper(
             data / names.LOG_DIRECTORY,
@@ -232,6 +233,7 @@ class Node:
         """Only where there is a volume to swap: each look is a request."""
         if not any(follower.stands_on_volume for follower in self._followers.values()):
             return
+        before = self._swaps.wish
         try:
             self._swaps.round(self._present)
             self._swap_error = ""
@@ -240,12 +242,15 @@ class Node:
             if self._swap_error != told.message:
                 self._swap_error = told.message
                 self._log.warning("whether a volume is to be swapped is not known", **told.as_dict())
+        wish = self._swaps.wish
+        if wish is not None and wish is not before and wish.dataset in self._followers:
+            self._swap_turn = self._followers[wish.dataset].turns_begun + 1
 
     def _settled_swap(self) -> str:
         """The last wish to swap after which its dataset had its turn: what is told of that then is of this wish."""
         wish = self._swaps.wish
         follower = None if wish is None else self._followers.get(wish.dataset)
-        if wish is not None and follower is not None and wish.dataset not in self._running and not follower.is_due():
+        if wish is not None and follower is not None and follower.turns_ended >= max(1, self._swap_turn):
             self._swap = wish.id
         return self._swap
 

@@ -17,13 +17,13 @@ import msgspec
 from blake3 import blake3
 
 from synclib.core.manifest import Manifest
-from synclib.core.snapshot_tags import store_tag
+from synclib.core.snapshot_tags import parse_tags, store_tag
 from synclib.core.volume_layout import HEADER_BYTES, Header
 from synclib.disk.faults import disk_errors
 from synclib.engine.host import Host
 from synclib.engine.mount import Prepared, VolumeRef
 from synclib.engine.node_volume import attach_volume, make_volume, release_volumes
-from synclib.engine.snapshots import Confirmed, check_header, find, newest_confirmed
+from synclib.engine.snapshots import Confirmed, Known, check_header, find, newest_confirmed
 from synclib.errors import BoxlinkError, Corrupt, Missing, Unavailable, Unsupported
 from synclib.lazy.dataset import Dataset
 from synclib.volume.base import VolumeDriver
@@ -73,22 +73,24 @@ def _volume(
     """A volume of a snapshot, attached here. Corrupt where it is not what the snapshot is tagged as."""
     made = make_volume(driver, host, chosen.known.snapshot, chosen.known.tags, zone, node)
     device = attach_volume(driver, host, made, node)
-    return volume_ref(device, dataset.root, chosen, made.id, directory / "volume")
+    return volume_ref(device, dataset.root, chosen.known, made.id, directory / "volume")
 
 
 def volume_ref(
-    device: Path, root: str, chosen: Confirmed, volume_id: str, maps: Path, kept: Collection[Path] = ()
+    device: Path, root: str, known: Known, volume_id: str, maps: Path, kept: Collection[Path] = ()
 ) -> VolumeRef:
     """An attached volume of a snapshot, with a copy of its map in ``maps``, where all others but ``kept`` go. Corrupt
     where it is not what the snapshot is tagged as."""
+
+    snapshot = known.snapshot
 
     def read() -> VolumeRef:
         with disk_errors(), device.open("rb", buffering=0) as file:
             descriptor = file.fileno()
             data = os.pread(descriptor, HEADER_BYTES, 0)
-            header = check_header(data, root, chosen.manifest.seq, chosen.manifest.digest)
-            path = _copied_map(descriptor, header, maps, chosen.id, kept)
-        return VolumeRef(chosen.id, volume_id, chosen.manifest.seq, str(device), header.layout.blob, str(path))
+            header = check_header(data, root, known.tags.seq, known.tags.digest)
+            path = _copied_map(descriptor, header, maps, snapshot.id, kept)
+        return VolumeRef(snapshot.id, volume_id, known.tags.seq, str(device), header.layout.blob, str(path))
 
     return _in_time(read)
 
@@ -146,10 +148,23 @@ def attached_again(prepared: Prepared, host: Host, driver: VolumeDriver, node: s
         return prepared
     try:
         found = driver.volumes([volume.volume_id])
-        if found and os.path.exists(volume.map):
+        if found:
             device = attach_volume(driver, host, found[0], node)
-            return msgspec.structs.replace(prepared, volume=msgspec.structs.replace(volume, device=str(device)))
+            if os.path.exists(volume.map):
+                again = msgspec.structs.replace(volume, device=str(device))
+            else:
+                again = _with_map(prepared, volume, driver, device)
+            return msgspec.structs.replace(prepared, volume=again)
         why = f"volume {volume.volume_id} is gone"
     except BoxlinkError as error:
         why = error.message
     return msgspec.structs.replace(prepared, volume=None, why_no_volume=why)
+
+
+def _with_map(prepared: Prepared, volume: VolumeRef, driver: VolumeDriver, device: Path) -> VolumeRef:
+    """Where the cache was deleted: the map is copied from the volume again."""
+    snapshots = driver.snapshots([volume.snapshot_id])
+    if not snapshots:
+        raise Missing(f"the map of volume {volume.volume_id} is gone, and so is its snapshot")
+    known = Known(snapshots[0], parse_tags(snapshots[0].tags))
+    return volume_ref(device, prepared.root, known, volume.volume_id, Path(volume.map).parent)

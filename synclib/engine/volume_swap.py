@@ -1,14 +1,14 @@
 """Swapping the volume that a node takes a dataset's bytes from: the new one is made and waited for, all that can be is
 made ready, then the old one is let go and detached, and the new one attached in its place.
 
-In between the node reads what is not in its cache from the store. What fails while the old one is away brings it back.
-Killed anywhere and run again, it goes on: volumes are found by their tags. The old one is deleted later, when it is no
+In between the node reads what is not in its cache from the store. What fails while the old one is away brings it back:
+the place of the dataset remembers it (engine/lazy_place.py). Killed anywhere and run again, it goes on: volumes are
+found by their tags. The old one is deleted later, when it is no
 longer needed to go back to (:func:`synclib.engine.node_volume.release_volumes`).
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from synclib.engine.mount import Prepared, VolumeRef
 from synclib.engine.node_volume import START, attach_volume, detach_volume, make_volume
 from synclib.engine.snapshot_start import volume_ref
 from synclib.engine.snapshots import Confirmed, find, newest_confirmed
-from synclib.errors import BoxlinkError, Missing
+from synclib.errors import Missing
 from synclib.lazy.dataset import Dataset
-from synclib.volume.base import Volume, VolumeDriver, VolumeState
+from synclib.volume.base import VolumeDriver, VolumeState
+
+_GOING = (VolumeState.DELETING, VolumeState.ERROR)
 
 
 def swap_volume(
@@ -36,45 +38,41 @@ def swap_volume(
     node: str,
     snapshot_id: str,
     former: VolumeRef | None,
-    serve_from: Callable[[VolumeRef | None], None],
+    let_go: Callable[[], None],
 ) -> Prepared:
     """What is prepared for a mount, with a volume of a snapshot, attached where the former one was.
 
-    ``former``: what stands there; ``serve_from``: let what is mounted take its bytes from a volume, or from none, so
-    that nobody has the other open. Missing where the snapshot cannot be used; then nothing was touched.
+    ``former``: what stands there; ``let_go``: let what is mounted take its bytes from no volume, so that nobody has one
+    open. Whatever fails or is killed after that leaves it to :func:`former_again`. Missing where the snapshot cannot be
+    used; then nothing was touched.
     """
     chosen = _named(dataset, manifest, driver, snapshot_id)
     made = make_volume(driver, host, chosen.known.snapshot, chosen.known.tags, zone, node)
-    others = [volume for volume in _own(driver, dataset, node) if volume.id != made.id]
     maps = Path(prepared.cache) / "volume"
     kept = () if former is None else (Path(former.map),)
-    try:
-        serve_from(None)
-        for other in others:
-            detach_volume(driver, host, other.id, node)
-        device = attach_volume(driver, host, made, node)
-        volume = volume_ref(device, dataset.root, chosen, made.id, maps, kept)
-    except BoxlinkError:
-        _bring_back(driver, host, node, made, former, serve_from)
-        raise
+    let_go()
+    _detach_others(driver, host, dataset, node, made.id)
+    device = attach_volume(driver, host, made, node)
+    volume = volume_ref(device, dataset.root, chosen.known, made.id, maps, kept)
     return msgspec.structs.replace(prepared, volume=volume, why_no_volume="")
 
 
-def _bring_back(
-    driver: VolumeDriver,
-    host: Host,
-    node: str,
-    made: Volume,
-    former: VolumeRef | None,
-    serve_from: Callable[[VolumeRef | None], None],
-) -> None:
-    """The former volume in its place again; where that fails too the node goes on from the store."""
-    with contextlib.suppress(BoxlinkError):
-        detach_volume(driver, host, made.id, node)
-        found = [] if former is None else driver.volumes([former.volume_id])
-        if former is not None and found:
-            device = attach_volume(driver, host, found[0], node)
-            serve_from(msgspec.structs.replace(former, device=str(device)))
+def former_again(driver: VolumeDriver, host: Host, dataset: Dataset, node: str, former: VolumeRef) -> VolumeRef | None:
+    """The volume that was let go for another, attached again; None where somebody deleted it. What is mounted takes its
+    bytes from none meanwhile."""
+    found = [volume for volume in driver.volumes([former.volume_id]) if volume.state not in _GOING]
+    _detach_others(driver, host, dataset, node, former.volume_id)
+    if not found:
+        return None
+    return msgspec.structs.replace(former, device=str(attach_volume(driver, host, found[0], node)))
+
+
+def _detach_others(driver: VolumeDriver, host: Host, dataset: Dataset, node: str, kept: str) -> None:
+    """The volumes that this node has of a dataset to start from, but for one."""
+    tags = {**owner_tags(store_tag(dataset.store.url), dataset.name), NODE: node}
+    for volume in driver.volumes(tags=tags):
+        if START in volume.tags and volume.state not in _GOING and volume.id != kept:
+            detach_volume(driver, host, volume.id, node)
 
 
 def _named(dataset: Dataset, manifest: Manifest, driver: VolumeDriver, snapshot_id: str) -> Confirmed:
@@ -85,10 +83,3 @@ def _named(dataset: Dataset, manifest: Manifest, driver: VolumeDriver, snapshot_
         why = found.refused.get(snapshot_id) or "there is no complete one of this dataset that is called so"
         raise Missing(f"snapshot {snapshot_id} cannot be used: {why}", hint="boxlink snapshot ls")
     return chosen
-
-
-def _own(driver: VolumeDriver, dataset: Dataset, node: str) -> list[Volume]:
-    """The volumes that this node has of a dataset, to start from."""
-    tags = {**owner_tags(store_tag(dataset.store.url), dataset.name), NODE: node}
-    going = (VolumeState.DELETING, VolumeState.ERROR)
-    return [volume for volume in driver.volumes(tags=tags) if START in volume.tags and volume.state not in going]

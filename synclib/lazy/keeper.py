@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from synclib.core import fuse
@@ -132,26 +132,23 @@ class Keeper:
         self._listen()
         self._kept.go_on()
         try:
-            try:
-                self._start_worker(is_successor=False)
-            except TimeoutError as error:
-                print(f"keeper: {error}: the old one stays", file=sys.stderr, flush=True)
-                self._worker = old
-            else:
-                self._retire(old)
+            self._start_beside([old])
             self._keep_all()
         finally:
             self._end()
 
-    def adopt(self, device: int, on_mounted: Callable[[], None]) -> None:
-        """As :meth:`run`, for a connection whose keeper and worker are gone, and which somebody else held open: what
-        its readers wait for is asked for again."""
+    def adopt(self, device: int, former: Sequence[Worker], on_mounted: Callable[[], None]) -> None:
+        """As :meth:`run`, for a connection whose keeper is gone, and which somebody else held open: what its readers
+        wait for is asked for again. ``former``: workers of that keeper that live."""
         self._device = device
         os.set_inheritable(device, False)
         self._listen()
         self._kept.go_on()
         try:
-            self._start_worker(is_successor=True)
+            if former:
+                self._start_beside(former)
+            else:
+                self._start_worker(is_successor=True)
             on_mounted()
             self._keep_all()
         finally:
@@ -191,6 +188,17 @@ class Keeper:
         finally:
             os.set_inheritable(self._device, False)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _start_beside(self, former: Sequence[Worker]) -> None:
+        """A worker in the place of those that answer still; where none comes to life one of them stays."""
+        try:
+            self._start_worker(is_successor=False)
+        except TimeoutError as error:
+            print(f"keeper: {error}: the old one stays", file=sys.stderr, flush=True)
+            self._worker = former[0]
+        else:
+            for worker in former:
+                self._retire(worker)
 
     def _retire(self, worker: Worker) -> None:
         """Have a worker end that another one has taken the place of, and what it left unanswered asked for again."""

@@ -99,7 +99,7 @@ class Sources:
 
 def metadata_of(manifest: Manifest, sources: Sources) -> Metadata:
     """The metadata of a seq, from what is here where that is whole."""
-    stem = sources.directory / f"{manifest.digest[:32]}-{manifest.address_end}"
+    stem = _stem(sources.directory, manifest.digest, manifest.address_end)
     record = _read_record(Path(f"{stem}.json"))
     if record is not None and all(_is_whole(path, wanted) for path, wanted in record.files.items()):
         return record.metadata
@@ -108,6 +108,15 @@ def metadata_of(manifest: Manifest, sources: Sources) -> Metadata:
         found = _made(manifest, sources, stem)
         _record(stem, found)
     return found
+
+
+def are_files_here(metadata: Metadata, digest: str, address_end: int, directory: Path) -> bool:
+    """Whether the files that it names are here, and what was noted of them when they were made: a cache may be deleted
+    at any time, and a power cut may take what is in a file."""
+    record = _read_record(Path(f"{_stem(directory, digest, address_end)}.json"))
+    noted = {} if record is None else record.files
+    named = [path for path in (metadata.image, metadata.patch, metadata.map) if path]
+    return all(_is_whole(path, noted[path]) if path in noted else os.path.exists(path) for path in named)
 
 
 def settle(metadata: Metadata, image: ServedImage) -> str:
@@ -135,6 +144,10 @@ def prune(directory: Path, used: set[str], now_s: float) -> None:
         is_ours = kind.partition(".")[0] in _KINDS
         if is_ours and stem not in used and now_s - path.stat().st_mtime > _UNUSED_S:
             path.unlink(missing_ok=True)
+
+
+def _stem(directory: Path, digest: str, address_end: int) -> Path:
+    return directory / f"{digest[:32]}-{address_end}"
 
 
 def _made(manifest: Manifest, sources: Sources, stem: Path) -> Metadata:

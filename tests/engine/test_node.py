@@ -18,6 +18,8 @@ from synclib.core import names
 from synclib.core.entry import Entry
 from synclib.core.markers import Active, Down
 from synclib.core.node import RELEASED, Do, Seen, decide
+from synclib.core.registration import NodeStatus
+from synclib.core.swap import Wish
 from synclib.core.trace import Touch
 from synclib.disk.held import Held
 from synclib.disk.tree import Tree
@@ -27,7 +29,7 @@ from synclib.engine.host import Host
 from synclib.engine.node import Node
 from synclib.engine.restore import with_first
 from synclib.engine.traces import publish_trace
-from synclib.errors import BoxlinkError, Conflict, Unavailable
+from synclib.errors import BoxlinkError, Conflict, Missing, Unavailable
 from synclib.lazy.chain import Chain
 from synclib.lazy.run_reader import StoreRuns
 from synclib.store.memory import MemoryStore
@@ -622,7 +624,7 @@ class Daemon:
 
     def __init__(self, place: Path, store: MeteredStore, poll_s: float) -> None:
         self.data = place / "data"
-        self.data.mkdir()
+        self.data.mkdir(exist_ok=True)
         self.log = Silent()
         host = Host("n1", SystemClock(), SeededEntropy(3), place / "state", place / "cache")
         self.node = Node(self.data, store, None, host, self.log, poll_s, Meter())
@@ -672,6 +674,31 @@ def test_the_daemon_wakes_by_events(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert read_tree(directory) == {b"a": b"1"}
         os.unlink(directory / names.ACTIVE)
         daemon.wait(lambda: RELEASED in (directory / names.DOWN).read_text())
+
+
+def test_a_swap_is_reported_however_often_its_dataset_has_its_turn(tmp_path: Path) -> None:
+    """With such a poll it is always due, or at work."""
+    publisher = Kit(tmp_path / "publisher")
+    publisher.write({b"a": b"1"})
+    publisher.publish()
+    directory = tmp_path / "data/covers"
+    directory.mkdir(parents=True)
+    (directory / names.ACTIVE).touch()
+    noted = tmp_path / "data" / names.STATE_DIRECTORY / "swap.json"
+    noted.parent.mkdir()
+    noted.write_text(Wish(id="w", dataset="covers", seq=1).model_dump_json())
+
+    def reported() -> str:
+        try:
+            found = publisher.store.get(names.node_key("n1"), size_max=1 << 20)
+        except Missing:
+            return ""
+        assert found is not None
+        return NodeStatus.model_validate_json(found.data).swap
+
+    with running(tmp_path, MeteredStore(publisher.store, Meter()), poll_s=0) as daemon:
+        daemon.wait(lambda: reported() == "w")
+        assert (directory / names.DOWN).exists(), "it has had its turn"
 
 
 def test_bad_names_are_refused_and_the_others_served(tmp_path: Path) -> None:

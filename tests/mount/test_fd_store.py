@@ -140,6 +140,32 @@ def test_a_reader_that_waits_while_all_are_killed_gets_its_bytes(kept: Kept) -> 
     assert len(kept.manager.names()) == 1, "that of the first seq is no longer kept"
 
 
+@pytest.mark.parametrize("state", ["runs", "stands still"])
+def test_a_worker_that_outlives_its_keeper_is_replaced(kept: Kept, state: str) -> None:
+    """It would go on with what it was told once, and keep its volume open."""
+    kept.start_mounted()
+    for _ in range(2):
+        (keeper,), (worker,) = kept.site.keepers(), kept.workers()
+        kept.site.stop(signal.SIGKILL)
+        os.kill(keeper, signal.SIGKILL)
+        if state == "stands still":
+            os.kill(worker, signal.SIGSTOP)
+        drop_page_cache()
+        readers = [Reader(kept.site.covers / path) for path in ("large", "00/000.jpg")]
+        kept.start()
+        kept.site.wait(lambda worker=worker: worker not in kept.workers())
+        assert [reader.wait() for reader in readers] == [
+            (kept.site.source / path).read_bytes() for path in ("large", "00/000.jpg")
+        ]
+        assert len(kept.workers()) == 1
+        assert kept.site.keepers() != [keeper]
+        drop_page_cache()
+        kept.site.assert_same()
+        if state == "stands still":
+            break  # it has taken half a minute
+    assert "refused" not in kept.log.read_text()
+
+
 def test_a_daemon_alone_that_begins_anew_leaves_keepers_as_they_are(kept: Kept) -> None:
     kept.start_mounted()
     keepers = kept.site.keepers()

@@ -51,6 +51,12 @@ class SnapshotSite(Site):
         assert figures is not None
         return figures
 
+    def served_from(self) -> str:
+        """The snapshot of the volume that the mount's processes were told to take bytes from."""
+        found = find_mount(self.machine.place / "state/boxlink", os.path.realpath(self.covers))
+        volume = None if found is None else found[1].prepared.volume
+        return "" if volume is None else volume.snapshot_id
+
     def hide_packs(self) -> None:
         """All but the newest: what is in them the store cannot give any more."""
         packs = sorted((self.machine.place / "store/data/covers/pack").iterdir())

@@ -236,6 +236,44 @@ def test_where_it_cannot_be_lazy_it_says_why(site: Site) -> None:
     assert (site.covers / "stranger").read_text() == "mine"
 
 
+def test_what_stands_is_kept_and_it_is_said_how_to_change_that(site: Site) -> None:
+    active = site.covers / "synch.active"
+    active.write_text("lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    for word in ("eager", "reader"):
+        active.write_text(word)
+        site.wait(lambda word=word: f"it stays mounted, not {word}: " in site.down()["reason"])  # type: ignore[misc]
+        assert site.down()["mode"] == "lazy"
+        site.assert_same()
+    active.write_text("lazy")
+    site.wait(lambda: site.down()["reason"] == "")
+    # As it is said there.
+    site.stop()
+    site.machine.run("umount", site.covers)
+    active.write_text("eager")
+    site.start()
+    site.wait(lambda: site.down().get("mode") == "eager")
+    assert site.down()["reason"] == ""
+    assert (site.covers / "text").read_bytes() == (site.source / "text").read_bytes()
+    for word in ("reader", "lazy"):
+        active.write_text(word)
+        site.wait(lambda: "restored eagerly: files were restored here before: " in site.down()["reason"])
+        assert site.down()["mode"] == "eager"
+        active.write_text("eager")
+        site.wait(lambda: site.down()["reason"] == "")
+    active.unlink()
+    site.wait(lambda: "not followed" in site.down()["reason"])
+    for path in site.covers.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    active.write_text("lazy")
+    site.wait(lambda: site.down().get("mode") == "lazy")
+    site.assert_same()
+
+
 def test_what_a_sync_left_that_has_ended_can_be_unmounted(site: Site) -> None:
     (site.covers / "synch.active").write_text("lazy")
     site.start()
