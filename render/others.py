@@ -36,7 +36,7 @@ def hold_walls_of_others(
         return
     for seq in sorted(seqs, key=lambda seq: abs(seq - current.seq))[: WALLS_KEPT - 1]:
         try:
-            wall = load_wall(open_reader, seq, None, list_covers)
+            wall = load_wall(open_reader, seq, None, list_covers, log)
         except BoxlinkError as error:
             log.warning("a wall that others serve is not held here", seq=seq, **error.as_dict())
             continue

@@ -127,7 +127,7 @@ class RenderDaemon:
         if current is not None and (current.seq, current.digest) == (down.seq, down.digest):
             return
         started = self._clock.monotonic()
-        wall = load_wall(self._open_reader, down.seq, down.digest, self._list_covers)
+        wall = load_wall(self._open_reader, down.seq, down.digest, self._list_covers, self._log)
         self._show(wall, self._clock.monotonic() - started)
 
     def _show(self, wall: HeldWall, seconds: float) -> None:
