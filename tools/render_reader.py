@@ -17,7 +17,7 @@ from synclib.engine.cache_work import Background
 from synclib.engine.host import Host
 from synclib.engine.local import open_local
 from synclib.engine.shared_reader import open_at_work
-from synclib.errors import BoxlinkError, Corrupt, Missing
+from synclib.errors import BoxlinkError, Corrupt, Missing, Unsupported
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.open import CachedRuns
@@ -72,7 +72,7 @@ class RenderReader:
         if manifest is not None:
             try:
                 return self._indexed_covers(manifest)
-            except (Corrupt, Missing) as error:
+            except (Corrupt, Missing, Unsupported) as error:
                 self._say(error)
         return listed_covers(reader)
 
