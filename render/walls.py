@@ -25,6 +25,7 @@ from render.core.captions import (
 from render.core.covers import Covers, collect_covers
 from render.core.layout import Layout, layout_of
 from render.core.wall import NAMES_BLOCK, wall_id
+from synclib.disk.faults import disk_errors
 from synclib.errors import BoxlinkError, Corrupt, Missing, Unavailable
 from synclib.reader import File, Reader
 
@@ -204,16 +205,17 @@ def load_wall(
 
     Corrupt when the reader's digest is not ``digest`` (None: whatever the store says); what the reader raises.
     """
-    reader = open_reader(seq)
-    try:
-        if digest is not None and reader.digest != digest:
-            raise Corrupt(f"seq {seq} has the digest {reader.digest}, synch.down says {digest}")
-        wall = HeldWall(reader, list_covers(reader))
-        wall.read_captions(log)
-        return wall
-    except BaseException:
-        reader.close()
-        raise
+    with disk_errors():
+        reader = open_reader(seq)
+        try:
+            if digest is not None and reader.digest != digest:
+                raise Corrupt(f"seq {seq} has the digest {reader.digest}, synch.down says {digest}")
+            wall = HeldWall(reader, list_covers(reader))
+            wall.read_captions(log)
+            return wall
+        except BaseException:
+            reader.close()
+            raise
 
 
 def _lines_of(file: File) -> Iterator[bytes]:
