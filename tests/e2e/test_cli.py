@@ -375,3 +375,40 @@ def test_a_dry_run_says_what_it_would_cost_and_need(tmp_path: Path) -> None:
     assert again["plan"]["files"] == 1
     again = machine.json("restore", "covers", tmp_path / "again", "--seed", tmp_path / "out")
     assert (again["fetched"], again["fetch_requests"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("cat", "covers", "a"), 2), (("ls", "covers"), 0), (("ls", "nothing"), 10), (("ls", "--json"), 0)],
+)
+def test_standard_output_that_is_closed(machine: Machine, words: tuple[str, ...], code: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", BOXLINK, *words],
+        env=machine.environment, cwd=machine.place, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+    assert bool(done.stderr) == bool(code)
+
+
+def test_what_is_opened_never_becomes_standard_output() -> None:
+    code = (
+        "import os, sys\n"
+        "for number in range(3): os.close(number)\n"
+        "sys.argv = ['boxlink', '--version']\n"
+        "from tools import entry\n"
+        "import tools.cli\n"
+        "tools.cli.main = lambda: os._exit(os.open('/', os.O_RDONLY))\n"
+        "entry.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    assert done.returncode > 2
+
+
+def test_a_store_whose_directory_is_no_text(machine: Machine) -> None:
+    url = b"file://" + os.fsencode(machine.place) + b"/store\xff"
+    machine.run("init", "--store", url)
+    assert os.path.isdir(os.fsencode(machine.place) + b"/store\xff")
+    machine.run("publish", "covers", "source", "--store", url)
+    assert machine.run("cat", "covers", "a", "--store", url) == b"1"
+    assert machine.run("ls", "--store", url.replace(b"\xff", b"%ff")) == b"covers\n"
