@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -13,8 +15,9 @@ import msgspec
 
 from synclib.clock import SystemClock
 from synclib.core.entry import ADDRESS_UNIT, address_units
-from synclib.core.eviction import Limits
+from synclib.core.eviction import NONE, Limits
 from synclib.core.extent_map import Extent
+from synclib.disk import blob_cache
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.evictor import Evictor, WantedStarts
 from synclib.engine.cache_upkeep import CacheUpkeep
@@ -127,6 +130,16 @@ def churn(space: CachedSpace, is_over: Callable[[], bool]) -> None:
         evictor.evict_to(random.randrange(len(space.whole)))
 
 
+def die_taking_away(space: CachedSpace) -> None:
+    """Killed where the bytes of one chunk go."""
+    blob_cache.punch = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    extent = space.extents()[len(space.extents()) // 2]
+    first, stop = extent.position // ADDRESS_UNIT, -(-extent.stop // ADDRESS_UNIT)
+    with space.cache.record.locked():
+        space.cache.record.set_states(first, bytes([NONE]))
+        space.cache.take_away(first, stop)
+
+
 def _run(count: int, target: Callable[[int], None]) -> None:
     threads = [threading.Thread(target=target, args=(number,)) for number in range(count)]
     for thread in threads:
@@ -141,6 +154,9 @@ def main() -> None:
         with CachedSpace(place) as space:
             print("begun", flush=True)
             churn(space, lambda: False)
+    if verb == "die":
+        with CachedSpace(place) as space:
+            die_taking_away(space)
     with CachedSpace(place, Limits(8 << 20)) as space:
         space.start_upkeep()
         read_at_random(space, number, reads=300)

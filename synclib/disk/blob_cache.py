@@ -93,8 +93,7 @@ class BlobCache:
     def has(self, extent: Extent) -> bool:
         """Whether the extent's bytes are here and right. The first time they are read and hashed."""
         unit = extent.position // ADDRESS_UNIT
-        generation = self.record.generation(unit // REGION_UNITS)
-        return self._is_believed(extent, generation)
+        return self._is_believed(extent, self.record.settled_generation(unit // REGION_UNITS))
 
     def lacking(self, extents: Sequence[Extent]) -> list[Extent]:
         """Those of these whose bytes are not here, or not right."""
@@ -107,7 +106,7 @@ class BlobCache:
         """The bytes at [start, start + length), where ``extents`` are all that have some there; None where one of them
         is not here, or went meanwhile."""
         regions = [extent.position // ADDRESS_UNIT // REGION_UNITS for extent in extents]
-        generations = [self.record.generation(region) for region in regions]
+        generations = [self.record.settled_generation(region) for region in regions]
         if not all(map(self._is_believed, extents, generations)):
             return None
         try:

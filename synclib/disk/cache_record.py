@@ -109,7 +109,8 @@ class CacheRecord:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        self._rest_until = time.monotonic() + _LOCK_REST_S
+                        if seconds:
+                            self._rest_until = time.monotonic() + _LOCK_REST_S
                         yield False
                         return
                     time.sleep(_LOCK_LOOK_S)
@@ -161,6 +162,14 @@ class CacheRecord:
         finally:
             even = [(value + 1) & 0xFFFFFFFF for value in odd]
             os.pwrite(self._generation, struct.pack(f"={len(even)}I", *even), low * 4)
+
+    def settled_generation(self, region: int) -> int:
+        """As :meth:`generation`; odd only while somebody takes bytes away, or where the disk fails."""
+        if self._generations[region] & 1:
+            with self.locked(0.0) as has_lock, contextlib.suppress(OSError):
+                if has_lock:
+                    self.settle(region * REGION_UNITS)
+        return self._generations[region]
 
     def settle(self, unit: int) -> None:
         """What a process that died has left odd becomes even. With the lock, with which nobody takes anything away."""

@@ -6,9 +6,11 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 from synclib.core.extent_map import Extent
+from synclib.core.likely import LOOKED_AT, likely
 from synclib.core.names import sort_key, split_path
 from synclib.core.trace import union
 from synclib.disk.atomic import write_atomic
@@ -61,13 +63,16 @@ class StartUp:
         return self._ready is not None and self._ready.exists()
 
     def read_trace(self) -> Iterable[tuple[float, Extent]]:
-        """What earlier start-ups needed, as this seq has it; nothing where that cannot be had at once."""
+        """What earlier start-ups needed, as this seq has it, or else what one is likely to need; nothing where that
+        cannot be had at once."""
         if self._is_said():
             return []
         try:
             touches = union(read_traces(self._dataset))
             if not touches:
-                return []
+                with self._chain(0) as (chain, _):
+                    top = chain.listdir(b"", with_hashes=False)
+                    return list(locate(chain, likely(islice(top, LOOKED_AT))))
             with self._chain(_FILL_BYTES_MAX) as (chain, executor):
                 touches.sort(key=lambda touch: sort_key(*split_path(touch.path)))
                 share = -(-len(touches) // _ASKED_AT_ONCE)

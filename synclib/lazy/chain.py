@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from synclib.core.block import Block
 from synclib.core.entry import Entry, Kind
 from synclib.core.manifest import RunRef
-from synclib.core.names import sort_key
+from synclib.core.names import sort_key, split_path
 from synclib.lazy.run_reader import RangeSource, RunReader
 
 # What a listing reads ahead of all runs together, where asking is dear.
@@ -60,6 +60,20 @@ class Chain:
                 entry = block.entry(at)
                 return None if entry.kind == Kind.TOMBSTONE else ((age, index, at), entry)
         return None
+
+    def enter(self, path: bytes) -> tuple[Place, Entry] | None:
+        """As :meth:`locate` for one who goes on from there: where a directory must be asked for, what lies below it, if
+        that is little, comes with it, and costs no further round trip."""
+        self.open()
+        key, (start, stop) = sort_key(*split_path(path)), below_bounds(path)
+        wanted = [(run, index) for run in self.runs if (index := run.candidate(key)) is not None]
+        if not all(run.has_block(index) for run, index in wanted):
+            below = [(run, index) for run in self.runs for index in run.span(start, stop)]
+            # A block that begins below it shows that it is a directory; of what has no suffix it is likely.
+            is_likely = b"." not in split_path(path)[1] or any(start <= run.first_key(index) for run, index in below)
+            if is_likely and len(below) <= _BLOCKS_AHEAD:
+                self._read_ahead(list(dict.fromkeys([*wanted, *below])))
+        return self.locate(key)
 
     def at(self, place: Place) -> Entry:
         """The entry that stands at a place."""

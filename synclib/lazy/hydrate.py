@@ -28,8 +28,9 @@ from synclib.store.base import Store
 _WINDOW_BYTES, _WINDOW_EXTENTS = 64 << 20, 8192
 _AHEAD_KEPT = 64
 _IDLE_S = 1.0
-# After a pass that left something: when nothing came in it; when others wrote to the same file meanwhile.
-_RETRY_S, _UNSETTLED_S = 60.0, 5.0
+# After a pass that left something: when nothing came in it, longer each time (others may have brought it); when others
+# wrote to the same file meanwhile.
+_RETRY_FIRST_S, _RETRY_S, _UNSETTLED_S = 1.0, 60.0, 5.0
 # Above this part of the time that everything waits for the disk, what nobody waits for waits, too.
 _PRESSURE_MAX, _PRESSURE_EVERY_S = 0.5, 1.0
 # Room on the disk that is left to demand and to others.
@@ -75,7 +76,9 @@ class Hydrator:
         self._ahead: deque[tuple[int, int]] = deque(maxlen=_AHEAD_KEPT)
         self._walk: Iterator[list[Extent]] | None = None
         self._stamp: Stamp | None = None  # of the cache when the walk began
-        self._lacked = self._brought = 0  # extents, in this walk
+        self._lacked = 0  # extents, in this walk
+        self._right_bytes = 0  # in the cache when the walk began
+        self._vain_walks = 0  # one after the other, that brought nothing
         self._walk_at = 0.0
         self._is_stopping = self.is_done = False
         self._began_at = self.done_s = 0.0  # when it began; how long it took
@@ -229,7 +232,7 @@ class Hydrator:
             if self._clock.monotonic() < self._walk_at:
                 return []
             self._walk, self._stamp = self._map.walk(), self._cache.stamp()
-            self._lacked = self._brought = 0
+            self._lacked, self._right_bytes = 0, self._cache.right_bytes
         found: list[Extent] = []
         size = 0
         while size < _WINDOW_BYTES and len(found) < _WINDOW_EXTENTS and self._may_walk():
@@ -258,7 +261,9 @@ class Hydrator:
         self._walk = None
         now = self._clock.monotonic()
         if self._lacked:
-            self._walk_at = now if self._brought else now + _RETRY_S
+            is_vain = self._cache.right_bytes <= self._right_bytes
+            self._vain_walks = min(self._vain_walks + 1, 10) if is_vain else 0
+            self._walk_at = now + (min(_RETRY_FIRST_S * 2.0**self._vain_walks, _RETRY_S) if self._vain_walks else 0)
             with self._changed:
                 self._tell()
             return
@@ -287,7 +292,6 @@ class Hydrator:
             self._tell()
 
     def _landed(self, now: float, unit: Unit, size: int, errors: dict[int, BoxlinkError]) -> None:
-        self._brought += len(unit.extents) - len(errors)
         self.fetched_units += 1
         if any(isinstance(error, Full) for error in errors.values()):
             self._pace.disk_is_full(now)

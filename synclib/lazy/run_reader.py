@@ -134,6 +134,10 @@ class RunReader:
             return None
         return index
 
+    def first_key(self, index: int) -> bytes:
+        """Of a block."""
+        return self._first_keys[index]
+
     def lookup(self, key: bytes) -> Entry | None:
         """The entry of a path, tombstones included, hashes included."""
         index = self.candidate(key)

@@ -14,7 +14,7 @@ from collections import OrderedDict
 
 from synclib.core import fuse
 from synclib.core.entry import ADDRESS_UNIT, OWNER, Entry, Kind
-from synclib.core.names import NAME_BYTES_MAX, sort_key
+from synclib.core.names import NAME_BYTES_MAX
 from synclib.lazy.blob import Blob
 from synclib.lazy.chain import Chain, Place
 from synclib.lazy.entry_extents import EntryExtents, extents_at
@@ -86,7 +86,8 @@ class TreeServer:
     def _lookup(self, unique: int, parent: int, name: bytes) -> bytes:
         if len(name) > NAME_BYTES_MAX:
             return fuse.error(unique, errno.ENAMETOOLONG)
-        found = self._chain.locate(sort_key(self._entry(parent).path, name))
+        directory = self._entry(parent).path
+        found = self._chain.enter(directory + b"/" + name if directory else name)
         if found is None:
             # Node 0: there is none, and never will be.
             return fuse.entry_answer(unique, 0, fuse.Attributes(0, 0))

@@ -97,7 +97,11 @@ class S3Store:
             self._region = self._session.region_name or ""
         self._region = self._region or "us-east-1"
         self._quick = self._open(deadlines.silence_s)
-        self._bulk = self._open(deadlines.request_s)
+
+    @functools.cached_property
+    def _bulk(self) -> Client:
+        """For answers that may be long in coming. Made when it is needed: each client takes some 10 ms."""
+        return self._open(self._deadlines.request_s)
 
     @functools.cached_property
     def _session(self) -> Any:

@@ -109,6 +109,33 @@ def test_a_process_that_is_killed_while_it_evicts_leaves_nothing_wrong(place: Pa
         space.assert_all_right()
 
 
+def test_what_stands_beside_bytes_that_were_being_taken_away_is_read_again(place: Path) -> None:
+    """By whoever comes next, with the store away; and what is not here is fetched once."""
+    with CachedSpace(place) as space:
+        space.assert_all_right()
+    dying = start("die", place)
+    assert dying.wait() == -signal.SIGKILL
+    with CachedSpace(place) as space:
+        extents = space.extents()
+        assert len(space.cache.lacking(extents)) == 1
+        space.assert_all_right()
+        assert space.blob.counts.fetched_chunks == 1
+        assert space.cache.counts.damaged == 0
+
+
+def test_a_look_at_what_is_being_taken_away_puts_no_lock_to_rest(place: Path) -> None:
+    with CachedSpace(place) as space, CachedSpace(place) as other:
+        space.assert_all_right()
+        extent = space.extents()[0]
+        unit = extent.position // ADDRESS_UNIT
+        with other.cache.record.locked() as has_lock, other.cache.record.taking_away(unit, unit + 1):
+            assert has_lock
+            assert not space.cache.has(extent)
+        with space.cache.record.locked() as has_lock:
+            assert has_lock
+        assert space.cache.has(extent)
+
+
 def test_a_power_cut_at_any_moment_leaves_nothing_wrong(place: Path, tmp_path: Path) -> None:
     """Its model: each file as it was at some moment of its own."""
     with CachedSpace(place) as space:

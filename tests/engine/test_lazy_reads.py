@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from synclib.clock import SystemClock, SystemEntropy
-from synclib.core.names import pack_key
+from synclib.core.entry import Kind
+from synclib.core.names import pack_key, split_path
 from synclib.disk.pieces import PieceCache
 from synclib.errors import Corrupt, Missing
+from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.open import open_view
+from synclib.lazy.run_reader import StoreRuns
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo
 from synclib.store.file import FileStore
 from synclib.store.memory import MemoryStore
@@ -79,6 +82,35 @@ def test_four_round_trips_to_any_file_of_ten_million(ten_million: tuple[FileStor
         assert meter.requests["get"] <= 1 + 20 + 1 + 2 * 4
         assert meter.bytes_down < 4 << 20
         assert not meter.requests["list"]
+
+
+def test_a_tree_that_is_entered_costs_no_more(ten_million: tuple[FileStore, LargeChain]) -> None:
+    """The kernel asks for a directory, and then for what is in it."""
+    store, made = ten_million
+    for path in (next(path for path in made.real if part in path) for part in (b"978", b"new010")):
+        meter = Meter()
+        with ThreadPoolExecutor(24) as executor:
+            chain = Chain.of(StoreRuns(MeteredStore(Far(store), meter), executor), ROOT, made.manifest.runs)
+            directory, name = split_path(path)
+            entered = chain.enter(directory)
+            assert entered is not None
+            assert entered[1].kind == Kind.DIRECTORY
+            found = chain.enter(path)
+            assert found is not None
+            assert (found[1].path, chain.enter(directory + b"/no" + name)) == (path, None)
+        assert meter.round_trips == 2  # after the head's: the tails; blocks
+        assert meter.bytes_down < 4 << 20
+
+
+def test_a_file_that_is_looked_up_brings_no_other_blocks(ten_million: tuple[FileStore, LargeChain]) -> None:
+    store, made = ten_million
+    meter = Meter()
+    with ThreadPoolExecutor(24) as executor:
+        chain = Chain.of(StoreRuns(MeteredStore(store, meter), executor), ROOT, made.manifest.runs)
+        chain.open()
+        before = meter.requests["get"]
+        assert chain.enter(b"d0000016/nothing.jpg") is None
+        assert meter.requests["get"] - before <= 4  # a Bloom filter may err
 
 
 def test_what_is_not_there_costs_three_round_trips(ten_million: tuple[FileStore, LargeChain]) -> None:

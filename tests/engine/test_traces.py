@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from synclib.clock import ManualClock
-from synclib.core.entry import ADDRESS_UNIT
+from synclib.core.entry import ADDRESS_UNIT, Entry, Kind
+from synclib.core.likely import BYTES_MAX, likely
 from synclib.core.trace import QUIET_S, START_UP_S_MAX, Touch, Trace, encode_trace, union
 from synclib.engine.startup import StartUp
 from synclib.engine.traces import extents_of, locate, publish_trace, read_traces, resolve
@@ -186,3 +187,36 @@ def test_a_store_that_is_away_costs_nothing_but_the_trace(tmp_path: Path) -> Non
     start_up = StartUp(kit.dataset, kit.host, 1, elsewhere, tmp_path / "ready", is_seen_whole=True)
     assert list(start_up.read_trace()) == []
     assert union([]) == []
+
+
+def test_before_there_is_a_trace_the_files_at_the_top_come_first(tmp_path: Path) -> None:
+    kit = Kit(tmp_path)
+    chance = random.Random(4)
+    files = {
+        b"catalog": chance.randbytes(3000),
+        b"index": chance.randbytes(90_000),
+        b"deep/file": chance.randbytes(9000),
+    }
+    large = chance.randbytes(5 << 20)
+    kit.write(files | {b"model": large, b"empty": b""})
+    kit.publish()
+    start_up = StartUp(kit.dataset, kit.host, 1, tmp_path, tmp_path / "ready", is_seen_whole=True)
+    found = sorted(start_up.read_trace(), key=lambda item: item[0])
+    chain = chain_of(kit)
+    model = extents_of(next(entry for entry in chain.entries() if entry.path == b"model"))
+    ends = [model[0].position, model[-1].position]
+    assert [extent.position for _, extent in found][:2] == [position(kit, b"catalog"), position(kit, b"index")]
+    assert sorted(extent.position for _, extent in found[2:]) == sorted(ends)
+    # What a start-up has needed is known better.
+    publish_trace(kit.dataset, kit.host, 1, [Touch(b"deep/file", 0, 1, 0)])
+    assert [extent.position for _, extent in start_up.read_trace()] == [position(kit, b"deep/file")]
+
+
+def test_of_many_or_large_files_at_the_top_no_more_than_a_bound_comes() -> None:
+    def entry(number: int, size: int) -> Entry:
+        return Entry(b"", b"%05d" % number, Kind.FILE, size=size)
+
+    touched = likely(entry(number, 100_000) for number in range(1000))
+    assert sum(touch.length for touch in touched) <= BYTES_MAX
+    assert len(likely(entry(number, 1 << 40) for number in range(1000))) <= 2 * BYTES_MAX // (2 << 20)
+    assert likely([]) == []

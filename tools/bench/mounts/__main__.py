@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tools import s3server
@@ -46,17 +47,22 @@ def main() -> int:
             for contender in contenders:
                 _say(f"{contender.name}: is given the data")
                 contender.put()
-            rounds = _rounds(contenders, site, arguments)
-        head = _head(arguments, contenders)
-        text = report(head, [found.name for found in contenders], rounds)
-        print(text, flush=True)
-        if arguments.out:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            (arguments.out / "mounts.md").write_text(text)
-            (arguments.out / "mounts.json").write_text(json.dumps({"head": head, "rounds": rounds}, indent=1) + "\n")
+            head, rounds = _head(arguments, contenders), list[Round]()
+            for taken in _rounds(contenders, site, arguments):
+                rounds.append(taken)
+                _write(arguments.out, head, contenders, rounds)
+        print(report(head, [found.name for found in contenders], rounds), flush=True)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return 0
+
+
+def _write(out: Path | None, head: str, contenders: list[Contender], rounds: list[Round]) -> None:
+    """After each round: one that is broken off takes nothing with it."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "mounts.md").write_text(report(head, [found.name for found in contenders], rounds))
+        (out / "mounts.json").write_text(json.dumps({"head": head, "rounds": rounds}, indent=1) + "\n")
 
 
 def _head(arguments: argparse.Namespace, contenders: list[Contender]) -> str:
@@ -67,13 +73,12 @@ def _head(arguments: argparse.Namespace, contenders: list[Contender]) -> str:
     return ". ".join(said)
 
 
-def _rounds(contenders: list[Contender], site: Site, arguments: argparse.Namespace) -> list[Round]:
+def _rounds(contenders: list[Contender], site: Site, arguments: argparse.Namespace) -> Iterator[Round]:
     paths = site.small_files()
     amounts = Amounts(paths, random.Random(7).sample(paths, arguments.boot), _FAULTS, min(_SMALL, len(paths) // 2))
     for contender in contenders:
         if isinstance(contender, Boxlink) and contender.dataset == "bench":
             contender.record(site.place / "recorder", list(amounts.boot))
-    rounds: list[Round] = []
     for number in range(arguments.rounds):
         taken: Round = {}
         for contender in contenders:
@@ -82,8 +87,7 @@ def _rounds(contenders: list[Contender], site: Site, arguments: argparse.Namespa
             taken[contender.name] = seconds_of(contender, here, amounts, random.Random(number))
             shutil.rmtree(here, ignore_errors=True)
             os.sync()
-        rounds.append(taken)
-    return rounds
+        yield taken
 
 
 def _parser() -> argparse.ArgumentParser:
