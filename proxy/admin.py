@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from proxy.core.message import Refused, encode_response_head
 from proxy.core.request import HEAD_BYTES_MAX, parse_request_head
 
 _DEADLINE_S = 10.0
 
-# Path to a function that gives (status, media type, body).
-Pages = dict[bytes, Callable[[], tuple[int, str, bytes]]]
+Page: TypeAlias = tuple[int, str, bytes]  # status, media type, body
+# By path. What takes its time is awaited: others are answered meanwhile.
+Pages: TypeAlias = dict[bytes, Callable[[], Page | Awaitable[Page]]]
 
 
-def json_page(value: object, status: int = 200) -> tuple[int, str, bytes]:
+def json_page(value: object, status: int = 200) -> Page:
     return status, "application/json", json.dumps(value).encode() + b"\n"
 
 
@@ -26,7 +29,7 @@ async def serve_admin(pages: Pages, host: str, port: int) -> asyncio.Server:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_answer(pages, head))
+                writer.write(await _answer(pages, head))
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
@@ -36,7 +39,7 @@ async def serve_admin(pages: Pages, host: str, port: int) -> asyncio.Server:
     return await asyncio.start_server(answer, host, port, limit=HEAD_BYTES_MAX)
 
 
-def _answer(pages: Pages, head: bytes) -> bytes:
+async def _answer(pages: Pages, head: bytes) -> bytes:
     method = b"GET"
     try:
         request = parse_request_head(head[:-4])
@@ -47,7 +50,8 @@ def _answer(pages: Pages, head: bytes) -> bytes:
         elif page is None:
             status, kind, body = json_page({"error": "no such page", "pages": [p.decode() for p in pages]}, 404)
         else:
-            status, kind, body = page()
+            made = page()
+            status, kind, body = await made if inspect.isawaitable(made) else made
     except Refused as refusal:
         status, kind, body = json_page({"error": refusal.message}, refusal.status)
     fields = [

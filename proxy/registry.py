@@ -18,7 +18,7 @@ from proxy.metrics import Counters
 from synclib.clock import Clock, Entropy
 from synclib.core.registration import REGISTRATION_BYTES_MAX, Registration, parse_proxy_key, parse_registration
 from synclib.errors import BoxlinkError, Corrupt, Missing
-from synclib.store.base import ObjectInfo, Store
+from synclib.store.base import ObjectInfo, Store, in_spite_of_strangers
 
 PREFIX = "proxy/"
 REGISTRATIONS_MAX = 1000
@@ -49,7 +49,10 @@ class Registry:
         """The registrations that stand now, by key. Unavailable (or another kind) when the store cannot be read."""
         started = self._clock.monotonic()
         try:
-            listed = list(islice(self._store.list(PREFIX), REGISTRATIONS_MAX + 1))
+            listing = in_spite_of_strangers(
+                self._store.list(PREFIX), lambda message: self._complain(PREFIX, "stranger", message)
+            )
+            listed = list(islice(listing, REGISTRATIONS_MAX + 1))
         except BoxlinkError:
             self._leases.suspend()
             self._counters.polls["failed"] += 1

@@ -69,24 +69,24 @@ class Composer:
         return cell
 
     def _draw_cell(self, wall: HeldWall, index: int, shrink: int) -> Pixels:
-        caption = wall.caption(index)
+        cell = self._background(wall, index, shrink)
         try:
             cover, box = self._decoder.decode(_read_cover(wall, index), shrink)
         except NotAPicture as finding:
+            caption = wall.caption(index)
             self._metrics.text_cover(finding.reason)
             box = TEXT_COVER.shrunk(shrink)
             cover = reduce_pixels(
                 self._lettering.text_cover(wall.covers.path(index), wall.stem(index), caption), shrink
             )
-        cell = self._background(caption.title, wall.stem(index), shrink)
         draw_shadow(cell, box, shrink)
         cell[box.top : box.top + box.height, box.left : box.left + box.width] = cover
         return cell
 
-    def _background(self, title: str, stem: str, shrink: int) -> Pixels:
+    def _background(self, wall: HeldWall, index: int, shrink: int) -> Pixels:
         background = self._shelf.labelled[shrink].copy()
         if shrink <= _LETTERS_SHRINK_MAX:
-            paper = reduce_pixels(self._lettering.label(title, stem), shrink)
+            paper = reduce_pixels(self._lettering.label(wall.caption(index).title, wall.stem(index)), shrink)
             height, width, _ = paper.shape
             box = LABEL.shrunk(shrink)
             background[box.top : box.top + height, box.left : box.left + width] = paper

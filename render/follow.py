@@ -16,9 +16,11 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from synclib.clock import Clock
-from synclib.core.markers import MARKER_BYTES_MAX, Down, parse_down
+from synclib.core.markers import Down, parse_down
 from synclib.core.names import ACTIVE, DOWN, ERROR
-from synclib.errors import BoxlinkError, Corrupt, Invalid
+from synclib.disk.faults import disk_errors
+from synclib.disk.markers import read_marker
+from synclib.errors import BoxlinkError, Invalid
 
 POLL_S = 1.0
 _RETRY_S_MAX = 30.0
@@ -62,7 +64,8 @@ class Follower:
         if signature is None or signature == self._seen or self._clock.monotonic() < self._next_try:
             return
         try:
-            data = _read(self._directory / DOWN)
+            with disk_errors():
+                data = read_marker(self._directory / DOWN)
             if data is None:
                 return
             self._on_down(parse_down(data))
@@ -77,8 +80,12 @@ class Follower:
     def _report_error(self) -> None:
         signature = _signature(self._directory / ERROR)
         if signature is not None and signature != self._seen_error:
-            data = _read(self._directory / ERROR) or b""
-            self._log.warning("synch.error says why the dataset is not here", text=data.decode(errors="replace"))
+            try:
+                with disk_errors():
+                    text = (read_marker(self._directory / ERROR) or b"").decode(errors="replace")
+            except BoxlinkError as error:
+                text = error.message
+            self._log.warning("synch.error says why the dataset is not here", text=text)
         self._seen_error = signature
 
 
@@ -117,15 +124,3 @@ def _signature(path: Path) -> _Signature | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _read(path: Path) -> bytes | None:
-    """A marker's bytes; None where it has just gone."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MARKER_BYTES_MAX + 1)
-    except OSError:
-        return None
-    if len(data) > MARKER_BYTES_MAX:
-        raise Corrupt("a marker is too large", path=str(path))
-    return data

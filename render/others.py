@@ -11,8 +11,8 @@ from structlog.typing import FilteringBoundLogger
 
 from render.walls import WALLS_KEPT, ListCovers, OpenReader, Walls, listed_covers, load_wall
 from synclib.core.registration import REGISTRATION_BYTES_MAX, parse_registration
-from synclib.errors import BoxlinkError, Corrupt, Missing
-from synclib.store.base import Store
+from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
+from synclib.store.base import Store, in_spite_of_strangers
 
 _REGISTRATIONS_MAX = 1000
 
@@ -36,7 +36,7 @@ def hold_walls_of_others(
         return
     for seq in sorted(seqs, key=lambda seq: abs(seq - current.seq))[: WALLS_KEPT - 1]:
         try:
-            wall = load_wall(open_reader, seq, None, list_covers)
+            wall = load_wall(open_reader, seq, None, list_covers, log)
         except BoxlinkError as error:
             log.warning("a wall that others serve is not held here", seq=seq, **error.as_dict())
             continue
@@ -48,12 +48,13 @@ def hold_walls_of_others(
 def _seqs(store: Store, dataset: str) -> set[int]:
     """The seqs that servers of a dataset say they show."""
     found: set[int] = set()
-    for info in islice(store.list("proxy/"), _REGISTRATIONS_MAX):
+    listing = in_spite_of_strangers(store.list("proxy/"), lambda message: None)  # the proxy says it
+    for info in islice(listing, _REGISTRATIONS_MAX):
         try:
             fetched = store.get(info.key, size_max=REGISTRATION_BYTES_MAX)
             assert fetched is not None
             registration = parse_registration(fetched.data)
-        except (Missing, Corrupt):
+        except (Missing, Corrupt, Invalid):
             continue
         if registration.dataset == dataset and registration.seq:
             found.update({registration.seq, *registration.walls})

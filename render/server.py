@@ -91,10 +91,17 @@ class Site:
         if isinstance(address, NamesAddress):
             if address.block >= wall.names_block_count:
                 return respond.not_here("the wall has no such covers")
-            return respond.unchanging(names_of(wall, address.block), if_none_match)
+            return await self._names(wall, address, if_none_match)
         if not wall.layout.has_tile(address.zoom, address.x, address.y):
             return respond.not_here("the wall has no such tile")
         return await self._tile(wall, address, if_none_match)
+
+    async def _names(self, wall: HeldWall, address: NamesAddress, if_none_match: str | None) -> Answer:
+        try:
+            # In a thread: the catalog may have to be waited for.
+            return respond.unchanging(await asyncio.to_thread(names_of, wall, address.block), if_none_match)
+        except BoxlinkError as error:
+            return respond.failed(error)
 
     async def _tile(self, wall: HeldWall, address: TileAddress, if_none_match: str | None) -> Answer:
         body = self._tiles.find(wall, address.zoom, address.x, address.y)
@@ -202,7 +209,9 @@ def describe(wall: HeldWall, dataset: str) -> Body:
 
 
 def names_of(wall: HeldWall, block: int) -> Body:
-    """``/tiles/<wall>/names/<block>.json``: files, titles and authors of the covers of a block, in their order."""
+    """``/tiles/<wall>/names/<block>.json``: files, titles and authors of the covers of a block, in their order.
+
+    Unavailable while the catalog is not here."""
     first = block * NAMES_BLOCK
     rows = []
     for index in range(first, min(first + NAMES_BLOCK, len(wall.covers))):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+
+from structlog.typing import FilteringBoundLogger
 
 from render.core.captions import (
     CATALOG,
@@ -24,7 +25,8 @@ from render.core.captions import (
 from render.core.covers import Covers, collect_covers
 from render.core.layout import Layout, layout_of
 from render.core.wall import NAMES_BLOCK, wall_id
-from synclib.errors import Corrupt, Missing, Unavailable
+from synclib.disk.faults import disk_errors
+from synclib.errors import BoxlinkError, Corrupt, Missing, Unavailable
 from synclib.reader import File, Reader
 
 OpenReader = Callable[[int], Reader]  # the reader of a seq
@@ -33,7 +35,8 @@ ListCovers = Callable[[Reader], Covers]
 _CATALOG_AT_ONCE_BYTES = 4 << 20
 WALLS_KEPT = 3
 _PIECE_BYTES = 1 << 20
-_CATALOG_S = 60.0
+_CATALOG_S = 5.0  # how long a caption waits for the first read of a catalog: as long as an answer does
+_AGAIN_S, _AGAIN_S_MAX = 0.5, 30.0
 
 
 class HeldWall:
@@ -45,47 +48,62 @@ class HeldWall:
         self.digest = reader.digest
         self.reader = reader
         self.covers = covers
-        self._captions: Future[Captions] = Future()
+        self.captions: Captions | None = None  # while they are read
+        self._is_catalog_tried = threading.Event()
+        self._retired = threading.Event()
         self.layout: Layout = layout_of(len(covers))
-        self.is_retired = False
         self._users = 0
         self._lock = threading.Lock()
 
     @property
-    def captions(self) -> Captions | None:
-        """None while they are read."""
-        return self._captions.result() if self._captions.done() else None
+    def is_retired(self) -> bool:
+        return self._retired.is_set()
 
-    def read_captions(self) -> None:
-        """Read the catalog: a short one now, else in a thread. Errors of a short one are raised here, of a long one by
-        whoever asks for a caption."""
-        with contextlib.suppress(Missing):
-            file = self.reader.open(CATALOG)
-            if file.entry.size > _CATALOG_AT_ONCE_BYTES:
-                threading.Thread(target=self._read_catalog, args=(file,), name="catalog", daemon=True).start()
-                return
-            self._captions.set_result(read_captions(self.covers, split_lines(_lines_of(file))))
-            return
-        self._captions.set_result(Captions(len(self.covers)))
-
-    def _read_catalog(self, file: File) -> None:
+    def read_captions(self, log: FilteringBoundLogger | None) -> None:
+        """Read the catalog: a short one now, else in a thread. Errors of a short one are raised here; a long one is
+        read again until it is here, and the log has the first failure."""
         try:
-            with self.use():
-                self._captions.set_result(read_captions(self.covers, split_lines(_lines_of(file))))
-        except BaseException as error:  # whoever waits must hear of it
-            self._captions.set_exception(error)
+            file = self.reader.open(CATALOG)
+        except Missing:
+            self._have(Captions(len(self.covers)))
+            return
+        if file.entry.size > _CATALOG_AT_ONCE_BYTES:
+            file.close()
+            threading.Thread(target=self._read_long, args=(log,), name="catalog", daemon=True).start()
+            return
+        self._have(read_captions(self.covers, split_lines(_lines_of(file))))
+
+    def _read_long(self, log: FilteringBoundLogger | None) -> None:
+        pause_s = _AGAIN_S
+        while not self.is_retired:
+            try:
+                with self.use():
+                    self._have(read_captions(self.covers, split_lines(_lines_of(self.reader.open(CATALOG)))))
+                return
+            except BoxlinkError as error:
+                if log is not None and not self._is_catalog_tried.is_set() and not self.is_retired:
+                    hint = "it is read again; until then what shows captions is answered with 503"
+                    log.warning("a wall's catalog was not read", wall=self.id, **error.as_dict() | {"hint": hint})
+                self._is_catalog_tried.set()
+                self._retired.wait(pause_s)
+                pause_s = min(2 * pause_s, _AGAIN_S_MAX)
+
+    def _have(self, captions: Captions) -> None:
+        self.captions = captions
+        self._is_catalog_tried.set()
 
     @property
     def names_block_count(self) -> int:
         return -(-len(self.covers) // NAMES_BLOCK)
 
     def caption(self, index: int) -> Caption:
-        """A cover's title and author; the title is the file's name where the catalog does not know it. Waits for the
-        catalog: what is drawn with a caption is kept for long."""
-        try:
-            captions = self._captions.result(_CATALOG_S)
-        except TimeoutError as error:
-            raise Unavailable("the catalog is still being read", hint="ask again", key=self.id) from error
+        """A cover's title and author; the title is the file's name where the catalog does not know it. Unavailable
+        where the catalog is not here: what is drawn with a caption is kept for long."""
+        if self.captions is None:
+            self._is_catalog_tried.wait(_CATALOG_S)
+        captions = self.captions
+        if captions is None:
+            raise Unavailable("the catalog is still being read", hint="ask again", key=self.id)
         found = captions.caption(index)
         if found is not None and found.title:
             return found
@@ -113,7 +131,7 @@ class HeldWall:
         with self._lock:
             if self.is_retired:
                 return
-            self.is_retired = True
+            self._retired.set()
         self._release(0)
 
     def _release(self, user_count: int) -> None:
@@ -177,22 +195,27 @@ def listed_covers(reader: Reader) -> Covers:
 
 
 def load_wall(
-    open_reader: OpenReader, seq: int, digest: str | None, list_covers: ListCovers = listed_covers
+    open_reader: OpenReader,
+    seq: int,
+    digest: str | None,
+    list_covers: ListCovers = listed_covers,
+    log: FilteringBoundLogger | None = None,
 ) -> HeldWall:
-    """The wall of a seq: lists its covers and reads its catalog, but no cover.
+    """The wall of a seq: lists its covers and reads its catalog, but no cover. ``log``: of what fails later.
 
     Corrupt when the reader's digest is not ``digest`` (None: whatever the store says); what the reader raises.
     """
-    reader = open_reader(seq)
-    try:
-        if digest is not None and reader.digest != digest:
-            raise Corrupt(f"seq {seq} has the digest {reader.digest}, synch.down says {digest}")
-        wall = HeldWall(reader, list_covers(reader))
-        wall.read_captions()
-        return wall
-    except BaseException:
-        reader.close()
-        raise
+    with disk_errors():
+        reader = open_reader(seq)
+        try:
+            if digest is not None and reader.digest != digest:
+                raise Corrupt(f"seq {seq} has the digest {reader.digest}, synch.down says {digest}")
+            wall = HeldWall(reader, list_covers(reader))
+            wall.read_captions(log)
+            return wall
+        except BaseException:
+            reader.close()
+            raise
 
 
 def _lines_of(file: File) -> Iterator[bytes]:

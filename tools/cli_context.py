@@ -228,7 +228,8 @@ def report_error(error: BoxlinkError) -> int:
 def flush_output() -> None:
     """Before the interpreter does, which would say in its own way that stdout cannot be written: that was said."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # where we were started without one
+            sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

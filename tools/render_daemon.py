@@ -25,13 +25,14 @@ from render.walls import HeldWall, ListCovers, OpenReader, Walls, load_wall
 from synclib.clock import Clock
 from synclib.core.markers import Down
 from synclib.core.names import proxy_key
-from synclib.errors import Unavailable
+from synclib.errors import Invalid, Unavailable
 from synclib.store.base import Store
 from tools.addresses import show_address
 from tools.notify import ALIVE, notify, watchdog_s
-from tools.shared_listener import HandOut
+from tools.shared_listener import HandOut, shared_bind
 
 _FIRST_POLL_S = 0.05
+_TAKE_S, _TAKE_AGAIN_S = 30.0, 0.1
 Say = Callable[..., None]  # say(event, **fields): one line for whoever started us
 
 
@@ -45,9 +46,9 @@ class Plan:
     advertise_ip: str
     advertise_port: int | None  # None: the port that is listened on
     lease_s: float
+    address: tuple[str, int]  # that it listens on
     release: str = ""
     is_shared: bool = False  # its port is handed to the server that takes its place
-    is_successor: bool = False  # it was handed its port by the server whose place it takes
     # After "draining" is said, proxies get this long to see it, and requests must have stopped for quiet_s.
     grace_s: float = 5.0
     quiet_s: float = 1.0
@@ -67,12 +68,13 @@ class Stop:
 
 
 class RenderDaemon:
-    """Runs until ``stop`` is set."""
+    """Runs until ``stop`` is set. ``listener``: bound, not listening; None where the server whose place this one takes
+    shares its port: it is asked for it when there is something to serve."""
 
     def __init__(
         self,
         plan: Plan,
-        listener: socket.socket,
+        listener: socket.socket | None,
         store: Store,
         open_reader: OpenReader,
         list_covers: ListCovers,
@@ -83,6 +85,8 @@ class RenderDaemon:
     ) -> None:
         self._plan = plan
         self._listener = listener
+        # At once: another that comes meanwhile would be told that the port is taken.
+        self._shared = HandOut(listener) if plan.is_shared and listener is not None else None
         self._store = store
         self._open_reader, self._list_covers = open_reader, list_covers
         self._clock = clock
@@ -127,7 +131,7 @@ class RenderDaemon:
         if current is not None and (current.seq, current.digest) == (down.seq, down.digest):
             return
         started = self._clock.monotonic()
-        wall = load_wall(self._open_reader, down.seq, down.digest, self._list_covers)
+        wall = load_wall(self._open_reader, down.seq, down.digest, self._list_covers, self._log)
         self._show(wall, self._clock.monotonic() - started)
 
     def _show(self, wall: HeldWall, seconds: float) -> None:
@@ -149,14 +153,20 @@ class RenderDaemon:
     def _serve(self, follower: Follower, tiles: Tiles) -> None:
         site = Site(self._plan.dataset, self._walls, tiles, self._metrics, self._log)
         traffic = Traffic(site.app(), self._clock)
-        http = HttpThread(traffic, self._listener)
-        if self._plan.is_successor:
+        listener = self._listener
+        if listener is None:
             # From the first moment it gets requests that were meant for the one before.
             hold_walls_of_others(
                 self._store, self._plan.dataset, self._walls, self._open_reader, self._log, self._list_covers
             )
+            listener = self._take_over()
+            if listener is None:
+                return
+        http = HttpThread(traffic, listener)
         http.start()
-        port = self._listener.getsockname()[1]
+        if self._plan.is_shared and self._shared is None:
+            self._shared = HandOut(listener)
+        port = listener.getsockname()[1]
         identity = Identity(
             proxy_key(self._plan.advertise_ip, self._plan.advertise_port or port),
             self._plan.node,
@@ -169,10 +179,9 @@ class RenderDaemon:
         assert wall is not None, "nothing listens before a wall is loaded"
         registrar.show_seq(wall.seq)
         registrar.start()
-        shared = HandOut(self._listener) if self._plan.is_shared else None
         self._registrar = registrar
         threading.Thread(target=self._settle, args=(registrar,), name="settle", daemon=True).start()
-        listen = show_address(*self._listener.getsockname()[:2])
+        listen = show_address(*listener.getsockname()[:2])
         self._say("ready", listen=listen, wall=wall.id, seq=wall.seq, registration=identity.key)
         self._log.info("ready", listen=listen, registration=identity.key)
         try:
@@ -182,7 +191,22 @@ class RenderDaemon:
         except BaseException:
             registrar.remove()
             raise
-        self._drain(site, traffic, registrar, http, shared)
+        self._drain(site, traffic, registrar, http)
+
+    def _take_over(self) -> socket.socket | None:
+        """The socket of the server before, or, where that one has ended meanwhile, one of its own; None when told to
+        stop. Between its door and its end neither can be had."""
+        deadline = self._clock.monotonic() + self._plan.drain_s_max + _TAKE_S
+        while not self._stop.is_set:
+            notify(ALIVE)
+            try:
+                return shared_bind(*self._plan.address)[0]
+            except Invalid:
+                if self._clock.monotonic() > deadline:
+                    raise
+            self._stop.wake.wait(_TAKE_AGAIN_S)
+            self._stop.wake.clear()
+        return None
 
     def _settle(self, registrar: Registrar) -> None:
         """Nobody waits for it but who wants to end others."""
@@ -191,15 +215,13 @@ class RenderDaemon:
         )
         registrar.settle()
 
-    def _drain(
-        self, site: Site, traffic: Traffic, registrar: Registrar, http: HttpThread, shared: HandOut | None
-    ) -> None:
+    def _drain(self, site: Site, traffic: Traffic, registrar: Registrar, http: HttpThread) -> None:
         self._say("draining")
         self._log.info("draining")
         site.is_draining = True
         started = self._clock.monotonic()
         is_told = registrar.drain()
-        is_shared = shared is not None and shared.close()
+        is_shared = self._shared is not None and self._shared.close()
         if is_shared:
             http.let_go()
         if is_told or is_shared:

@@ -16,8 +16,8 @@ from synclib.disk.pieces import PieceCache
 from synclib.engine.cache_work import Background
 from synclib.engine.host import Host
 from synclib.engine.local import open_local
-from synclib.engine.shared_reader import open_at_work
-from synclib.errors import BoxlinkError, Corrupt, Missing
+from synclib.engine.shared_reader import NoCache, open_at_work, open_uncached
+from synclib.errors import BoxlinkError, Corrupt, Missing, Unsupported
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.open import CachedRuns
@@ -59,12 +59,18 @@ class RenderReader:
             self._indexed[seq] = manifest
         if mode == "reader":
             assert down is not None
-            background = Background(is_whole=seq == down.seq)
-            return open_at_work(self._dataset, self._host, manifest, background, self._say)
+            return self._in_process(manifest, Background(is_whole=seq == down.seq))
         names = self._names if seq in self._indexed else None
         return open_local(
             str(self._data), self._name, self._store, seq, runs=self._cache / "run", names=names, manifest=manifest
         )
+
+    def _in_process(self, manifest: Manifest, background: Background) -> Reader:
+        try:
+            return open_at_work(self._dataset, self._host, manifest, background, self._say)
+        except NoCache as error:
+            self._say(error.reason)
+            return open_uncached(self._dataset, self._host, manifest)
 
     def list_covers(self, reader: Reader) -> Covers:
         """By the wall index, with the diffs since laid over it; by a listing where there is none that can be used."""
@@ -72,7 +78,7 @@ class RenderReader:
         if manifest is not None:
             try:
                 return self._indexed_covers(manifest)
-            except (Corrupt, Missing) as error:
+            except (Corrupt, Missing, Unsupported) as error:
                 self._say(error)
         return listed_covers(reader)
 

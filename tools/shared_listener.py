@@ -34,6 +34,17 @@ def shared_bind(host: str, port: int) -> tuple[socket.socket, bool]:
     return (bind(host, port), False) if taken is None else (taken, True)
 
 
+def bind_unless_shared(host: str, port: int) -> tuple[socket.socket | None, tuple[str, int]]:
+    """A socket bound to the address, and the address as the kernel names it. None where a server there shares it: who
+    cannot serve yet leaves it there, lest connections come to nobody when that one ends, and asks for it later."""
+    bound, was_handed = shared_bind(host, port)
+    address = bound.getsockname()[:2]
+    if not was_handed:
+        return bound, address
+    bound.close()
+    return None, address
+
+
 def _resolved(host: str, port: int) -> tuple[str, int]:
     """As the kernel names it; what cannot be found is said by :func:`bind`."""
     try:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy.admin import Pages, json_page, serve_admin
+from proxy.admin import Page, Pages, json_page, serve_admin
 from synclib.clock import Clock
 from synclib.engine.node import Node
 from synclib.errors import Invalid, Unavailable
@@ -33,7 +33,7 @@ class SyncAdmin:
     def pages(self) -> Pages:
         return {b"/healthz": self._health, b"/metrics": self._metrics}
 
-    def _health(self) -> tuple[int, str, bytes]:
+    def _health(self) -> Page:
         """200 while it advances, else 503 with what does not."""
         late = self._node.late()
         failed = {
@@ -43,11 +43,12 @@ class SyncAdmin:
         }
         return json_page({"is_advancing": not late, "stuck": late, "failing": failed}, 503 if late else 200)
 
-    def _metrics(self) -> tuple[int, str, bytes]:
+    async def _metrics(self) -> Page:
+        mounts = await asyncio.to_thread(self._mounts)  # one of them may take its time to answer, or not to
         seen = Seen(
             self._node.figures(),
             self._meter,
-            self._mounts(),
+            mounts,
             self._clock.wall_ns() / 1e9,
             self._started_at,
             self._node.late(),

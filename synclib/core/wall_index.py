@@ -10,6 +10,8 @@ Normative table: docs/format/wall.md. An immutable object in pages, found by the
 
 from __future__ import annotations
 
+import itertools
+import operator
 import struct
 from array import array
 from collections.abc import Iterator
@@ -19,8 +21,15 @@ from blake3 import blake3
 
 from synclib.core import zstd
 from synclib.core.entry import Entry, Kind
-from synclib.core.frame import DECODE_ERRORS, VERSION
-from synclib.core.names import PATH_BYTES_MAX
+from synclib.core.frame import DECODE_ERRORS, VERSION, check_version
+from synclib.core.names import (
+    NAME_BYTES_MAX,
+    PATH_BYTES_MAX,
+    check_component,
+    check_directory,
+    is_reserved,
+    split_path,
+)
 from synclib.core.tail import open_tail, seal_tail
 from synclib.errors import Corrupt
 
@@ -111,10 +120,24 @@ def _little(lengths: array[int]) -> array[int]:
     return lengths
 
 
-def decode_wall_page(page: WallPage, stored: bytes | memoryview) -> tuple[array[int], bytes]:
-    """(lengths, all paths one after the other) of a page, verified: anything but what the builder writes is Corrupt."""
+def check_wall_header(data: bytes | memoryview) -> None:
+    """Corrupt or Unsupported unless these are the first 16 bytes of a wall index that can be read here."""
+    if len(data) != HEADER_BYTES:
+        raise Corrupt("a wall index is too short for its header")
+    magic, version, _, features = _HEADER.unpack(data)
+    check_version(MAGIC, magic, version, features)
+
+
+def check_wall_page(page: WallPage, stored: bytes | memoryview) -> None:
+    """Corrupt unless a page's stored bytes have the digest that the tail names."""
     if len(stored) != page.stored_bytes or blake3(stored).digest(PAGE_DIGEST_BYTES) != page.digest:
         raise Corrupt("a page of a wall index does not have its digest")
+
+
+def decode_wall_page(page: WallPage, stored: bytes | memoryview) -> tuple[array[int], bytes]:
+    """(lengths, all paths one after the other) of a page, verified: anything but what the builder writes is Corrupt.
+    What the paths are is not looked at."""
+    check_wall_page(page, stored)
     plain = zstd.decompress(stored, page.plain_bytes)
     lengths = array("H")
     if len(plain) >= _plain_bytes(page.path_count, 0) and _COUNT.unpack_from(plain) == (page.path_count,):
@@ -153,6 +176,39 @@ def decode_wall_tail(data: bytes | memoryview, object_bytes: int, digest: bytes 
 
 
 def wall_pages(tail: WallTail, stored: Iterator[bytes | memoryview]) -> Iterator[tuple[array[int], bytes]]:
-    """The decoded pages, from their stored bytes in order."""
+    """The decoded pages, from their stored bytes in order. Corrupt where a path is none that a dataset may have, or
+    does not come after the one before."""
+    last: _Place = (b"", b"", b"")
     for page, data in zip(tail.pages, stored, strict=True):
-        yield decode_wall_page(page, data)
+        lengths, paths = decode_wall_page(page, data)
+        last = _check_paths(lengths, paths, last)
+        yield lengths, paths
+
+
+_Place = tuple[bytes, bytes, bytes]  # of a path in the order of paths: its directory with NUL for "/", NUL, its name
+
+
+def _check_paths(lengths: array[int], paths: bytes, last: _Place) -> _Place:
+    """The last path's place. The common case is decided for many paths at once: a wall has a million."""
+    if b"\0" in paths:
+        raise Corrupt("a wall index has a path with NUL")
+    stops = list(itertools.accumulate(lengths, initial=0))
+    text = paths.replace(b"/", b"\0")
+    split = [text[start:stop] for start, stop in itertools.pairwise(stops)]
+    joined = b"\0%b\0" % b"\0".join(split)
+    # What may be odd is looked at closely: no name, "." or "..", a path of ours.
+    if any(odd in joined for odd in (b"\0\0", b"\0.", b"\0synch.")) or max(lengths) > NAME_BYTES_MAX:
+        for start, stop in itertools.pairwise(stops):
+            _check_path(paths[start:stop])
+    places = [path.rpartition(b"\0") for path in split]
+    if not last < places[0] or not all(map(operator.lt, places, places[1:])):
+        raise Corrupt("the paths of a wall index are not in order, each once")
+    return places[-1]
+
+
+def _check_path(path: bytes) -> None:
+    directory, name = split_path(path)
+    check_component(name)
+    check_directory(directory)
+    if is_reserved(directory, name):
+        raise Corrupt(f"a wall index has a path that no dataset has: {path!r}")

@@ -54,9 +54,13 @@ class BlobCache:
         with disk_errors():
             directory.mkdir(parents=True, exist_ok=True)
             self.record = CacheRecord(directory, address_end)
-            self._data = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if os.fstat(self._data).st_size < address_end * ADDRESS_UNIT:
-                self._grow(address_end * ADDRESS_UNIT)
+            with contextlib.ExitStack() as opened:
+                opened.callback(self.record.close)
+                self._data = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                opened.callback(os.close, self._data)
+                if os.fstat(self._data).st_size < address_end * ADDRESS_UNIT:
+                    self._grow(address_end * ADDRESS_UNIT)
+                opened.pop_all()
         # What this process has hashed or written, a bit for each unit; of a region all is void when its generation is
         # another one than then.
         self._trusted = bytearray(self.record.units // 8)

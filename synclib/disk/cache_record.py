@@ -56,7 +56,8 @@ class CacheRecord:
         self._files: list[int] = []
         self._mutex = threading.Lock()
         self._rest_until = 0.0
-        with disk_errors():
+        with disk_errors(), contextlib.ExitStack() as opened:
+            opened.callback(self.close)
             self._held, self._generation, self._clock, self._lock = (
                 self._open(directory / name) for name in ("held", "generation", "clock", "lock")
             )
@@ -69,6 +70,7 @@ class CacheRecord:
             finally:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
             self._map()
+            opened.pop_all()
 
     def _open(self, path: Path) -> int:
         self._files.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

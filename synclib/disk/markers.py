@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
 
 from synclib.core import names
@@ -17,6 +19,31 @@ def encode_down(down: Down) -> bytes:
     return down.model_dump_json().encode() + b"\n"
 
 
+def read_marker(path: Path) -> bytes | None:
+    """A marker's bytes; None where there is none. Invalid where it is too large, or no plain file: who may put a marker
+    may perhaps not read what a link leads to, and what is wrong with a marker is said to everybody."""
+    hint = "remove it, or put a plain file there"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Invalid(f"{path.name} is a symlink, which is not followed", hint=hint, path=str(path)) from error
+        if error.errno == errno.ENXIO:
+            raise Invalid(f"{path.name} is no plain file", hint=hint, path=str(path)) from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Invalid(f"{path.name} is no plain file", hint=hint, path=str(path))
+        data = os.read(descriptor, MARKER_BYTES_MAX + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > MARKER_BYTES_MAX:
+        raise Invalid(f"{path.name} is larger than {MARKER_BYTES_MAX} bytes", hint=hint, path=str(path))
+    return data
+
+
 class Markers:
     """The markers in one directory."""
 
@@ -24,17 +51,7 @@ class Markers:
         self.directory = directory
 
     def _read(self, name: str) -> bytes | None:
-        try:
-            descriptor = os.open(self.directory / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        try:
-            data = os.read(descriptor, MARKER_BYTES_MAX + 1)
-        finally:
-            os.close(descriptor)
-        if len(data) > MARKER_BYTES_MAX:
-            raise Invalid(f"{name} is larger than {MARKER_BYTES_MAX} bytes", path=str(self.directory / name))
-        return data
+        return read_marker(self.directory / name)
 
     def active(self) -> Active | None:
         """What is asked for; None when nothing is. Invalid when the text is not understood."""
@@ -46,10 +63,10 @@ class Markers:
 
     def down(self) -> Down | None:
         """What was answered; None when nothing was, or nothing that can be read."""
-        data = self._read(names.DOWN)
         try:
+            data = self._read(names.DOWN)
             return None if data is None else parse_down(data)
-        except Corrupt:
+        except (Corrupt, Invalid):
             return None
 
     def up_identity(self) -> tuple[int, int] | None:
@@ -66,12 +83,10 @@ class Markers:
 
     def write_error(self, error: Error) -> None:
         """Say why not; the same words are not written twice, so that watchers are not woken for nothing."""
-        data = self._read(names.ERROR)
-        if data is not None:
-            with contextlib.suppress(ValueError):
-                old = Error.model_validate_json(data)
-                if (old.kind, old.message) == (error.kind, error.message):
-                    return
+        with contextlib.suppress(ValueError, Invalid):
+            old = Error.model_validate_json(self._read(names.ERROR) or b"")
+            if (old.kind, old.message) == (error.kind, error.message):
+                return
         write_atomic(self.directory / names.ERROR, error.model_dump_json().encode() + b"\n")
 
     def clean(self) -> None:

@@ -37,8 +37,8 @@ class Background(msgspec.Struct, frozen=True):
 
 
 class CacheWork:
-    """Of one seq. ``ready``: a file that says that the start-up of whoever reads is over; ``is_seen_whole``: nobody
-    read this way before, so that what is read now is all of it. ``on_whole``: called when every byte is here."""
+    """Of one seq. ``ready``: a file, if any, that says that the start-up of whoever reads is over; ``is_seen_whole``:
+    nobody read this way before, so that what is read now is all of it. ``on_whole``: called when every byte is here."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class CacheWork:
         *,
         address_end: int,
         total_bytes: int,
-        ready: Path,
+        ready: Path | None,
         near: Near | None,
         is_seen_whole: bool,
         on_whole: Callable[[Stamp], None],
@@ -79,7 +79,7 @@ class CacheWork:
             on_whole=on_whole,
         )
         self.ended = threading.Event()
-        self._holder = threading.Thread(target=_hold, args=(dataset, host, seq, self.ended))
+        self._holder = threading.Thread(target=hold_seq, args=(dataset, host, seq, self.ended))
         self._recorder = threading.Thread(target=start_up.run, args=(self.hydrator.start_up_is_over, self.ended))
 
     def hold(self) -> None:
@@ -106,14 +106,15 @@ class CacheWork:
         """What is under way is waited for; what came is durable. Closes the cache."""
         self.stop()
         self.blob.close()
-        self.cache.sync()
+        with contextlib.suppress(BoxlinkError):  # of a disk that fails; what is not durable is not believed
+            self.cache.sync()
         self.cache.close()
         for thread in (self._recorder, self._holder):
             if thread.is_alive():
                 thread.join()
 
 
-def _hold(dataset: Dataset, host: Host, seq: int, ended: threading.Event) -> None:
+def hold_seq(dataset: Dataset, host: Host, seq: int, ended: threading.Event) -> None:
     """Keep collectors away from a seq while it is served. A node may have no right to write: then it goes without."""
     holder = pin(dataset, host)
     while True:

@@ -21,7 +21,7 @@ from synclib.core.registration import (
 from synclib.engine.logship import read_segment
 from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
 from synclib.lazy.dataset import Dataset
-from synclib.store.base import Store
+from synclib.store.base import Store, in_spite_of_strangers
 
 NODES_MAX = 10_000
 _LINE_MAX = 200
@@ -45,7 +45,7 @@ def fleet_rows(store: Store, clock: Clock, lag_max: int, *, with_logs: bool) -> 
 
 def _statuses(store: Store, problems: list[str]) -> dict[str, NodeStatus]:
     found: dict[str, NodeStatus] = {}
-    for info in islice(store.list(node_prefix()), NODES_MAX):
+    for info in islice(in_spite_of_strangers(store.list(node_prefix()), problems.append), NODES_MAX):
         try:
             name = check_node(info.key.removeprefix(node_prefix()))
             fetched = store.get(info.key, size_max=NODE_STATUS_BYTES_MAX)
@@ -62,14 +62,14 @@ def _statuses(store: Store, problems: list[str]) -> dict[str, NodeStatus]:
 
 def _registrations(store: Store, problems: list[str]) -> dict[str, dict[str, Registration]]:
     found: dict[str, dict[str, Registration]] = defaultdict(dict)
-    for info in islice(store.list("proxy/"), NODES_MAX):
+    for info in islice(in_spite_of_strangers(store.list("proxy/"), problems.append), NODES_MAX):
         try:
             fetched = store.get(info.key, size_max=REGISTRATION_BYTES_MAX)
             assert fetched is not None
             registration = parse_registration(fetched.data)
         except Missing:
             continue
-        except Corrupt as error:
+        except (Corrupt, Invalid) as error:
             problems.append(f"{info.key}: {error.message}")
             continue
         found[registration.node or info.key][info.key] = registration

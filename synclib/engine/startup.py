@@ -30,7 +30,8 @@ _PUBLISHED = "traced"
 
 
 class StartUp:
-    """Of one mount of a seq. It is over when the file ``ready`` is there, or when nothing new was read for a while.
+    """Of one mount of a seq. It is over when the file ``ready`` (None: there is none) is there, or when nothing new was
+    read for a while.
 
     ``cache``: the directory of the dataset's blob. ``dataset``: its store need not try again; what fails is left out,
     for a trace is advice. ``is_seen_whole``: nobody served the mount before; else what is noted is not all, and is
@@ -38,7 +39,7 @@ class StartUp:
     """
 
     def __init__(
-        self, dataset: Dataset, host: Host, seq: int, cache: Path, ready: Path, *, is_seen_whole: bool
+        self, dataset: Dataset, host: Host, seq: int, cache: Path, ready: Path | None, *, is_seen_whole: bool
     ) -> None:
         self._dataset, self._host, self._seq, self._cache, self._ready = dataset, host, seq, cache, ready
         self._is_seen_whole = is_seen_whole
@@ -46,21 +47,25 @@ class StartUp:
 
     def run(self, on_over: Callable[[], None], ended: threading.Event) -> None:
         """Until it is over or the mount is: then what was read is published."""
-        while not (self._ready.exists() or self.touches.is_over()):
+        while not (self._is_said() or self.touches.is_over()):
             if ended.wait(_LOOK_S):
                 return
         on_over()
         touched = self.touches.in_order()
-        with contextlib.suppress(OSError):
-            write_atomic(self._ready, b"")
+        if self._ready is not None:
+            with contextlib.suppress(OSError):
+                write_atomic(self._ready, b"")
         if touched and self._is_seen_whole and not self._is_published():
             with contextlib.suppress(BoxlinkError, OSError):
                 self._publish(touched)
 
+    def _is_said(self) -> bool:
+        return self._ready is not None and self._ready.exists()
+
     def read_trace(self) -> Iterable[tuple[float, Extent]]:
         """What earlier start-ups needed, as this seq has it, or else what one is likely to need; nothing where that
         cannot be had at once."""
-        if self._ready.exists():
+        if self._is_said():
             return []
         try:
             touches = union(read_traces(self._dataset))

@@ -150,6 +150,11 @@ def run_jobs(
             yield taken().result()
     except BrokenExecutor as error:
         raise Unavailable("a worker process was killed", hint="is there enough memory? run it again") from error
+    except KeyboardInterrupt:
+        # Nobody waits for what they are at: it is done again.
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        raise
     finally:
         for future in pending:
             future.cancel()

@@ -8,7 +8,7 @@ from synclib.core.extent_map import decode_page
 from synclib.core.extent_map import decode_tail as decode_map_tail
 from synclib.core.manifest import Attachment
 from synclib.core.stored_image import decode_image_tail, decode_piece
-from synclib.core.wall_index import decode_wall_tail, wall_pages
+from synclib.core.wall_index import HEADER_BYTES, check_wall_header, decode_wall_tail, wall_pages
 from synclib.errors import Corrupt, Unsupported
 from synclib.store.base import Buffer
 
@@ -31,8 +31,9 @@ def check_attachment(item: Attachment, read: ReadRange) -> None:
             decode_page(page, stored)
     elif item.kind == "wall":
         wall = decode_wall_tail(tail_data, item.object_bytes, item.tail_digest)
-        places = [(info.offset, info.stored_bytes) for info in wall.pages]
-        for _ in wall_pages(wall, _in_order(places, read)):
+        parts = _in_order([(0, HEADER_BYTES), *((info.offset, info.stored_bytes) for info in wall.pages)], read)
+        check_wall_header(next(parts))
+        for _ in wall_pages(wall, parts):
             pass
     else:
         raise Unsupported(f"no attachment of the kind {item.kind!r} is known here")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from synclib.core.entry import ADDRESS_UNIT
 from synclib.disk.evictor import WantedStarts
+from synclib.disk.faults import is_of_the_world
 from synclib.lazy.blob import Extents
 
 
@@ -66,23 +67,35 @@ class MountedSeqs:
 
 @contextlib.contextmanager
 def mounted(directory: Path, data: bytes, mark: str = "") -> Iterator[None]:
-    """Let others know what this process serves from the cache in ``directory``. OSError where the disk is full.
-    ``mark``: tells what one process serves at a time apart."""
+    """Let others know what this process serves from the cache in ``directory``. ``mark``: tells what one process serves
+    at a time apart. Where the disk is full, or fails, it goes without: what it has may be evicted first."""
     path = directory / "mounted" / f"{os.getpid()}{mark}.json"
+    descriptor = None
+    try:
+        descriptor = _locked(path)
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, data, 0)
+    except OSError as error:
+        if not is_of_the_world(error):
+            raise
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # whoever looks takes it away
+                path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         # Whoever looked before it was locked has taken it away.
-        if path.exists() and os.path.samestat(os.stat(path), os.fstat(descriptor)):
-            break
-        os.close(descriptor)
-    try:
-        # Where the disk is full it goes without: what it has may be evicted first.
-        with contextlib.suppress(OSError):
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, data, 0)
-        yield
-    finally:
-        path.unlink(missing_ok=True)
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        except FileNotFoundError:
+            pass
         os.close(descriptor)

@@ -14,9 +14,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from synclib.errors import Invalid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +34,10 @@ class ObjectInfo:
     key: str
     size: int
     etag: str
+
+
+class Strangers(Invalid):
+    """The last word of a listing, after all objects: among them stands what is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,5 +82,13 @@ class Store(Protocol):
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """All objects whose key begins with ``prefix`` and is greater than ``after``, in byte order of the keys.
 
-        Objects that come or go meanwhile may be seen or not; all others are seen exactly once.
+        Objects that come or go meanwhile may be seen or not; all others are seen exactly once. Strangers at its end.
         """
+
+
+def in_spite_of_strangers(listing: Iterator[ObjectInfo], say: Callable[[str], None]) -> Iterator[ObjectInfo]:
+    """The objects of a listing, for who deletes nothing by it; what else stands there is said."""
+    try:
+        yield from listing
+    except Strangers as error:
+        say(error.message)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from synclib.clock import Clock, Entropy
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Full, Invalid, Missing, Unavailable
 from synclib.store import file_tree as tree
-from synclib.store.base import Body, Buffer, Fetched, ObjectInfo
+from synclib.store.base import Body, Buffer, Fetched, ObjectInfo, Strangers
 from synclib.store.file_lock import WriteLock, clean_leftovers, open_reserved, stamp, temporary_file
 from synclib.store.file_names import split_key
 
@@ -108,7 +108,11 @@ class FileStore:
             base, parents = within
             with tree.open_parents(root, parents) as directory:
                 if directory is not None:
-                    yield from tree.walk(directory, base, prefix, after.encode())
+                    strangers: list[bytes] = []
+                    yield from tree.walk(directory, base, prefix, after.encode(), strangers)
+                    if strangers:
+                        # Not left out: who deletes what a listing does not show must not be misled.
+                        raise tree.strange(strangers[0], Strangers)
 
     @contextmanager
     def _open_root(self) -> Iterator[int]:

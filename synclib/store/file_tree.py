@@ -75,14 +75,14 @@ def open_object(directory: int | None, name: bytes) -> int | None:
             continue
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):
-                raise _strange(candidate) from error
+                raise strange(candidate) from error
             raise
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISREG(mode):
             return descriptor
         os.close(descriptor)
         if not stat.S_ISDIR(mode):
-            raise _strange(candidate)
+            raise strange(candidate)
     return None
 
 
@@ -96,7 +96,7 @@ def find_object(directory: int | None, name: bytes) -> tuple[bytes, os.stat_resu
             if stat.S_ISREG(found.st_mode):
                 return candidate, found
             if not stat.S_ISDIR(found.st_mode):
-                raise _strange(candidate)
+                raise strange(candidate)
     return None
 
 
@@ -143,17 +143,17 @@ def _open_directory(parent: int, name: bytes) -> int | None:
     except NotADirectoryError:
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                raise _strange(name) from None
+                raise strange(name) from None
         return None
 
 
-def walk(directory: int, base: str, prefix: str, after: bytes) -> Iterator[ObjectInfo]:
+def walk(directory: int, base: str, prefix: str, after: bytes, strangers: list[bytes]) -> Iterator[ObjectInfo]:
     """The objects below a directory whose keys begin with ``base``, in byte order of the keys.
 
-    Only the names in the directories from here to the object shown are held. Symlinks and special files are refused
-    rather than left out: who deletes what a listing does not show must not be misled.
+    Only the names in the directories from here to the object shown are held. One of the symlinks and special files
+    that are met is added to ``strangers``.
     """
-    for sorted_by, name, is_directory in _children(directory):
+    for sorted_by, name, is_directory in _children(directory, strangers):
         key = base + sorted_by.decode().removesuffix("/")
         ordered = base.encode() + sorted_by
         if not is_directory:
@@ -166,12 +166,12 @@ def walk(directory: int, base: str, prefix: str, after: bytes) -> Iterator[Objec
             child = _open_directory(directory, name)
             if child is not None:
                 try:
-                    yield from walk(child, key + "/", prefix, after)
+                    yield from walk(child, key + "/", prefix, after, strangers)
                 finally:
                     os.close(child)
 
 
-def _children(directory: int) -> list[tuple[bytes, bytes, bool]]:
+def _children(directory: int, strangers: list[bytes]) -> list[tuple[bytes, bytes, bool]]:
     """(component, file name, is a directory) in the order of keys: a directory sorts as its component and ``/``."""
     children: dict[bytes, tuple[bytes, bytes, bool]] = {}
     with os.scandir(directory) as entries:
@@ -184,7 +184,8 @@ def _children(directory: int) -> list[tuple[bytes, bytes, bool]]:
             if component is None or name == RESERVED:
                 continue
             if not is_directory and not entry.is_file(follow_symlinks=False):
-                raise _strange(name)
+                strangers[:] = [name]
+                continue
             sorted_by = component.encode() + (b"/" if is_directory else b"")
             children[sorted_by] = (sorted_by, name, is_directory)
     return sorted(children.values())
@@ -202,8 +203,8 @@ def listed_directory(prefix: str) -> tuple[str, list[bytes]] | None:
     return base + slash, [*parents, name]
 
 
-def _strange(name: bytes) -> Invalid:
-    return Invalid(
+def strange(name: bytes, kind: type[Invalid] = Invalid) -> Invalid:
+    return kind(
         f"{os.fsdecode(name)!r} in the store is a symlink or no ordinary file",
         hint="a store holds files and directories only; mount or bind a file system where it should span disks",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -79,7 +80,7 @@ def _open(url: str, s3: Mapping[str, str | None], clock: Clock, entropy: Entropy
 
 def _directory(url: str, rest: str) -> str:
     """The directory of ``file:///dir`` (RFC 8089 without a host)."""
-    directory = unquote_to_bytes(rest)
+    directory = unquote_to_bytes(os.fsencode(rest))  # a name of a file need not be text
     if not directory.startswith(b"/"):
         raise Invalid(f"{url!r} names no absolute directory", hint=f"write three slashes: file:///{rest}")
     if b"\0" in directory:

@@ -18,6 +18,7 @@ import pytest
 from synclib.clock import ManualClock, SeededEntropy, SystemClock, SystemEntropy
 from synclib.errors import Ambiguous, Full, Invalid, Missing, Unavailable
 from synclib.store import file_lock
+from synclib.store.base import Strangers, in_spite_of_strangers
 from synclib.store.file import FileStore
 from tests.conformance import file_workers
 from tests.conformance.file_workers import open_file_store
@@ -257,6 +258,25 @@ def test_pipes_and_strange_names(store: FileStore, root: Path) -> None:
         (root / os.fsdecode(name)).write_bytes(b"1")
     # `50%` is where an object `50` stands when a directory has its name.
     assert [info.key for info in store.list("")] == ["50", "ok"]
+
+
+@pytest.mark.parametrize("where", ["proxy/link", "proxy/a/link", "proxy/0", "proxy/zz"])
+def test_a_stranger_is_said_when_all_objects_were_shown(store: FileStore, root: Path, where: str) -> None:
+    keys = ["proxy/a/b", "proxy/b", "proxy/m/c", "proxy/z"]
+    for key in keys:
+        store.put(key, b"1")
+    os.mkfifo(root / where) if where.endswith("zz") else (root / where).symlink_to("/etc/passwd")
+    listing = store.list("proxy/")
+    assert [next(listing).key for _ in keys] == keys
+    with pytest.raises(Strangers, match="symlink"):
+        next(listing)
+    said: list[str] = []
+    assert [info.key for info in in_spite_of_strangers(store.list("proxy/"), said.append)] == keys
+    assert len(said) == 1
+    # Where nothing at all can be seen it is another error.
+    with pytest.raises(Invalid) as caught:
+        list(in_spite_of_strangers(store.list(where + "/"), said.append))
+    assert not isinstance(caught.value, Strangers)
 
 
 def test_percent_signs_and_reserved_names(store: FileStore) -> None:

@@ -69,8 +69,8 @@ def write(directory: Path, content: Content) -> None:
 @pytest.mark.parametrize("verb", ["publish", "restore"])
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_moment_of_the_work(machine: Machine, verb: str, signal_number: signal.Signals) -> None:
-    """To the whole group, as a terminal (or a supervisor) sends it: 130, no traceback, no process left over, the next
-    run completes."""
+    """To the whole group, as a terminal (or a supervisor) sends it: 130 (143), no traceback, no process left over, the
+    next run completes."""
     entropy = random.Random(f"{verb} {signal_number}")
     source, out = machine.place / "source", machine.place / "out"
     write(source, large_tree(1))
@@ -93,11 +93,11 @@ def test_a_signal_at_any_moment_of_the_work(machine: Machine, verb: str, signal_
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal_number)
             out_text, err = process.communicate(timeout=60)
-            assert process.returncode in (0, 130), (out_text, err)
+            assert process.returncode in (0, 128 + signal_number), (out_text, err)
             assert b"Traceback" not in err, err.decode()
             assert wait_for_end(process.pid) == set()
             said = json.loads(out_text)
-            if process.returncode == 130:
+            if process.returncode:
                 interrupted += 1
                 assert said["error"]["kind"] == "interrupted"
             elif verb == "restore":
@@ -375,3 +375,40 @@ def test_a_dry_run_says_what_it_would_cost_and_need(tmp_path: Path) -> None:
     assert again["plan"]["files"] == 1
     again = machine.json("restore", "covers", tmp_path / "again", "--seed", tmp_path / "out")
     assert (again["fetched"], again["fetch_requests"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("cat", "covers", "a"), 2), (("ls", "covers"), 0), (("ls", "nothing"), 10), (("ls", "--json"), 0)],
+)
+def test_standard_output_that_is_closed(machine: Machine, words: tuple[str, ...], code: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", BOXLINK, *words],
+        env=machine.environment, cwd=machine.place, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+    assert bool(done.stderr) == bool(code)
+
+
+def test_what_is_opened_never_becomes_standard_output() -> None:
+    code = (
+        "import os, sys\n"
+        "for number in range(3): os.close(number)\n"
+        "sys.argv = ['boxlink', '--version']\n"
+        "from tools import entry\n"
+        "import tools.cli\n"
+        "tools.cli.main = lambda: os._exit(os.open('/', os.O_RDONLY))\n"
+        "entry.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    assert done.returncode > 2
+
+
+def test_a_store_whose_directory_is_no_text(machine: Machine) -> None:
+    url = b"file://" + os.fsencode(machine.place) + b"/store\xff"
+    machine.run("init", "--store", url)
+    assert os.path.isdir(os.fsencode(machine.place) + b"/store\xff")
+    machine.run("publish", "covers", "source", "--store", url)
+    assert machine.run("cat", "covers", "a", "--store", url) == b"1"
+    assert machine.run("ls", "--store", url.replace(b"\xff", b"%ff")) == b"covers\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import signal
@@ -17,9 +18,11 @@ from typing import Any
 
 import pytest
 
+from synclib.clock import SystemEntropy
 from synclib.core.registration import parse_registration
 from tests.pictures import encoded, picture, small_wall
 from tests.render_site import fetch
+from tools.fleet.free_port import free_port
 
 
 class Node:
@@ -63,9 +66,9 @@ class Node:
 class Server:
     """A running ``boxlink render`` and the lines it said."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, listen: str = "127.0.0.1:0", *others: str) -> None:
         self.lines: list[dict[str, Any]] = []
-        words = ("render", "--data", str(node.data), "--dataset", "covers", "--listen", "127.0.0.1:0", "--json")
+        words = ("render", "--data", str(node.data), "--dataset", "covers", "--listen", listen, *others, "--json")
         self.process = subprocess.Popen(
             node.command(*words), env=node.environment, cwd=node.root, stdout=subprocess.PIPE, text=True
         )
@@ -92,8 +95,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def serving(node: Node) -> Iterator[Server]:
-    server = Server(node)
+def serving(node: Node, *words: str) -> Iterator[Server]:
+    server = Server(node, *words)
     try:
         yield server
     finally:
@@ -163,3 +166,50 @@ def test_a_port_that_is_taken_is_said_before_any_waiting(node: Node) -> None:
         )  # fmt: skip
     assert run.returncode == 2
     assert json.loads(run.stdout)["error"]["kind"] == "invalid"
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port((), SystemEntropy())
+
+
+def test_a_successor_that_has_nothing_to_serve_yet_leaves_the_port_alone(node: Node, port: int) -> None:
+    """What would come to it waits for ever when the one before is killed."""
+    share = (f"127.0.0.1:{port}", "--share")
+    node.bring_down()
+    cold = copy.copy(node)
+    cold.data = node.root / "cold"
+    with serving(node, *share) as first, serving(cold, *share) as successor:
+        first.wait_for("ready")
+        successor.wait_for("waiting")
+        first.process.kill()
+        first.process.wait()
+        with pytest.raises(ConnectionRefusedError):
+            fetch(port, "/wall.json")
+        with serving(node, *share) as newcomer:
+            newcomer.wait_for("ready")
+            assert fetch(port, "/wall.json").json()["seq"] == 1
+            # It comes into its own, behind the one that was quicker.
+            (node.source / "shelf" / "new.jpg").write_bytes(encoded(picture(99)))
+            cold.bring_down()
+            assert successor.wait_for("ready")["seq"] == 2
+            newcomer.process.send_signal(signal.SIGTERM)
+            assert newcomer.process.wait(40) == 0
+            assert fetch(port, "/wall.json").json()["seq"] == 2
+
+
+def test_who_comes_before_the_first_one_serves_is_let_in(node: Node, port: int) -> None:
+    share = (f"127.0.0.1:{port}", "--share")
+    cold = copy.copy(node)
+    cold.data = node.root / "cold"
+    node.bring_down()
+    with serving(cold, *share) as first:
+        first.wait_for("waiting")
+        with serving(node, *share) as second:
+            second.wait_for("ready")
+            assert fetch(port, "/wall.json").json()["seq"] == 1
+            cold.bring_down()
+            first.wait_for("ready")
+            second.process.send_signal(signal.SIGTERM)
+            assert second.process.wait(40) == 0
+            assert fetch(port, "/wall.json").json()["seq"] == 1

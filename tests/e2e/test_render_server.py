@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from PIL import Image
+from structlog.testing import capture_logs
 
-from synclib.errors import BoxlinkError, Corrupt, Unavailable
+from render.walls import load_wall
+from synclib.errors import BoxlinkError, Corrupt, Missing, Unavailable
 from tests.memory_reader import MemoryReader
 from tests.pictures import small_wall
 from tests.render_site import RunningSite, running_site
@@ -180,3 +184,57 @@ def test_before_a_wall_is_there_nothing_is_kept() -> None:
         for path, status in (("/wall.json", 503), ("/tiles/0/0/0.jpg", 404), ("/healthz", 503)):
             reply = site.get(path)
             assert (reply.status, reply.headers["cache-control"]) == (status, "no-store")
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), Missing("gone"), Corrupt("odd")], ids=lambda error: error.kind)
+def test_a_long_catalog_that_cannot_be_read_is_read_again(error: BoxlinkError) -> None:
+    files = small_wall(300)
+    files[b"catalog.jsonl"] += b"\n" * (5 << 20)
+    with running_site() as site, capture_logs() as logs:
+        reader = MemoryReader(files)
+        reader.failures[b"catalog.jsonl"] = error
+        wall = load_wall(lambda seq: reader, 1, reader.digest, log=structlog.get_logger())
+        site.walls.show(wall)
+        while reader.read_paths.count(b"catalog.jsonl") < 2:
+            pass
+        assert site.get("/healthz").json()["state"] == "ready"
+        deepest, above = (f"/tiles/{wall.id}/{wall.layout.zoom_max - up}/0/0.jpg" for up in (0, 2))
+        for path in (deepest, f"/tiles/{wall.id}/names/0.json"):
+            early = site.get(path)
+            assert (early.status, early.headers["cache-control"], early.headers["retry-after"]) == (
+                503,
+                "no-store",
+                "1",
+            )
+        # It shows no letters.
+        assert site.get(above).status == 200
+        said = [line["event"] for line in logs if "catalog" in line["event"]]
+        assert said == ["a wall's catalog was not read"]
+        reader.failures.clear()
+        while (late := site.get(deepest)).status == 503:
+            pass
+        assert late.status == 200
+        shown = site.get(f"/tiles/{wall.id}/names/0.json").json()["covers"]
+        assert isinstance(shown, list)
+        assert shown[0]["title"] == "Title 0"
+
+
+def test_walls_that_are_given_up_read_no_catalog() -> None:
+    files = small_wall(3)
+    files[b"catalog.jsonl"] += b"\n" * (5 << 20)
+    reader = MemoryReader(files)
+    reader.failures[b"catalog.jsonl"] = Unavailable("away")
+    wall = load_wall(lambda seq: reader, 1, reader.digest)
+    wall.retire()
+    for thread in threading.enumerate():
+        if thread.name == "catalog":
+            thread.join(20)
+            assert not thread.is_alive()
+    assert reader.is_closed
+
+
+def test_a_short_catalog_whose_bytes_are_gone_is_no_wall_without_titles() -> None:
+    reader = MemoryReader(small_wall(3))
+    reader.failures[b"catalog.jsonl"] = Missing("its pack is gone")
+    with pytest.raises(Missing):
+        load_wall(lambda seq: reader, 1, reader.digest)

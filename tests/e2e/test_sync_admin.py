@@ -7,17 +7,27 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from synclib.clock import SeededEntropy, SystemClock
+from synclib.engine.host import Host
+from synclib.engine.node import Node
+from synclib.store.memory import MemoryStore
+from synclib.store.meter import Meter
 from tests.e2e.boxlink_process import Machine, end_session
 from tests.e2e.test_notify import hear, listening
+from tests.engine.test_node import Silent
+from tools.sync_admin import SyncAdmin, serve_in_thread
 
 WAIT_S = 40.0
 STUCK = """
@@ -178,3 +188,34 @@ def test_a_watchdog_of_another_process_is_not_ours(machine: Machine) -> None:
 def test_an_address_that_cannot_be_had(machine: Machine, admin: str, says: str) -> None:
     words = ("sync", "--data", "data", "--admin", admin)
     assert says in machine.json(*words, code=2)["error"]["message"]
+
+
+class SlowMounts(SyncAdmin):
+    """One whose mounts do not answer before they are let."""
+
+    def __init__(self, place: Path) -> None:
+        host = Host("n1", SystemClock(), SeededEntropy(3), place / "state", place / "cache")
+        node = Node(place, MemoryStore(), None, host, Silent(), 10, Meter())
+        super().__init__(node, Meter(), host.clock, host.state, place)
+        self.is_asked, self.may_answer = threading.Event(), threading.Event()
+
+    def _mounts(self) -> Sequence[dict[str, Any]]:
+        self.is_asked.set()
+        assert self.may_answer.wait(WAIT_S)
+        return super()._mounts()
+
+
+def test_mounts_that_do_not_answer_hold_nobody_else_up(tmp_path: Path) -> None:
+    admin = SlowMounts(tmp_path)
+    address = serve_in_thread(admin.pages(), "127.0.0.1", 0)
+    with ThreadPoolExecutor(1) as scraper:
+        scrape = scraper.submit(lambda: urllib.request.urlopen(f"http://{address}/metrics", timeout=WAIT_S).read())
+        try:
+            assert admin.is_asked.wait(WAIT_S)
+            # Well within the time after which a request is given up.
+            with urllib.request.urlopen(f"http://{address}/healthz", timeout=5) as health:
+                assert health.status == 200
+            assert not scrape.done()
+        finally:
+            admin.may_answer.set()
+        assert b"boxlink_sync_" in scrape.result(WAIT_S)

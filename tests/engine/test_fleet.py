@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import structlog
 
+from proxy.core.networks import parse_networks
+from proxy.metrics import Counters
+from proxy.registry import Registry
 from synclib.clock import ManualClock, SeededEntropy, now_text
 from synclib.core import zstd
 from synclib.core.fleet import Seen, row_of
@@ -16,6 +20,7 @@ from synclib.engine.host import Host
 from synclib.engine.report import Identity, MountFigures, Reporter
 from synclib.errors import BoxlinkError, Corrupt, Unavailable
 from synclib.store.memory import MemoryStore
+from synclib.store.open import open_store
 from tests.kit import Kit
 
 DIGEST = "5" * 64
@@ -157,3 +162,18 @@ def test_a_status_names_its_key() -> None:
     with pytest.raises(Corrupt) as caught:
         parse_node_status(b"{}", "node/x")
     assert caught.value.key == "node/x"
+
+
+def test_one_that_is_no_object_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    store, _ = open_store(f"file://{tmp_path}/store", {})
+    store.put("node/good", NodeStatus(at="2026-01-01T00:00:00Z").model_dump_json().encode())
+    store.put("proxy/10.0.0.1.p80", Registration(handles=["/"], node="n1").model_dump_json().encode())
+    for folder in ("node", "proxy"):
+        (tmp_path / "store" / folder / "0").symlink_to("/etc/passwd")
+    rows, problems = fleet_rows(store, ManualClock(), 10, with_logs=False)
+    assert [row.seen.node for row in rows] == ["good", "n1"]
+    assert len(problems) == 2
+    assert all("symlink" in problem for problem in problems)
+    registry = Registry(store, parse_networks([], "file:///"), ManualClock(), Counters(), structlog.get_logger())
+    assert list(registry.poll()) == ["proxy/10.0.0.1.p80"]

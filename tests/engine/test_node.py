@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 from synclib.clock import ManualClock, SeededEntropy, SystemClock
 from synclib.core import names
 from synclib.core.entry import Entry
-from synclib.core.markers import Active, Down
+from synclib.core.markers import MARKER_BYTES_MAX, Active, Down
 from synclib.core.node import RELEASED, Do, Seen, decide
 from synclib.core.registration import NodeStatus
 from synclib.core.swap import Wish
@@ -826,3 +827,60 @@ def test_those_that_come_first_come_once_whatever_is_named(rig: Rig) -> None:
         for path in found:
             parent = path.rpartition(b"/")[0]
             assert not parent or found.index(parent) < found.index(path)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "loop", "fifo", "socket", "directory"])
+def test_an_active_marker_that_is_no_plain_file_is_neither_read_nor_quoted(rig: Rig, kind: str, tmp_path: Path) -> None:
+    """Whoever may put a marker may perhaps not read what a link leads to, and everybody may read synch.error."""
+    secret = tmp_path / "secret"
+    secret.write_text("root:secret")
+    marker = rig.directory / names.ACTIVE
+    bound = socket.socket(socket.AF_UNIX)
+    with bound:
+        {
+            "symlink": lambda: marker.symlink_to(secret),
+            "loop": lambda: marker.symlink_to(marker),
+            "fifo": lambda: os.mkfifo(marker),
+            "socket": lambda: bound.bind(str(marker)),
+            "directory": marker.mkdir,
+        }[kind]()
+        rig.publish({b"a": b"1"})
+        error = rig.follower.round()
+    assert error is not None
+    told = rig.marker(names.ERROR)
+    assert told is not None
+    assert told["kind"] == "invalid"
+    assert ("symlink" if kind in ("symlink", "loop") else "no plain file") in str(told["message"])
+    assert told["hint"]
+    assert "secret" not in (rig.directory / names.ERROR).read_text()
+    assert read_tree(rig.directory) == {}
+    marker.rmdir() if kind == "directory" else marker.unlink()
+    rig.touch(names.ACTIVE)
+    assert rig.later() is None
+    assert read_tree(rig.directory) == {b"a": b"1"}
+
+
+@pytest.mark.parametrize("name", [names.DOWN, names.ERROR])
+@pytest.mark.parametrize("kind", ["large", "symlink", "fifo"])
+def test_answers_that_others_have_put_there_are_replaced(rig: Rig, name: str, kind: str, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("{}")
+    marker = rig.directory / name
+    {
+        "large": lambda: marker.write_bytes(bytes(MARKER_BYTES_MAX + 1)),
+        "symlink": lambda: marker.symlink_to(other),
+        "fifo": lambda: os.mkfifo(marker),
+    }[kind]()
+    rig.publish({b"a": b"1"})
+    rig.touch(names.ACTIVE, "nonsense")
+    assert rig.follower.round() is not None
+    told = rig.marker(names.ERROR)
+    assert told is not None
+    assert "nonsense" in str(told["message"])
+    rig.touch(names.ACTIVE)
+    assert rig.later() is None
+    answer = rig.marker(names.DOWN)
+    assert answer is not None
+    assert answer["seq"] == 1
+    assert not (rig.directory / names.ERROR).exists()
+    assert other.read_text() == "{}"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from synclib.core.names import pin_prefix
 from synclib.engine.cache_work import Background, cached_dataset
-from synclib.engine.shared_reader import open_at_work, open_shared
+from synclib.engine.shared_reader import NoCache, open_at_work, open_shared, open_uncached
 from synclib.errors import BoxlinkError, Unavailable
 from synclib.lazy.dataset import STORE_KEY
 from synclib.lazy.stream_file import PIECE_BYTES, stream_file
@@ -159,3 +162,40 @@ def test_two_at_work_in_one_process_end_one_after_the_other(site: Site) -> None:
 
 def _raise(error: BoxlinkError) -> None:
     raise error
+
+
+def test_at_work_without_a_cache_nothing_is_kept_and_nothing_leaks(site: Site) -> None:
+    directory = site.kit.host.dataset_cache(site.store.url, site.kit.dataset.root)
+    (directory / "lazy" / "blob").mkdir(parents=True)
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(NoCache) as refused:
+            open_at_work(site.kit.dataset, site.kit.host, site.manifest, Background(), _raise)
+        assert refused.value.reason.hint
+    del refused
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+    with contextlib.closing(open_uncached(site.kit.dataset, site.kit.host, site.manifest)) as view:
+        for path in site.content:
+            site.check(view, path)
+        held = list(site.store.list(pin_prefix(site.kit.dataset.root)))
+        assert len(held) == 1, "collectors are kept away"
+    assert not list(site.store.list(pin_prefix(site.kit.dataset.root)))
+
+
+def test_where_nobody_can_be_told_what_is_read_it_is_read_all_the_same(site: Site) -> None:
+    directory = site.kit.host.dataset_cache(site.store.url, site.kit.dataset.root)
+    (directory / "lazy").mkdir()
+    (directory / "lazy" / "mounted").write_bytes(b"a file where a directory should be")
+    view = open_at_work(site.kit.dataset, site.kit.host, site.manifest, Background(is_whole=False), _raise)
+    with contextlib.closing(view):
+        site.check(view, b"011")
+
+
+def test_a_reader_at_work_leaves_nothing_beside_its_cache(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor could it, where a killed one would leave it."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    view = open_at_work(site.kit.dataset, site.kit.host, site.manifest, Background(is_whole=False), _raise)
+    with contextlib.closing(view):
+        site.check(view, b"011")

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 import structlog
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from render.core.covers import Covers, collect_covers
+from synclib.core.manifest import Attachment, encode_manifest
 from synclib.core.markers import Down
 from synclib.core.names import sort_key, split_path
 from synclib.disk.markers import Markers
 from synclib.engine.attach import attach
+from synclib.engine.head_swap import update_head
 from synclib.engine.host import no_progress
-from synclib.errors import Corrupt
+from synclib.errors import Corrupt, Unsupported
 from synclib.lazy.dataset import STORE_KEY
 from synclib.lazy.pictures import read_wall_index, wall_index_of
 from synclib.lazy.run_reader import StoreRuns
@@ -148,3 +152,50 @@ def test_another_one_in_its_place_is_refused(site: Site) -> None:
 def test_one_that_is_damaged_is_passed_over(site: Site) -> None:
     site.store.is_damaged = True
     assert len(site.covers()) > 1000
+
+
+def rewrite(site: Site, change: Callable[[bytearray], None]) -> Attachment:
+    """Another wall index under the name of the head's, whose digest the manifest has."""
+    head = site.kit.dataset.read_head().manifest
+    item = wall_index_of(head)
+    assert item is not None
+    key = item.key(site.kit.dataset.root)
+    data = bytearray(site.store.get_ranges(key, [(0, item.object_bytes)])[0])
+    change(data)
+    site.store.put(key, bytes(data))
+    other = msgspec.structs.replace(item, tail_digest=blake3(data[-item.tail_bytes :]).digest())
+    attachments = [*(kept for kept in head.attachments if kept is not item), other]
+    manifest = encode_manifest(msgspec.structs.replace(head, attachments=attachments))
+    update_head(
+        site.kit.dataset,
+        site.kit.host,
+        lambda state: msgspec.structs.replace(state.head, manifest=manifest),
+        lambda *_: None,
+    )
+    return other
+
+
+def set_byte(at: int, value: int) -> Callable[[bytearray], None]:
+    return lambda data: data.__setitem__(at, value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [set_byte(-64 + 48, 1), set_byte(4, 1), set_byte(8, 1), set_byte(0, 0)],
+    ids=["tail", "head", "bit", "magic"],
+)
+def test_one_of_another_version_is_passed_over(site: Site, change: Callable[[bytearray], None]) -> None:
+    item = rewrite(site, change)
+    with pytest.raises((Unsupported, Corrupt)):
+        list(read_wall_index(item, site.kit.dataset.root, StoreRuns(site.store, None)))
+    assert len(site.covers()) > 1000
+
+
+def test_one_that_was_damaged_once_is_good_again(site: Site) -> None:
+    """By another process, with the same cache."""
+    site.store.is_damaged = True
+    site.covers()
+    site.store.is_damaged = False
+    with capture_logs() as logs:
+        site.covers()
+    assert logs == []

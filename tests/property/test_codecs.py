@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 
 import pytest
@@ -15,13 +16,21 @@ from synclib.core.block import decode_block
 from synclib.core.bloom import build_bloom, may_hold
 from synclib.core.entry import ChunkRef, Codec, Entry
 from synclib.core.manifest import decode_head, decode_manifest
+from synclib.core.names import is_reserved, sort_key, split_path
 from synclib.core.pack import PackBuilder, PackInfo, decode_chunk, encode_chunk
 from synclib.core.run import PackTable, Tail, decode_tail
 from synclib.core.runfile import RunBuilder
 from synclib.core.tail import FOOTER_BYTES, tail_bytes
 from synclib.core.treehash import TreeHash
 from synclib.core.wall_index import MAGIC as WALL_MAGIC
-from synclib.core.wall_index import WallIndexBuilder, WallPage, decode_wall_page, decode_wall_tail, wall_pages
+from synclib.core.wall_index import (
+    PAGE_PLAIN_MAX,
+    WallIndexBuilder,
+    WallPage,
+    decode_wall_page,
+    decode_wall_tail,
+    wall_pages,
+)
 from synclib.errors import Corrupt, Unsupported
 from tests.samples import WALL_PATHS, all_samples, sample_head, sample_manifest, sample_pack, sample_run
 from tests.strategies import PACKS, sorted_entries
@@ -119,13 +128,64 @@ def parse_wall(data: bytes, digest: bytes | None = None) -> list[bytes]:
     return paths
 
 
-@given(st.lists(st.binary(min_size=1, max_size=4096), max_size=30), st.integers(1, 400))
-def test_wall_index_round_trip(paths: list[bytes], times: int) -> None:
-    paths = paths * times  # many pages
+NAME = st.binary(min_size=1, max_size=255).filter(
+    lambda name: not {0, 47} & set(name) and name not in (b".", b"..") and not is_reserved(b"", name)
+)
+
+
+def wall_of(paths: list[bytes]) -> bytes:
     builder = WallIndexBuilder()
     data = b"".join([*(builder.add(path) for path in paths), builder.finish()])
-    assert parse_wall(data) == paths
     assert builder.path_count == len(paths)
+    return data
+
+
+@given(st.lists(st.lists(NAME, min_size=1, max_size=4).map(b"/".join), max_size=20), st.integers(1, 400))
+def test_wall_index_round_trip(some: list[bytes], times: int) -> None:
+    paths = {b"%05d/%b" % (number, path) for number in range(times - 1) for path in some} | set(some)  # many pages
+    paths_in_order = sorted(paths, key=lambda path: sort_key(*split_path(path)))
+    assert parse_wall(wall_of(paths_in_order)) == paths_in_order
+
+
+GOOD_PATHS = [b"a.jpg", b"b.jpg", b"a/a.jpg", b"a/b.jpg", b"a/b/a.jpg", b"ab/a.jpg"]
+
+
+@pytest.mark.parametrize("at", range(len(GOOD_PATHS)))
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"../../etc/passwd.jpg", b"/etc/x.jpg", b"a//b.jpg", b"/", b"a/", b"a/./b.jpg", b".", b"..", b"a/..",
+        b"a\0b.jpg", b"synch.jpg", b"synch.d/a.jpg", b".boxlink/a.jpg", b"a/" + b"n" * 256, b"n" * 256,
+    ],
+)  # fmt: skip
+def test_a_wall_index_with_a_path_that_no_dataset_has_is_corrupt(odd: bytes, at: int) -> None:
+    assert parse_wall(wall_of(GOOD_PATHS)) == GOOD_PATHS
+    with pytest.raises(Corrupt):
+        parse_wall(wall_of([*GOOD_PATHS[:at], odd, *GOOD_PATHS[at:]]))
+
+
+def test_a_wall_index_that_is_not_in_order_is_corrupt() -> None:
+    for first, second in itertools.combinations(range(len(GOOD_PATHS)), 2):
+        paths = list(GOOD_PATHS)
+        paths[first], paths[second] = paths[second], paths[first]
+        with pytest.raises(Corrupt):
+            parse_wall(wall_of(paths))
+    for twice in range(len(GOOD_PATHS)):
+        with pytest.raises(Corrupt):
+            parse_wall(wall_of([*GOOD_PATHS[: twice + 1], *GOOD_PATHS[twice:]]))
+    # Also from one page to the next.
+    many = [b"%07d/%b" % (number, b"x" * 200) for number in range(6000)]
+    assert parse_wall(wall_of(many)) == many
+    page = PAGE_PLAIN_MAX // (208 + 2)
+    for at in range(page - 3, page + 3):
+        with pytest.raises(Corrupt):
+            parse_wall(wall_of([*many[:at], many[at - 1], *many[at:]]))
+
+
+def test_names_that_are_nearly_ours_or_odd_are_covers() -> None:
+    paths = [b"..a.jpg", b".jpg", b"a.synch.jpg", b".boxlinks/a.jpg", b"...", b"a/synch.a.jpg", b"a/.boxlink.jpg"]
+    paths.sort(key=lambda path: sort_key(*split_path(path)))
+    assert parse_wall(wall_of(paths)) == paths
 
 
 def test_the_golden_wall() -> None:
@@ -137,7 +197,7 @@ def test_every_flipped_byte_of_a_wall_is_seen() -> None:
     length = tail_bytes(WALL_MAGIC, "wall", good[-FOOTER_BYTES:])
     digest = blake3(good[-length:]).digest()
     assert parse_wall(good, digest) == list(WALL_PATHS)
-    for position in range(16, len(good)):  # after the header, which nobody looks at
+    for position in range(16, len(good)):  # after the header
         bad = good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :]
         with pytest.raises((Corrupt, Unsupported)):
             parse_wall(bad, digest)

@@ -11,7 +11,7 @@ from structlog.testing import CapturingLogger
 
 from render.follow import Follower, ask, wake_on_change
 from synclib.clock import ManualClock
-from synclib.core.markers import Down
+from synclib.core.markers import MARKER_BYTES_MAX, Down
 from synclib.errors import Corrupt, Invalid, Unavailable
 
 
@@ -92,7 +92,7 @@ def test_a_marker_that_does_not_parse_stops_nothing(tmp_path: Path, text: str) -
     follower = Follower(tmp_path, wall.load, clock, log)
     (tmp_path / "synch.down").write_text(text)
     follower.step()
-    assert lines.calls[0].kwargs["kind"] == "corrupt"
+    assert lines.calls[0].kwargs["kind"] == ("invalid" if len(text) > MARKER_BYTES_MAX else "corrupt")
     clock.advance(60)
     _write_down(tmp_path, 1)
     follower.step()
@@ -121,3 +121,25 @@ def test_a_changed_marker_wakes(tmp_path: Path) -> None:
     with wake_on_change(tmp_path, wake, log):
         _write_down(tmp_path, 1)
         assert wake.wait(10)
+
+
+@pytest.mark.parametrize("kind", ["large", "symlink", "fifo"])
+def test_markers_that_are_no_plain_files_are_not_read(tmp_path: Path, kind: str) -> None:
+    """Not even waited for; a server that runs goes on."""
+    wall, clock, (log, lines) = Wall(), ManualClock(), _log()
+    follower = Follower(tmp_path, wall.load, clock, log)
+    (tmp_path / "secret").write_text("secret")
+    for marker in (tmp_path / "synch.error", tmp_path / "synch.down"):
+        if kind == "large":
+            marker.write_bytes(b"secret" * 20_000)
+        elif kind == "fifo":
+            os.mkfifo(marker)
+        else:
+            marker.symlink_to("secret")
+    follower.step()
+    assert len(lines.calls) == 2
+    assert "secret" not in repr(lines.calls)
+    _write_down(tmp_path, 7)
+    clock.advance(60)
+    follower.step()
+    assert wall.seqs == [7]

@@ -19,8 +19,11 @@ import click
 from synclib import __version__
 from synclib.errors import BoxlinkError, Interrupted
 from tools.cli_context import flush_output, report_bug, report_error
+from tools.interrupts import Interrupts
 
 _GARBAGE_THRESHOLD = 50_000
+# What these hold elsewhere (an instance, a volume, a mount) they give back, however long it takes.
+_UNBOUNDED = ("launch", "mount", "snapshot", "upgrade")
 _GROUPS = (
     ("Data", ("init", "publish", "restore", "ls", "cat", "log", "diff")),
     ("History", ("tag", "revert", "replicate")),
@@ -66,7 +69,8 @@ class _Verbs(click.Group):
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="boxlink")
-def boxlink() -> None:
+@click.pass_context
+def boxlink(ctx: click.Context) -> None:
     """Publish a large directory once, serve it from a whole fleet at once.
 
     \b
@@ -75,6 +79,8 @@ def boxlink() -> None:
     boxlink publish covers ./covers
     boxlink sync --data ./data                  then: touch data/covers/synch.active
     """
+    if ctx.invoked_subcommand not in _UNBOUNDED and isinstance(ctx.obj, Interrupts):
+        ctx.obj.bound()
 
 
 def main() -> None:
@@ -83,12 +89,10 @@ def main() -> None:
     gc.set_threshold(_GARBAGE_THRESHOLD)
     ending = _Ending()
     atexit.register(ending)
-    # Also where a shell that started us in the background had SIGINT ignored. Daemons put their own in place.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    interrupts = Interrupts(_say_interrupted)
     stdout = sys.stdout
     try:
-        code = boxlink.main(standalone_mode=False)
+        code = boxlink.main(standalone_mode=False, obj=interrupts)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
@@ -97,7 +101,8 @@ def main() -> None:
     except click.ClickException as error:
         code = report_error(_from_click(error))
     except (KeyboardInterrupt, click.exceptions.Abort):
-        code = report_error(Interrupted("interrupted", hint="nothing is broken: run the same command again"))
+        interrupts.say()
+        code = interrupts.code
     except BoxlinkError as error:
         code = report_error(error)
     except SystemExit as stop:
@@ -110,11 +115,18 @@ def main() -> None:
         code = report_error(disk_error(error)) if is_of_the_world(error) else report_bug(error)
     except Exception as error:
         code = report_bug(error)
+    ending.code = code if isinstance(code, int) else 0
+    if ending.code:
+        # What threads still do is of no use to anybody, and may take as long as a store's deadlines.
+        atexit._run_exitfuncs()
     # All is done and said: a signal while the interpreter ends changes nothing of it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    ending.code = code if isinstance(code, int) else 0
     sys.exit(ending.code)
+
+
+def _say_interrupted() -> None:
+    report_error(Interrupted("interrupted", hint="nothing is broken: run the same command again"))
 
 
 class _Ending:

@@ -29,6 +29,8 @@ def command(context: Context, dataset: str, path: str, seq: str | None) -> None:
 
     if context.is_json:
         raise Invalid("cat writes a file's bytes: it has no --json", hint="boxlink ls DATASET PATH --json")
+    if sys.stdout is None:
+        raise Invalid("standard output is closed", hint="boxlink cat DATASET PATH > FILE")
     out = sys.stdout.buffer
     opened = Dataset(context.open_store(), dataset_root(dataset))
     with opened_view(context, opened, seq_of(opened, seq)) as view:

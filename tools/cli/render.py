@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 from pathlib import Path
 
 import click
@@ -49,16 +50,21 @@ def command(
     from tools.notify import READY, notify
     from tools.render_daemon import Plan, RenderDaemon, Stop
     from tools.render_reader import RenderReader
-    from tools.shared_listener import shared_bind
+    from tools.shared_listener import bind_unless_shared
 
     check_dataset(dataset)
     host, port = addresses.parse_address(listen, "--listen")
-    listener, is_successor = shared_bind(host, port) if is_shared else (addresses.bind(host, port), False)
+    listener: socket.socket | None
+    if is_shared:
+        listener, address = bind_unless_shared(host, port)
+    else:
+        listener = addresses.bind(host, port)
+        address = listener.getsockname()[:2]
     if advertise is not None:
         shown_host, shown_port = addresses.parse_address(advertise, "--advertise", port_min=1)
         plan_ip, plan_port = addresses.check_ip(shown_host, "--advertise"), shown_port
     else:
-        plan_ip = addresses.advertised(listener.getsockname()[0], context.url, context.s3_settings()["endpoint"])
+        plan_ip = addresses.advertised(address[0], context.url, context.s3_settings()["endpoint"])
         plan_port = None
     store = context.open_store()
     assert context.meter is not None
@@ -86,5 +92,5 @@ def command(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s, context.release, is_shared, is_successor)
+    plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s, address, context.release, is_shared)
     RenderDaemon(plan, listener, store, reader.open, reader.list_covers, SystemClock(), log, say, stop).run()

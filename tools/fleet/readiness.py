@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from synclib.core.registration import REGISTRATION_BYTES_MAX, Registration, parse_proxy_key, parse_registration
 from synclib.core.rollout import GONE, NodeSpec, Traffic, View
 from synclib.errors import Corrupt, Missing, Unavailable
-from synclib.store.base import Store
+from synclib.store.base import Store, in_spite_of_strangers
 from tools.fleet.proxy_admin import ProxyAdmin, fetch
 
 
@@ -57,7 +57,7 @@ class Readiness:
     def _registered(self) -> dict[str, tuple[str, Registration]]:
         """(address, registration) by node; what is damaged is nobody's."""
         read: dict[str, tuple[str, Registration | None]] = {}
-        for info in self._store.list("proxy/"):
+        for info in in_spite_of_strangers(self._store.list("proxy/"), lambda message: None):
             before = self._read.get(info.key)
             if before is not None and before[0] == info.etag:
                 read[info.key] = before
