@@ -50,7 +50,8 @@ class Up:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.events.append(json.loads(line))
+            with contextlib.suppress(json.JSONDecodeError):  # a program that is no boxlink says what it likes
+                self.events.append(json.loads(line))
 
     def all(self, event: str, **fields: object) -> list[dict[str, Any]]:
         wanted = {"event": event, **fields}
