@@ -127,6 +127,9 @@ def upgrade(context: Context, asked: Asked) -> None:
             for node in site.nodes.running(asked.role):
                 keep(site.store, node.node, found.last)
         rollout = planned(site.nodes, found.next_id, site.store, asked.role, change, asked.batch, asked.place)
+        if rollout is not None and not (asked.is_dry_run and change.release):
+            for step in rollout.steps:
+                site.nodes.check(step.new)
         if rollout is None or asked.is_dry_run:
             _show(context, rollout)
             return
