@@ -89,7 +89,9 @@ class ReleaseFollower:
                 if seq is not None:
                     return seq
             except BoxlinkError as error:
-                self._tell(f"{error.kind}: {error.message}{f' ({error.hint})' if error.hint else ''}")
+                where = error.key or error.path
+                hint = f" ({error.hint})" if error.hint else ""
+                self._tell(f"{error.kind}: {where + ': ' if where else ''}{error.message}{hint}")
             self._host.clock.sleep(self._pause_s())
 
     def step(self) -> int | None:
