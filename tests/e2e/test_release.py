@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import urllib.request
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.boxlink_process import Machine, members
+from tests.e2e.boxlink_process import Machine, members, wait_for_end
 from tests.e2e.test_up import until, up
 from tests.tiny_wheel import write_wheel
 from tools.fleet import local_nodes
 from tools.fleet.node_file import LocalNode
+from tools.fleet.one_up import holder
 
 ROLE = 'role = "echo"\n[values]\nlisten = "0.0.0.0:1"\n[[process]]\nname = "a"\nrun = ["tool", "{listen}"]\n'
 
@@ -243,6 +245,35 @@ def test_a_newer_release_that_does_not_live_is_refused_and_the_one_before_runs_a
         assert running.process.poll() is None, "it is the same process"
         assert running.end() == 0
         assert not members(running.process.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ended_while_a_newer_release_is_on_trial(machine: Machine, number: signal.Signals) -> None:
+    """All ends, nothing is refused for it, and the proven release is the one that starts next, and tries it again."""
+    (machine.place / "boxlink.toml").write_text("poll_s = 0.3\n")
+    (machine.place / "build/roles/echo.toml").write_text(FOLLOWING)
+    publish(machine, "1", "--key", "fleet.key")
+    machine.run("channel", "set", "stable", "fleet", "1", "--release")
+    machine.run("release", "fetch", "fleet", *INTO, *TRUST)
+    machine.run("release", "activate", "fleet", *INTO, *TRUST)
+    publish(machine, "2", "--key", "fleet.key")
+    words = ("echo", "--release", "here/fleet/current", "--set", "listen=127.0.0.1:0", *TRUST)
+    with up(machine, *words) as running:
+        running.wait("started", process="follow-release")
+        machine.run("channel", "set", "stable", "fleet", "2", "--release")
+        running.wait("up", release=str(machine.place / "here/fleet/2"))
+        running.wait("started", 2, process="a")
+        held = holder(machine.place / "data", "echo")
+        assert held is not None
+        assert held.pid == running.process.pid, "who is to be asked to end"
+        assert running.end(number) == (0 if number == signal.SIGTERM else -number)
+        assert not wait_for_end(running.process.pid)
+        assert not running.all("refused")
+        assert not running.all("activated")
+    assert os.readlink(machine.place / "here/fleet/current") == "1"
+    with up(machine, *words) as running:
+        assert running.wait("up")["release"] == str(machine.place / "here/fleet/1")
+        running.wait("up", release=str(machine.place / "here/fleet/2"))
 
 
 def test_nodes_that_run_go_over_to_what_their_channel_names(machine: Machine) -> None:
