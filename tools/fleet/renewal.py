@@ -85,7 +85,7 @@ class Renewal:
                 if code == RENEWING and not self._is_stopping:
                     seq = linked_seq(self._home, NEXT) or self._proven
                 elif seq == self._proven or self._is_stopping:
-                    return code
+                    return code if code >= 0 else 128 - code  # as a shell says of a signal
                 else:
                     why = f"its boxlink up ended at once, with {'code' if code >= 0 else 'signal'} {abs(code)}"
                     self._console.event("refused", seq=seq, why=why, back_to=self._proven)
