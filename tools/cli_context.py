@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import time
@@ -34,7 +35,7 @@ class Context:
     is_quiet: bool = False
     is_verbose: bool = False
     started: float = field(default_factory=time.monotonic)
-    meter: Meter | None = None
+    meters: list[Meter] = field(default_factory=list)  # of every store that was opened
 
     @functools.cached_property
     def settings(self) -> Settings | None:
@@ -85,8 +86,25 @@ class Context:
         """The store with retry and metering; the meter's figures go into the verb's result."""
         from synclib.store.open import open_store
 
-        store, self.meter = open_store(self.url, self.s3_settings())
+        store, meter = open_store(self.url, self.s3_settings())
+        self.meters.append(meter)
         return store
+
+    @property
+    def meter(self) -> Meter | None:
+        """Of the store that was opened last; None where none was."""
+        return self.meters[-1] if self.meters else None
+
+    def costs(self) -> Meter | None:
+        """What was asked of all stores that were opened; None where none was."""
+        if len(self.meters) < 2:
+            return self.meter
+        from synclib.store.meter import Meter
+
+        total = Meter()
+        for meter in self.meters:
+            total.add(meter)
+        return total
 
     def s3_settings(self) -> dict[str, str | None]:
         """Endpoint, region and profile: the usual AWS variables, else ``[s3]`` in ``boxlink.toml``."""
@@ -111,25 +129,37 @@ class Context:
             click.echo(shown(text))
 
     def with_costs(self, result: dict[str, object]) -> dict[str, object]:
-        costs: dict[str, object] = {} if self.meter is None else dict(self.meter.as_dict())
+        meter = self.costs()
+        costs: dict[str, object] = {} if meter is None else dict(meter.as_dict())
         return {**result, **costs, "seconds": round(time.monotonic() - self.started, 3)}
 
     def note_costs(self) -> None:
         """With ``-v``, when all is done or has failed: what was chosen, and what was asked of the store."""
-        if not self.is_verbose or self.meter is None:
+        meter = self.costs()
+        if not self.is_verbose or meter is None:
             return
         path = _config_path()
         settings = path if os.path.exists(path) else "none"
         self.note(f"boxlink: store {self.url} ({self.url_source}); settings: {settings}")
-        requests = ", ".join(f"{number} {verb.upper()}" for verb, number in self.meter.requests.items())
-        traffic = f"{self.meter.bytes_up:,} bytes up, {self.meter.bytes_down:,} down"
+        requests = ", ".join(f"{number} {verb.upper()}" for verb, number in meter.requests.items())
+        traffic = f"{meter.bytes_up:,} bytes up, {meter.bytes_down:,} down"
         seconds = time.monotonic() - self.started
-        self.note(f"boxlink: {requests}; {traffic}; ${self.meter.usd:.6f}; {seconds:.2f} s")
+        self.note(f"boxlink: {requests}; {traffic}; ${meter.usd:.6f}; {seconds:.2f} s")
 
     def note(self, text: str) -> None:
         """A line for a person on stderr."""
         if not self.is_quiet:
             click.echo(shown(text), err=True)
+
+
+class Finite(click.FloatRange):
+    """A number within bounds, of which "nan" is outside all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is no number of seconds.", param, ctx)
+        return number
 
 
 def shown(text: str) -> str:
@@ -264,7 +294,7 @@ def _read_settings() -> Settings | None:
     try:
         with open(path, "rb") as file:
             return Settings.model_validate(tomllib.load(file))
-    except (tomllib.TOMLDecodeError, ValidationError, OSError) as error:
+    except (tomllib.TOMLDecodeError, ValidationError, OSError, RecursionError) as error:
         from tools.settings_error import settings_error
 
         raise settings_error(path, error) from error

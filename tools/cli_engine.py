@@ -199,7 +199,7 @@ def size_text(size: float) -> str:
 
 def costs_text(context: Context) -> str:
     """Requests, bytes and dollars of this run for people."""
-    meter = context.meter
+    meter = context.costs()
     if meter is None:
         return ""
     requests = ", ".join(f"{number} {verb}" for verb, number in meter.requests.items() if number) or "no requests"

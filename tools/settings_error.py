@@ -22,12 +22,14 @@ _EXPECTED = {
 }
 
 
-def settings_error(path: str, error: tomllib.TOMLDecodeError | ValidationError | OSError) -> Invalid:
+def settings_error(path: str, error: tomllib.TOMLDecodeError | ValidationError | OSError | RecursionError) -> Invalid:
     if isinstance(error, ValidationError):
         wrong = "; ".join(_what(found) for found in error.errors(include_url=False))
         return Invalid(wrong, hint=f"correct {path}, or set BOXLINK_CONFIG to another file", path=path)
     if isinstance(error, OSError):
         return Invalid(f"it cannot be read: {error.strerror}", hint="set BOXLINK_CONFIG to another file", path=path)
+    if isinstance(error, RecursionError):
+        return Invalid("it is nested too deeply", hint=f"correct {path}", path=path)
     return Invalid(f"it is no TOML: {error}", hint=f"correct {path}, or set BOXLINK_CONFIG to another file", path=path)
 
 

@@ -99,6 +99,8 @@ def parse_role(data: bytes, where: str) -> Role:
         return Role.model_validate(tomllib.loads(data.decode()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"this is no TOML: {error}", path=where) from error
+    except RecursionError as error:
+        raise Invalid("it is nested too deeply", path=where) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise Invalid(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", path=where) from error

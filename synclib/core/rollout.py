@@ -12,7 +12,8 @@ a journal from which any other goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -26,6 +27,7 @@ from synclib.errors import Corrupt
 JOURNAL_BYTES_MAX = 1 << 20
 _DAMAGED = "see who may write to the store; take that object away, and look which nodes run"
 NODES_MAX = 1000
+_ID = re.compile(r"[0-9]{1,18}")
 
 
 class Phase(StrEnum):
@@ -98,6 +100,14 @@ class Rollout(BaseModel):
     def batch(self) -> int:
         """The batch that is at work: the first with a step that is not done; behind the last one where all are."""
         return next((step.batch for step in self.steps if step.phase is not Phase.DONE), self.steps[-1].batch + 1)
+
+
+def ids_of(role: str, names: Iterable[str]) -> tuple[str, str]:
+    """The newest id of a role's journals among ``names``, empty for none, and the one after it."""
+    prefix = f"{role}-"
+    ids = {int(name.removeprefix(prefix)): name for name in names if _ID.fullmatch(name.removeprefix(prefix))}
+    newest = max(ids, default=0)
+    return ids.get(newest, ""), f"{role}-{newest + 1:06}"
 
 
 def parse_rollout(data: bytes, key: str) -> Rollout:

@@ -23,6 +23,7 @@ from synclib.core.rollout import (
     alarm_of,
     batches,
     decide,
+    ids_of,
     parse_rollout,
     rolled_back,
     views_wanted,
@@ -63,25 +64,33 @@ class Entry:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``opened``: the newest journal, unless it is at its end; ``last``: its id in any case, empty for none;
+    ``next_id``: of the one that may be begun."""
+
+    opened: Entry | None
+    last: str
+    next_id: str
+
+
 class Journal:
     """The journals of a store."""
 
     def __init__(self, store: Store, host: Host) -> None:
         self._store, self._host = store, host
 
+    def find(self, role: str) -> Found:
+        """What there is of a role, of one listing: whoever begins the next one that this names is told (by
+        :meth:`create`) of any that was begun since, be it at work or at its end already."""
+        prefix = upgrade_prefix()
+        last, following = ids_of(role, [info.key.removeprefix(prefix) for info in self._store.list(f"{prefix}{role}-")])
+        entry = self.read(last) if last else None
+        return Found(None if entry is None or entry.rollout.state.is_final else entry, last, following)
+
     def open_of(self, role: str) -> Entry | None:
         """The newest journal of a role that is not at its end."""
-        prefix = f"{upgrade_prefix()}{role}-"
-        keys = [info.key for info in self._store.list(prefix) if _is_number(info.key.removeprefix(prefix))]
-        if not keys:
-            return None
-        entry = self.read(keys[-1].removeprefix(upgrade_prefix()))
-        return None if entry is None or entry.rollout.state.is_final else entry
-
-    def next_id(self, role: str) -> str:
-        prefix = f"{upgrade_prefix()}{role}-"
-        numbers = [info.key.removeprefix(prefix) for info in self._store.list(prefix)]
-        return f"{role}-{max([0, *map(int, filter(_is_number, numbers))]) + 1:06}"
+        return self.find(role).opened
 
     def read(self, name: str, etag: str | None = None) -> Entry | None:
         """A journal; None while it has ``etag``."""
@@ -90,8 +99,17 @@ class Journal:
         return None if found is None else Entry(parse_rollout(found.data, key), found.etag)
 
     def create(self, rollout: Rollout) -> Entry:
-        """Conflict where another began one at the same moment."""
-        return self._put(rollout, None)
+        """Conflict where another began one since its id was found."""
+        try:
+            return self._put(rollout, None)
+        except Conflict as error:
+            other = self.read(rollout.id)
+            by = "" if other is None else f" by {other.rollout.driver or 'another'}, and is {other.rollout.state}"
+            raise Conflict(
+                f"{rollout.id} was begun{by}: two upgrades at once",
+                hint="nothing was changed here: wait for it, or say the same command again to go on with it",
+                key=upgrade_key(rollout.id),
+            ) from error
 
     def replace(self, former: Entry, rollout: Rollout) -> Entry:
         """Conflict where it is no longer as it was read."""
@@ -109,10 +127,6 @@ class Journal:
             if found is not None and found.rollout == rollout:
                 return found
             raise
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def plan(

@@ -73,7 +73,7 @@ def swap(rig: Rig, snapshot_id: str, seq: int) -> Rollout:
     def new_of(old: NodeSpec) -> NodeSpec:
         return old.model_copy(update={"snapshot": snapshot_id, "pins": {"covers": seq}})
 
-    name = rig.journal.next_id("render")
+    name = rig.journal.find("render").next_id
     entry = rig.journal.create(plan(name, olds, new_of, 1, "", "", "covers"))
     fleet = SwapFleet(name, "covers", rig.store, rig.readiness, rig.instances.look, rig.host.clock)
     driver = Driver(rig.journal, fleet, rig.host, lambda text, _: print(text), ready_s_max=90, bake_s=0)

@@ -73,7 +73,7 @@ class Rig:
 
         olds = self.instances.running("render")
         assert [old.pins for old in olds] == [{"covers": 1}] * 2, "they say where they stay"
-        entry = self.journal.create(plan(self.journal.next_id("render"), olds, new_of, 10, ""))
+        entry = self.journal.create(plan(self.journal.find("render").next_id, olds, new_of, 10, ""))
         driver = Driver(
             self.journal, self.instances, self.host, lambda text, _: print(text), ready_s_max=ready_s_max, bake_s=0
         )

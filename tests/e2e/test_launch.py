@@ -246,7 +246,11 @@ def test_the_request_is_what_ec2_takes(machine: Machine) -> None:
         (["--image", "ami-1"], "--type is needed"),
         (["--image", "ami-1", "--type", "t", "--release", "r", "--set", "x=" + "y" * 17000, "--dry-run"], "user-data"),
         (["--node", "../x", "--local", "nodes"], "no node name"),
+        (["--local", "nodes", "--set", "nosuch=1"], "has no value"),
+        (["--local", "nodes", "--set", "nosuch=1", "--dry-run"], "has no value"),
+        (["--local", "nodes", "--set", "listen=bad", "--dry-run"], "is an address"),
     ],
 )
 def test_refused(machine: Machine, words: list[str], says: str) -> None:
     assert says in machine.json("launch", "render", *words, code=2)["error"]["message"]
+    assert not (machine.place / "nodes").exists()

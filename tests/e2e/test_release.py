@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import urllib.request
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.boxlink_process import Machine
+from tests.e2e.boxlink_process import Machine, members, wait_for_end
 from tests.e2e.test_up import until, up
 from tests.tiny_wheel import write_wheel
 from tools.fleet import local_nodes
 from tools.fleet.node_file import LocalNode
+from tools.fleet.one_up import holder
 
 ROLE = 'role = "echo"\n[values]\nlisten = "0.0.0.0:1"\n[[process]]\nname = "a"\nrun = ["tool", "{listen}"]\n'
 
@@ -101,7 +103,8 @@ def test_old_ones_are_pruned_and_none_that_is_needed(machine: Machine) -> None:
         assert machine.json("release", "prune", "fleet", *INTO)["gone"] == [1]
         standing = {path.name for path in place.iterdir()}
         assert standing == {
-            *"2345", *(f"{seq}.json" for seq in range(2, 6)), "6.partial", "current", "previous", "lock",
+            *"2345", *(f"{seq}.{what}" for seq in range(2, 6) for what in ("json", "installed")),
+            "6.partial", "current", "previous", "lock",
         }  # fmt: skip
         user.communicate(b"\n")
     assert machine.json("release", "prune", "fleet", *INTO)["gone"] == [2]
@@ -199,20 +202,88 @@ def test_no_key_in_what_others_can_see(machine: Machine) -> None:
 FOLLOWING = f'release_channel = "stable"\nrelease_spread_s = 0\n{ROLE}'
 
 
+def publish(machine: Machine, version: str, *words: str, program: str = "tool") -> None:
+    for path in (machine.place / "build/wheels").iterdir():
+        path.unlink()
+    write_wheel(machine.place / "build/wheels", version, program)
+    machine.run("release", "publish", "fleet", "build", *words)
+
+
+@pytest.mark.parametrize("what", ["its up ends", "its process fails"])
+def test_a_newer_release_that_does_not_live_is_refused_and_the_one_before_runs_again(
+    machine: Machine, what: str
+) -> None:
+    """It is tried once, and no more until the channel names another; a kill meanwhile finds the proven one current."""
+    (machine.place / "boxlink.toml").write_text("poll_s = 0.3\n")
+    path = machine.place / "build/roles/echo.toml"
+    path.write_text(FOLLOWING)
+    signed = ("--key", "fleet.key")
+    publish(machine, "1", *signed)
+    machine.run("channel", "set", "stable", "fleet", "1", "--release")
+    machine.run("release", "fetch", "fleet", *INTO, *TRUST)
+    machine.run("release", "activate", "fleet", *INTO, *TRUST)
+    words = ("echo", "--release", "here/fleet/current", "--set", "listen=127.0.0.1:0", *TRUST)
+    with up(machine, *words) as running:
+        running.wait("started", process="follow-release")
+        if what == "its up ends":
+            publish(machine, "2", *signed, program="boxlink")
+        else:
+            path.write_text(FOLLOWING.replace('["tool", "{listen}"]', '["sh", "-c", "exit 9; {listen}"]'))
+            publish(machine, "2", *signed)
+        machine.run("channel", "set", "stable", "fleet", "2", "--release")
+        refused = running.wait("refused", seq=2)
+        assert refused["back_to"] == 1
+        running.wait("up", release=str(machine.place / "here/fleet/1"), count=2)
+        until(lambda: any("seq 2 is not taken" in said["line"] for said in running.all("output")))
+        path.write_text(FOLLOWING)
+        publish(machine, "3", *signed)
+        assert os.readlink(machine.place / "here/fleet/current") == "1"
+        machine.run("channel", "set", "stable", "fleet", "3", "--release")
+        running.wait("activated", seq=3)
+        assert os.readlink(machine.place / "here/fleet/current") == "3"
+        assert len(running.all("refused")) == 1, "it was tried once"
+        assert running.process.poll() is None, "it is the same process"
+        assert running.end() == 0
+        assert not members(running.process.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ended_while_a_newer_release_is_on_trial(machine: Machine, number: signal.Signals) -> None:
+    """All ends, nothing is refused for it, and the proven release is the one that starts next, and tries it again."""
+    (machine.place / "boxlink.toml").write_text("poll_s = 0.3\n")
+    (machine.place / "build/roles/echo.toml").write_text(FOLLOWING)
+    publish(machine, "1", "--key", "fleet.key")
+    machine.run("channel", "set", "stable", "fleet", "1", "--release")
+    machine.run("release", "fetch", "fleet", *INTO, *TRUST)
+    machine.run("release", "activate", "fleet", *INTO, *TRUST)
+    publish(machine, "2", "--key", "fleet.key")
+    words = ("echo", "--release", "here/fleet/current", "--set", "listen=127.0.0.1:0", *TRUST)
+    with up(machine, *words) as running:
+        running.wait("started", process="follow-release")
+        machine.run("channel", "set", "stable", "fleet", "2", "--release")
+        running.wait("up", release=str(machine.place / "here/fleet/2"))
+        running.wait("started", 2, process="a")
+        held = holder(machine.place / "data", "echo")
+        assert held is not None
+        assert held.pid == running.process.pid, "who is to be asked to end"
+        assert running.end(number) == (0 if number == signal.SIGTERM else -number)
+        assert not wait_for_end(running.process.pid)
+        assert not running.all("refused")
+        assert not running.all("activated")
+    assert os.readlink(machine.place / "here/fleet/current") == "1"
+    with up(machine, *words) as running:
+        assert running.wait("up")["release"] == str(machine.place / "here/fleet/1")
+        running.wait("up", release=str(machine.place / "here/fleet/2"))
+
+
 def test_nodes_that_run_go_over_to_what_their_channel_names(machine: Machine) -> None:
     """The same `up` goes on as that of the newer release: drained in order, then started; what is not signed, or is
     older, changes nothing."""
     (machine.place / "boxlink.toml").write_text("poll_s = 0.3\n")
     (machine.place / "build/roles/echo.toml").write_text(FOLLOWING)
 
-    def publish(version: str, *words: str) -> None:
-        for path in (machine.place / "build/wheels").iterdir():
-            path.unlink()
-        write_wheel(machine.place / "build/wheels", version)
-        machine.run("release", "publish", "fleet", "build", *words)
-
     signed = ("--key", "fleet.key")
-    publish("1", *signed)
+    publish(machine, "1", *signed)
     machine.run("channel", "set", "stable", "fleet", "1", "--release")
     machine.run("release", "fetch", "fleet", *INTO, *TRUST)
     machine.run("release", "activate", "fleet", *INTO, *TRUST)
@@ -220,8 +291,8 @@ def test_nodes_that_run_go_over_to_what_their_channel_names(machine: Machine) ->
     with up(machine, *words) as running:
         first = running.wait("started", process="a")
         running.wait("started", process="follow-release")
-        publish("2", *signed)
-        publish("3", *signed)
+        publish(machine, "2", *signed)
+        publish(machine, "3", *signed)
         statement = machine.place / f"store/release/fleet/signed/{3:020}"
         statement.write_text(json.dumps({**json.loads(statement.read_text()), "key": "", "signature": ""}))
         machine.run("channel", "set", "stable", "fleet", "3", "--release")
@@ -229,7 +300,7 @@ def test_nodes_that_run_go_over_to_what_their_channel_names(machine: Machine) ->
         until(lambda: any("is not signed" in said["line"] for said in running.all("output", process="follow-release")))
         assert running.all("renewing") == []
         (machine.place / "build/roles/echo.toml").unlink()
-        publish("4", *signed)
+        publish(machine, "4", *signed)
         machine.run("channel", "set", "stable", "fleet", "4", "--release")
         until(lambda: any("there is no role echo" in said["line"] for said in running.all("output")))
         assert running.all("renewing") == []
@@ -238,6 +309,8 @@ def test_nodes_that_run_go_over_to_what_their_channel_names(machine: Machine) ->
         second = running.wait("started", 2, process="a")
         assert second["pid"] != first["pid"]
         assert running.process.poll() is None, "it is the same process"
+        assert os.readlink(machine.place / "here/fleet/current") == "1", "it is on trial"
+        running.wait("activated", seq=2)
         assert os.readlink(machine.place / "here/fleet/current") == "2"
         assert os.readlink(machine.place / "here/fleet/previous") == "1"
         story = [said["event"] for said in running.events if said.get("process") == "a" and said["event"] != "output"]

@@ -233,6 +233,17 @@ def test_paused_and_aborted(rolled: Rolled) -> None:
     until(lambda: len(fleet.registrations()) == 2, "both serve")
 
 
+@pytest.mark.parametrize(("word", "says"), [("nosuch=1", "has no value"), ("listen=bad", "is an address")])
+def test_values_that_no_node_can_have_begin_nothing(rolled: Rolled, word: str, says: str) -> None:
+    rolled.fleet.publish(small_wall(5))
+    rolled.launch(1)
+    words = ("upgrade", "render", "--local", str(rolled.place), "--set", word)
+    for more in ((), ("--dry-run",)):
+        assert says in rolled.boxlink(*words, *more, code=2)["error"]["message"]
+    assert rolled.names() == ["render-1"]
+    assert not (rolled.fleet.store / "upgrade").exists()
+
+
 def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]) -> None:
     rolled.fleet.publish(small_wall(5))
     words = ["upgrade", "render", "--local", str(rolled.place)]

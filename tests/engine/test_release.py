@@ -33,7 +33,9 @@ from synclib.lazy.dataset import STORE_KEY
 from synclib.store.file import FileStore
 from tests.kit import PatientClock, read_tree
 from tools.bootstrap.links import CURRENT, PREVIOUS, linked_seq
+from tools.fleet.installed import note_installed
 from tools.fleet.release_place import Brought, Trust, activate, fetch, rollback, seqs
+from tools.fleet.release_prune import prune
 
 SIGNER = Signer(private_pem(bytes(range(32))))
 OTHER = Signer(private_pem(bytes(32)))
@@ -480,3 +482,50 @@ def test_every_kill_from_nothing(site: Site) -> None:
         assert content(into[0] / "fleet/1") == content(site.source)
         assert [path.name for path in (into[0] / "fleet").glob("*.partial")] == []
         into[0] = site.place / f"into-{next(places) + 1}"
+
+
+@pytest.mark.parametrize("what", ["bin/tool", "venv/bin/boxlink"])
+def test_what_was_changed_here_is_not_taken_for_what_was_fetched(site: Site, what: str) -> None:
+    """Its programs are run next: also what stands among those that were installed is looked at."""
+    site.publish()
+    top = site.fetch().directory
+    (top / what).parent.mkdir(parents=True, exist_ok=True)
+    (top / what).write_text("#!/bin/sh\n")
+    with pytest.raises(Corrupt) as caught:
+        site.fetch()
+    assert caught.value.path in (str(top / what), str(top / "venv"))
+    with pytest.raises(Corrupt):
+        activate("fleet", 1, site.into, TRUST)
+
+
+def test_byte_code_that_python_writes_by_itself_is_no_change(site: Site) -> None:
+    site.publish()
+    top = site.fetch().directory
+    (top / "venv/lib").mkdir(parents=True)
+    note_installed(site.here, 1, top)
+    (top / "venv/lib/__pycache__").mkdir()
+    (top / "venv/lib/__pycache__/a.pyc").write_bytes(b"code")
+    assert not site.fetch().is_new
+    (top / "venv/lib/a.pth").write_text("import os")
+    with pytest.raises(Corrupt, match="not as it was installed"):
+        site.fetch()
+
+
+def test_a_directory_without_its_statement_is_fetched_anew(site: Site) -> None:
+    site.publish()
+    top = site.fetch().directory
+    (site.here / "1.json").unlink()
+    (top / "bin/tool").write_bytes(b"who knows")
+    assert site.fetch().is_new
+    assert content(top) == content(site.source)
+    assert activate("fleet", 1, site.into, TRUST)[1]
+
+
+def test_names_that_only_look_like_a_seq_are_strangers(site: Site) -> None:
+    site.publish()
+    site.fetch()
+    for name in ("²", "01", "0", "1x"):
+        (site.here / name).mkdir()
+    assert seqs(site.here) == [1]
+    assert prune("fleet", site.into, is_dry_run=False).gone == []
+    assert (site.here / "01").is_dir()

@@ -4,7 +4,7 @@ killed at any step; a store that is away; two operators at once."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from synclib.core.rollout import (
 from synclib.engine.host import Host
 from synclib.engine.rollout import Driver, Entry, Journal, plan
 from synclib.errors import BoxlinkError, Conflict, Corrupt, Fenced, Missing, Unavailable
-from synclib.store.base import Body, Fetched
+from synclib.store.base import Body, Fetched, ObjectInfo
 from synclib.store.memory import MemoryStore
 
 READY_S = 60.0
@@ -150,7 +150,7 @@ class Rig:
         return old.model_copy(update={"node": old.node.replace("old", "new"), "release": "render@2"})
 
     def begin(self, size: int = 10) -> Entry:
-        return self.journal.create(plan(self.journal.next_id("render"), self.olds, self.new_of, size, ""))
+        return self.journal.create(plan(self.journal.find("render").next_id, self.olds, self.new_of, size, ""))
 
     def driver(self, node: str = "operator") -> Driver:
         host = Host(node, self.clock, SeededEntropy(2), self.host.state, self.host.cache)
@@ -300,11 +300,78 @@ def test_who_is_overtaken_ends(rig: Rig) -> None:
 
 
 def test_two_who_begin_at_once(rig: Rig) -> None:
-    rollout = plan(rig.journal.next_id("render"), rig.olds, rig.new_of, 10, "")
+    rollout = plan(rig.journal.find("render").next_id, rig.olds, rig.new_of, 10, "")
     rig.journal.create(rollout)
     other = rollout.model_copy(update={"driver": "other"})
     with pytest.raises(Conflict):
         rig.journal.create(other)
+
+
+class Between(Away):
+    """Something happens before its call number ``at``, or right after the last one."""
+
+    at: int = -1
+    happens: Callable[[], None] = staticmethod(lambda: None)
+    calls: int = 0
+
+    def _call(self) -> None:
+        super()._call()
+        number, self.calls = self.calls, self.calls + 1
+        if number == self.at:
+            self.happens()
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        self._call()
+        return super().list(prefix, after=after)
+
+
+@pytest.mark.parametrize("until", ["begun", "ended"])
+@pytest.mark.parametrize("former", [False, True])
+def test_two_who_begin_at_any_moment_of_each_other(tmp_path: Path, former: bool, until: str) -> None:
+    """A second operator does all of it before each store call of the first, up to the journal or to the end: whoever
+    began later is told, and what was begun is never taken for one's own."""
+    told = 0
+    for number in range(2000):
+        rig = Rig(tmp_path)
+        if former:
+            done = rig.run()
+            assert done.state is State.DONE
+        rig.store.__class__ = Between
+        seen: list[str] = []
+
+        def begin(rig: Rig, node: str, seen: list[str]) -> Entry | None:
+            """What `boxlink upgrade` does until it has a journal; None where it goes on with another's."""
+            found = rig.journal.find("render")
+            if found.opened is not None:
+                seen.append(f"{node} goes on with {found.opened.rollout.driver}'s")
+                return None
+            rollout = plan(found.next_id, rig.olds, rig.new_of, 10, "")
+            try:
+                return rig.journal.create(rollout.model_copy(update={"driver": node}))
+            except Conflict as error:
+                seen.append(f"{node} is told of {'first' if 'begun by first' in error.message else 'second'}'s")
+                return None
+
+        def second(rig: Rig = rig, seen: list[str] = seen) -> None:
+            entry = begin(rig, "second", seen)
+            if entry is not None and until == "ended":
+                rig.journal.replace(entry, entry.rollout.model_copy(update={"state": State.DONE}))
+
+        assert isinstance(rig.store, Between)
+        rig.store.at, rig.store.happens = rig.store.calls + number, second
+        entry = begin(rig, "first", seen)
+        if rig.store.calls <= rig.store.at:
+            assert number > 2, "it happened somewhere"
+            assert told, "they met somewhere"
+            return
+        journals = [rig.journal.read(info.key.removeprefix("upgrade/")) for info in rig.store.list("upgrade/")]
+        began = [one.rollout.driver for one in journals if one is not None and one.rollout.driver]
+        if until == "begun" or entry is None:
+            assert len(began) == 1, (number, seen)
+            assert len(seen) == 1, (number, seen)
+            assert f"{began[0]}'s" in seen[0], (number, seen)
+        told += "is told of" in "".join(seen)
+    raise AssertionError("it takes more steps than that?")
 
 
 def test_paused_it_stands_still_and_goes_on(rig: Rig) -> None:
@@ -391,7 +458,7 @@ def test_names_that_only_look_like_numbers_are_strangers(rig: Rig) -> None:
     rig.store.put("upgrade/render-²", b"x")
     rig.store.put("upgrade/render-x", b"x")
     assert rig.journal.open_of("render") is None
-    assert rig.journal.next_id("render") == "render-000001"
+    assert rig.journal.find("render").next_id == "render-000001"
 
 
 def test_nothing_to_replace_is_said(rig: Rig) -> None:

@@ -11,7 +11,7 @@ from synclib.clock import ManualClock, SeededEntropy
 from synclib.core.names import node_key, swap_key
 from synclib.core.registration import NodeStatus
 from synclib.core.rollout import NodeSpec, Rollout, State, View
-from synclib.core.swap import WISH_BYTES_MAX, parse_wish
+from synclib.core.swap import WISH_BYTES_MAX, Wish, parse_wish
 from synclib.engine.host import Host
 from synclib.engine.rollout import Driver, Entry, Journal, plan
 from synclib.errors import Conflict, Missing
@@ -88,7 +88,7 @@ class Rig:
         def new_of(old: NodeSpec) -> NodeSpec:
             return old.model_copy(update={"pins": {"covers": 2}, "snapshot": NEW})
 
-        return self.journal.create(plan(self.journal.next_id("render"), olds, new_of, 1, "", "", "covers"))
+        return self.journal.create(plan(self.journal.find("render").next_id, olds, new_of, 1, "", "", "covers"))
 
     def run(self, entry: Entry | None = None) -> Rollout:
         """To its end, as `boxlink upgrade` does; ``entry``: one that somebody else began."""
@@ -107,7 +107,7 @@ class Rig:
         if entry is not None or not list(self.store.list("upgrade/")):
             return self.run(entry)
         for name in self.nodes.names:
-            keep(self.store, name)
+            keep(self.store, name, "render-000001")
         last = self.journal.read("render-000001")
         assert last is not None
         return last.rollout
@@ -161,6 +161,36 @@ def test_a_driver_that_is_killed_anywhere_is_followed_by_another(tmp_path: Path,
         asked = [name for name, snapshot in rig.nodes.asked if snapshot == NEW]
         assert len(set(asked)) == len(asked), "nobody was asked twice"
     raise AssertionError("it takes more steps than that?")
+
+
+def test_a_node_that_is_asked_for_something_else_meanwhile_takes_all_back(tmp_path: Path) -> None:
+    """Whoever asked it is named; what another asked is never marked as kept."""
+    rig = Rig(tmp_path)
+    entry = rig.begin()
+    other = Wish(id="render-000009:snap-0003:3", dataset="covers", seq=3, snapshot="snap-0003")
+    real = rig.nodes.look
+
+    def look(specs: Sequence[NodeSpec]) -> Mapping[str, View]:
+        if ("n1", NEW) in rig.nodes.asked and len(rig.nodes.asked) == 1:
+            MemoryStore.put(rig.store, swap_key("n1"), other.model_dump_json().encode())
+        return real(specs)
+
+    rig.nodes.look = look  # type: ignore[method-assign]
+    done = rig.run(entry)
+    assert done.state is State.ROLLED_BACK
+    assert done.reason == f"n1: it was asked for something else meanwhile: {other.id}"
+    assert rig.nodes.stands_on() == [OLD] * 3
+
+
+def test_what_another_asked_is_not_kept_by_an_earlier_one(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.run()
+    other = Wish(id="render-000002:snap-0003:3", dataset="covers", seq=3, snapshot="snap-0003")
+    rig.store.put(swap_key("n1"), other.model_dump_json().encode())
+    keep(rig.store, "n1", "render-000001")
+    assert rig.is_kept() == [False, True, True]
+    keep(rig.store, "n1", "render-000002")
+    assert rig.is_kept() == [True] * 3
 
 
 def test_a_node_without_a_volume_is_refused(tmp_path: Path) -> None:

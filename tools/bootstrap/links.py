@@ -3,14 +3,17 @@
 DIR/<name>/<seq>/       a release
            current      the one that runs
            previous     the one before, for `boxlink release rollback`
+           next         one that `boxlink up` is to try
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
-CURRENT, PREVIOUS = "current", "previous"
+CURRENT, PREVIOUS, NEXT = "current", "previous", "next"
+SEQ = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def linked_seq(place: Path, name: str) -> int | None:
@@ -19,8 +22,7 @@ def linked_seq(place: Path, name: str) -> int | None:
         target = os.readlink(place / name)
     except OSError:
         return None
-    is_seq = target.isascii() and target.isdigit() and (place / target).is_dir()
-    return int(target) if is_seq else None
+    return int(target) if SEQ.fullmatch(target) and (place / target).is_dir() else None
 
 
 def switch(place: Path, seq: int) -> bool:

@@ -101,11 +101,11 @@ def _launch_local(
     is_dry_run: bool,
 ) -> None:
     from synclib.clock import SystemClock, SystemEntropy
-    from tools.fleet.find_role import find_role
-    from tools.fleet.local_nodes import Wish, start
+    from tools.fleet.local_nodes import Wish, check_wish, start
 
     if is_dry_run:
-        find_role(role, None)
+        for name in names if not release else ():  # the role of a release is known once it was fetched
+            check_wish(local.resolve() / name, Wish(role, values=values, pins=pins))
         context.emit({"nodes": [{"node": name} for name in names]}, "\n".join(f"would start {name}" for name in names))
         return
     wish = _with_release(context, local, Wish(role, values=values, pins=pins), release, trust, allow_unsigned)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from synclib.errors import Invalid
-from tools.cli_context import Context, verb
+from tools.cli_context import Context, Finite, verb
 from tools.cli_share import share_option
 from tools.notify import ALIVE, READY, notify, watchdog_s
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     help="Where backends may live, repeatable (default: private networks; loopback only with a file:// store).",
 )
 @click.option("--admin", metavar="HOST:PORT", help="Serve /healthz, /backends and /metrics here.")
-@click.option("--poll", "poll_s", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, metavar="S")
+@click.option("--poll", "poll_s", type=Finite(0.1, 3600), default=2.0, show_default=True, metavar="S")
 @click.option(
     "--cache-size",
     type=click.IntRange(min=1 << 20),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tools.cli_context import Context, node_option, verb
+from tools.cli_context import Context, Finite, node_option, verb
 
 if TYPE_CHECKING:
     from synclib.core.release import Statement
@@ -194,11 +194,11 @@ def rollback(context: Context, name: str, into: Path) -> None:
 @click.argument("name")
 @click.option("--channel", required=True, metavar="NAME", help="Which channel says what to run.")
 @click.option("--running", required=True, type=click.IntRange(min=1), metavar="SEQ", help="The seq that runs.")
-@click.option("--poll", "poll_s", type=click.FloatRange(0.1, 3600), metavar="S", help="How often to ask (10).")
+@click.option("--poll", "poll_s", type=Finite(0.1, 3600), metavar="S", help="How often to ask (10).")
 @click.option(
     "--spread",
     "spread_s",
-    type=click.FloatRange(0, 86400),
+    type=Finite(0, 86400),
     default=300.0,
     show_default=True,
     metavar="S",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from tools.cli_context import Context, node_option, verb
+from tools.cli_context import Context, Finite, node_option, verb
 from tools.cli_share import share_option
 
 
@@ -25,7 +25,7 @@ from tools.cli_share import share_option
 @click.option(
     "--lease",
     "lease_s",
-    type=click.FloatRange(1, 3600),
+    type=Finite(1, 3600),
     default=30.0,
     show_default=True,
     metavar="S",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tools.cli_context import Context, cache_size_option, mode_option, node_option, verb
+from tools.cli_context import Context, Finite, cache_size_option, mode_option, node_option, verb
 from tools.cli_rate import rate_option
 from tools.cli_snapshot import driver_options
 
@@ -15,7 +15,7 @@ from tools.cli_snapshot import driver_options
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, metavar="DIR")
 @click.option("--once", is_flag=True, help="One round, then end; the exit code is that of the first error.")
-@click.option("--poll", type=click.FloatRange(min=0.1, max=3600), metavar="SECONDS", help="How often to ask (10).")
+@click.option("--poll", type=Finite(min=0.1, max=3600), metavar="SECONDS", help="How often to ask (10).")
 @click.option("--lazy", is_flag=True, help="Mount datasets rather than restore them, where possible (needs root).")
 @click.option(
     "--from",

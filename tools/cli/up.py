@@ -64,17 +64,18 @@ def command(
     from tools.fleet.find_role import Place, environment_of, find_role, parse_values, processes_of
     from tools.fleet.pins import parse_pins, write_pins
     from tools.fleet.programs import command_of
-    from tools.fleet.supervisor import Planned
+    from tools.fleet.supervisor import KEPT, Planned
     from tools.notify import SOCKET
 
     if release is not None and not release.is_dir():
         raise Invalid(
             "there is no such release", path=str(release), hint="boxlink release ls names those that are here"
         )
+    kept = os.environ.get(KEPT, "")
     place = Place(data.resolve(), context.node, None if release is None else release.resolve())
     found = find_role(role, place.release)
     environ = {
-        name: value for name, value in os.environ.items() if name not in (SOCKET, "WATCHDOG_USEC", "WATCHDOG_PID")
+        name: value for name, value in os.environ.items() if name not in (SOCKET, "WATCHDOG_USEC", "WATCHDOG_PID", KEPT)
     }
     if context.store_url:
         environ["BOXLINK_STORE"] = context.store_url
@@ -101,32 +102,43 @@ def command(
         from tools.fleet.renewal import follower_of
 
         planned.append(follower_of(found, role, place, values, environ, trust))
-    if _run(context, found.role, planned, place):
-        from tools.fleet.renewal import become_newer
+    words = ["up", role, "--data", str(place.data), "--node", place.node]
+    words += [word for value in values for word in ("--set", value)]
+    words += [word for path in trust for word in ("--trust", str(path))]
+    words += ["--store", context.store_url] if context.store_url else []
+    flags = {"--json": context.is_json, "-q": context.is_quiet, "-v": context.is_verbose}
+    _run(context, found.role, planned, place, kept, [*words, *(flag for flag, is_set in flags.items() if is_set)])
 
-        become_newer(context, role, place, values, trust)
 
+def _run(context: Context, role: str, planned: list[Planned], place: Place, kept: str, words: list[str]) -> None:
+    """Until all have ended. ``words``: of the command for a newer release, should one be to run then."""
+    import os
 
-def _run(context: Context, role: str, planned: list[Planned], place: Place) -> bool:
-    """Until all have ended; whether a newer release is to run now."""
     from synclib.clock import SystemClock
     from synclib.core.names import LOG_DIRECTORY
-    from synclib.errors import Partial
+    from synclib.errors import Partial, Unavailable
     from tools.fleet.console import Console
     from tools.fleet.one_up import hold
-    from tools.fleet.supervisor import Supervisor
+    from tools.fleet.supervisor import ON_TRIAL, RENEWING, Supervisor
 
-    hold(place.data, role)
+    held = hold(place.data, role, os.getppid() if kept else os.getpid())
     console = Console(context, role, [process.name for process in planned], place.data / LOG_DIRECTORY)
     console.event("up", role=role, node=place.node, data=str(place.data), release=str(place.release or ""))
-    supervisor = Supervisor(planned, console, SystemClock())
+    supervisor = Supervisor(planned, console, SystemClock(), is_on_trial=kept == ON_TRIAL)
     supervisor.run()
     console.event("down", role=role)
+    if supervisor.is_renewing and kept:
+        raise click.exceptions.Exit(RENEWING)
     if supervisor.is_renewing:
-        return True
+        from tools.fleet.renewal import Renewal
+
+        assert place.release is not None
+        os.close(held)
+        raise click.exceptions.Exit(Renewal(place.release, words, console, SystemClock()).run())
+    if supervisor.failed:
+        raise Unavailable(f"process {supervisor.failed} fails again and again", hint="its lines say why")
     if supervisor.killed:
         raise Partial(
             f"killed, for they did not end in their time: {', '.join(supervisor.killed)}",
             hint="a larger stop_s in the role",
         )
-    return False

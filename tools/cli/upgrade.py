@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tools.cli_context import Context, node_option, verb
+from tools.cli_context import Context, Finite, node_option, verb
 from tools.cli_machine import machine_options
 from tools.cli_snapshot import driver_options
 
@@ -27,11 +27,11 @@ from tools.cli_snapshot import driver_options
 @click.option("--proxy", "proxy_address", metavar="HOST:PORT", help="Its admin address: it is watched.")
 @click.option("--batch", type=click.IntRange(1, 1000), default=10, show_default=True, help="So many at a time at most.")
 @click.option(
-    "--ready-within", type=click.FloatRange(1, 86400), default=120.0, show_default=True, metavar="S",
+    "--ready-within", type=Finite(1, 86400), default=120.0, show_default=True, metavar="S",
     help="How long a new node may take to be ready.",
 )  # fmt: skip
 @click.option(
-    "--bake", type=click.FloatRange(0, 86400), default=5.0, show_default=True, metavar="S",
+    "--bake", type=Finite(0, 86400), default=5.0, show_default=True, metavar="S",
     help="How long the proxy is watched after a batch.",
 )  # fmt: skip
 @click.option("--trust", multiple=True, type=click.Path(path_type=Path), help="A public key of releases. Repeatable.")

@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tools.fleet.guard import Guard
 
@@ -22,13 +22,11 @@ class Child:
     ``guard`` ends what it has started itself."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], guard: Guard) -> None:
-        parent = os.getpid()
+        bind = bound_to_parent()
 
         def die_with_parent() -> None:
-            _libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
             guard.tell_begun(os.getpid())
-            if os.getppid() != parent:
-                os._exit(1)
+            bind()
 
         self._process = subprocess.Popen(
             list(command),
@@ -91,6 +89,18 @@ class Child:
         self.is_open = False
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+def bound_to_parent() -> Callable[[], None]:
+    """What a child of this process does between fork and exec so that the kernel kills it with its parent."""
+    parent = os.getpid()
+
+    def bind() -> None:
+        _libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return bind
 
 
 def _pieces(line: bytes) -> Iterator[bytes]:

@@ -87,6 +87,11 @@ class Ec2Fleet:
             return
         raise Conflict(f"{spec.node} was started and ended {_ATTEMPTS} times", hint="see its console, and its log")
 
+    def check(self, spec: NodeSpec) -> None:
+        """Invalid where no instance could be asked for. Its role is in its release, and is not looked at here."""
+        start = Start(spec.node, spec.role, self._store, spec.release, values=spec.values, pins=spec.pins)
+        requests(self._machine, start)
+
     def drain(self, spec: NodeSpec) -> None:
         self._draining.add(spec.node)
         terminate(self._ec2, [instance.id for instance in self._of(spec)], self._calls)

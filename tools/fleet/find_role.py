@@ -71,8 +71,18 @@ def parse_values(words: Sequence[str]) -> dict[str, str]:
             raise Invalid(f"--set {word!r} sets nothing", hint="write --set listen=0.0.0.0:8000")
         if name in BUILT_IN_VALUES:
             raise Invalid(f"--set {name}=… is no value of a role: it always stands for the same", hint=f"see --{name}")
+        if not is_text(value):
+            raise Invalid(f"--set {name}=… is no text: it is not UTF-8", hint="write it in UTF-8")
         values[name] = value
     return values
+
+
+def is_text(value: str) -> bool:
+    """Whether it can be written anywhere: a byte of the command line that is no UTF-8 stands as a half of a pair."""
+    try:
+        return bool(value.encode()) or not value
+    except UnicodeEncodeError:
+        return False
 
 
 def processes_of(role: Role, place: Place, values: Mapping[str, str]) -> list[Process]:

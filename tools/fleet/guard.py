@@ -1,8 +1,8 @@
-"""Ends what the processes of a killed ``boxlink up`` have started: ``python -m tools.fleet.guard PIPE``.
+"""Ends what the processes of a killed ``boxlink up`` have started: ``python -m tools.fleet.guard SOCKET``.
 
 The kernel kills a child with its parent (prctl(2), PR_SET_PDEATHSIG), but not that child's children: the setting does
 not cross a fork. A cgroup would end them all, and needs rights that an ``up`` in a terminal or a container does not
-have. So a small process beside it holds the end of a pipe on which the process groups are told that began and ended;
+have. So a small process beside it holds the end of a socket on which the process groups are told that began and ended;
 when the other end closes, for whatever reason, it kills the groups that are left. What went into a session of its own,
 as the keepers of mounts do, is in none of them and lives on.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -23,19 +24,17 @@ class Guard:
     """The guard as ``up`` sees it. Safe in a child between fork and exec."""
 
     def __init__(self) -> None:
-        ours, self._told = os.pipe2(os.O_CLOEXEC)
-        try:
+        self._told, its = socket.socketpair()
+        with its:
             # A session of its own: a Ctrl-C, or a kill of the group of ``up``, is not meant for it.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tools.fleet.guard", str(ours)],
+                [sys.executable, "-m", "tools.fleet.guard", str(its.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
-                pass_fds=(ours,),
+                pass_fds=(its.fileno(),),
                 cwd="/",
             )
-        finally:
-            os.close(ours)
 
     def tell_begun(self, group: int) -> None:
         self._tell(f"+{group}\n")
@@ -46,7 +45,7 @@ class Guard:
 
     def close(self) -> None:
         """Nothing is left that it would have to end."""
-        os.close(self._told)
+        self._told.close()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -54,8 +53,9 @@ class Guard:
             self._process.wait()
 
     def _tell(self, line: str) -> None:
+        # A child that has not executed its program yet has SIGPIPE at its default again, and would end by it.
         with contextlib.suppress(OSError):  # somebody has killed it: what it was for is lost, no more
-            os.write(self._told, line.encode())
+            self._told.send(line.encode(), socket.MSG_NOSIGNAL)
 
 
 def groups_left(lines: Iterable[bytes]) -> set[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from synclib.clock import Clock, Entropy
 from synclib.core.rollout import NodeSpec, Traffic, View
 from synclib.errors import Unavailable
-from tools.fleet.local_nodes import Wish, is_alive, nodes, remove, start, stop
+from tools.fleet.local_nodes import Wish, check_wish, is_alive, nodes, remove, start, stop
 from tools.fleet.node_file import LocalNode
 from tools.fleet.pins import read_pins
 from tools.fleet.proxy_admin import fetch
@@ -65,7 +65,14 @@ class LocalFleet:
     def start(self, spec: NodeSpec) -> None:
         if spec.node in self._draining:
             self._draining.pop(spec.node).join()
-        wish = Wish(
+        start(self._directory, spec.node, self._wish(spec), self._environ, self._clock, self._entropy)
+
+    def check(self, spec: NodeSpec) -> None:
+        """Invalid, or Missing, for what would not start."""
+        check_wish(self._directory.resolve() / spec.node, self._wish(spec))
+
+    def _wish(self, spec: NodeSpec) -> Wish:
+        return Wish(
             self._role_of(spec.role),
             spec.release,
             self._release_directory(spec.release),
@@ -73,7 +80,6 @@ class LocalFleet:
             spec.pins,
             is_from_snapshot=bool(spec.snapshot),
         )
-        start(self._directory, spec.node, wish, self._environ, self._clock, self._entropy)
 
     def _role_of(self, role: str) -> str:
         """The file that the nodes here of a role have it from, or its name: what to run is not asked of the store."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import select
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,8 +26,8 @@ from pathlib import Path
 
 from synclib.clock import Clock, Entropy
 from synclib.core.names import check_node
-from synclib.errors import Conflict, Unavailable
-from tools.fleet.find_role import find_role, role_file
+from synclib.errors import Conflict, Corrupt, Invalid, Unavailable
+from tools.fleet.find_role import Place, find_role, processes_of, role_file
 from tools.fleet.free_port import free_port
 from tools.fleet.node_file import LocalNode, read_node, write_node
 from tools.fleet.one_up import holder
@@ -37,6 +39,8 @@ from tools.notify import READY, SOCKET
 READY_S = 60.0
 _ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
 _LAST_WORDS_BYTES = 2000
+_VALUES_BYTES_MAX = 32 << 10  # as JSON: half of what is read of a node's file
+_said: set[Path] = set()  # whose files could not be read
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def start(
     something else, Unavailable where it does not come up.
     """
     place = directory.resolve() / check_node(node)
-    find_role(wish.role, wish.release_directory)  # what cannot be started leaves no directory
+    check_wish(place, wish)  # what cannot be started leaves no directory
     place.mkdir(parents=True, exist_ok=True)
     with _alone(place):
         known = read_node(place)
@@ -86,12 +90,38 @@ def start(
             return running, False
 
 
+def check_wish(place: Path, wish: Wish) -> None:
+    """Invalid, or Missing, for what ``boxlink up`` would not take: a role that is not there, a value that it does not
+    have, an address that is none, more than can be noted. ``place``: the node's directory, there or not."""
+    role = find_role(wish.role, wish.release_directory)
+    processes_of(role, Place(place / "data", place.name, wish.release_directory), wish.values)
+    for name, value in wish.values.items():
+        if _ADDRESS.fullmatch(role.values.get(name, "")) and not _ADDRESS.fullmatch(value):
+            raise Invalid(f"value {name!r} of role {role.role} is an address, not {value!r}", hint=f"{name}=HOST:PORT")
+    size = len(json.dumps(dict(wish.values)))
+    if size > _VALUES_BYTES_MAX:
+        raise Invalid(f"the values take {size} bytes, of {_VALUES_BYTES_MAX} at most", hint="name a file in them")
+
+
 def nodes(directory: Path) -> list[LocalNode]:
-    """Those below ``directory`` by name, whether they run or not."""
+    """Those below ``directory`` by name, whether they run or not. One whose file cannot be read is said, once, and
+    passed over: it must not stop work on the others."""
     if not directory.is_dir():
         return []
-    found = (read_node(path) for path in sorted(directory.resolve().iterdir()))
-    return [node for node in found if node is not None]
+    return [node for path in sorted(directory.resolve().iterdir()) if (node := _readable(path)) is not None]
+
+
+def _readable(place: Path) -> LocalNode | None:
+    try:
+        return read_node(place)
+    except Corrupt as error:
+        if place not in _said:
+            _said.add(place)
+            print(
+                f"boxlink: {error.kind}: {error.path}: {error.message}; it is passed over\n  hint: {error.hint}",
+                file=sys.stderr,
+            )
+        return None
 
 
 def is_alive(node: LocalNode) -> bool:
@@ -116,8 +146,6 @@ def remove(node: LocalNode) -> None:
             raise Conflict(f"node {node.node} runs", hint="stop it first", path=str(node.directory))
 
         def boxlink(*words: str) -> dict[str, object]:
-            import json
-
             command = [str(boxlink_of(_release_of(node))), *words, "--json"]
             done = subprocess.run(command, env=_environment(node, os.environ), capture_output=True, check=False)
             found: dict[str, object] = json.loads(done.stdout or b"{}")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synclib.core.role import Name
 from synclib.disk.atomic import write_atomic
-from synclib.errors import Corrupt
+from synclib.errors import Corrupt, Invalid
 from tools.fleet.process_id import ProcessId
 
 FILE = "node.json"
@@ -64,4 +64,8 @@ def read_node(directory: Path) -> LocalNode | None:
 
 
 def write_node(node: LocalNode) -> None:
-    write_atomic(node.directory / FILE, node.model_dump_json(indent=1).encode() + b"\n")
+    """Invalid where it would be too long to be read again."""
+    data = node.model_dump_json(indent=1).encode() + b"\n"
+    if len(data) > _BYTES_MAX:
+        raise Invalid(f"{len(data)} bytes are too much to note of node {node.node}", hint="shorter values of --set")
+    write_atomic(node.directory / FILE, data)

@@ -13,8 +13,9 @@ from tools.fleet.process_id import ProcessId, process_id
 _BYTES_MAX = 64
 
 
-def hold(data: Path, role: str) -> int:
-    """A descriptor that keeps others out until it is closed, or its process ends. Conflict where there is one."""
+def hold(data: Path, role: str, pid: int) -> int:
+    """A descriptor that keeps others out until it is closed, or its process ends. Conflict where there is one. ``pid``:
+    of whom to ask to end."""
     path = _path(data, role)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +27,7 @@ def hold(data: Path, role: str) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise Conflict(f"role {role} is up on {data} already", hint="stop that one first", path=str(data)) from None
-    own = process_id(os.getpid())
+    own = process_id(pid)
     os.pwrite(descriptor, f"{own.pid} {own.start_time}\n".encode(), 0)
     os.ftruncate(descriptor, len(f"{own.pid} {own.start_time}\n"))
     return descriptor

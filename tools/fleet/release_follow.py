@@ -15,16 +15,21 @@ from pathlib import Path
 
 from synclib.core.names import release_root
 from synclib.core.registration import Channel
+from synclib.core.release import Statement
 from synclib.engine.channels import Read, read_channel
 from synclib.engine.host import Connect, Host, no_progress
+from synclib.engine.release import read_statement
 from synclib.errors import BoxlinkError, Invalid
 from synclib.store.base import Store
 from tools.fleet.programs import boxlink_of
-from tools.fleet.release_place import Trust, activate, fetch
+from tools.fleet.release_place import Trust, activate, fetch, propose
 from tools.fleet.release_prune import prune
+from tools.fleet.release_refused import forget, refused
 
 _TRY_S = 60.0
 _SAID_MAX = 300
+_PAUSE_FIRST_S = 60.0
+_PAUSE_MAX_S = 3600.0
 Say = Callable[[str], None]
 
 
@@ -40,6 +45,15 @@ class Following:
     poll_s: float
     spread_s: float
     trial: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What was refused, and when it is tried again: something on this machine may have been mended."""
+
+    statement: Statement
+    pause_s: float
+    again_at: float
 
 
 def decide(channel: Channel, release: str, running: int) -> tuple[int | None, str]:
@@ -61,23 +75,27 @@ class ReleaseFollower:
     ) -> None:
         self._following, self._store, self._connect, self._host = following, store, connect, host
         self._trust, self._say = trust, say
+        self._place = following.into.absolute() / following.release
         self._read: Read | None = None
         self._said = ""
-        self._due: dict[int, float] = {}  # when a seq is to be activated
+        self._failed: Failed | None = None
+        self._due: tuple[int, float] | None = None  # which seq is here and was tried, and when its turn comes
 
     def run(self) -> int:
-        """Returns the seq that is active now, another than the one that runs."""
+        """Returns the seq that is to run now, another than the one that runs."""
         while True:
             try:
                 seq = self.step()
                 if seq is not None:
                     return seq
             except BoxlinkError as error:
-                self._tell(f"{error.kind}: {error.message}")
+                where = error.key or error.path
+                hint = f" ({error.hint})" if error.hint else ""
+                self._tell(f"{error.kind}: {where + ': ' if where else ''}{error.message}{hint}")
             self._host.clock.sleep(self._pause_s())
 
     def step(self) -> int | None:
-        """One look at the channel. Any BoxlinkError: the next one may do better."""
+        """One look at the channel. Any BoxlinkError: a later one may do better."""
         following = self._following
         newer = read_channel(self._store, following.channel, None if self._read is None else self._read.etag)
         # A store that serves an older state of it than was seen here moves nobody.
@@ -85,39 +103,68 @@ class ReleaseFollower:
             self._read = newer
         assert self._read is not None
         seq, why = decide(self._read.channel, following.release, following.running)
-        self._tell(why and f"channel {following.channel} is not followed: {why}")
         if seq is None:
+            self._tell(why and f"channel {following.channel} is not followed: {why}")
             return None
-        brought = fetch(
-            self._store,
-            self._connect,
-            following.release,
-            seq,
-            following.into,
-            self._trust,
-            self._host,
-            no_progress,
-        )
-        check_runs(brought.directory, following.trial)
-        if seq not in self._due:
-            wait_s = following.spread_s * self._host.entropy.uniform()
-            self._due = {seq: self._host.clock.monotonic() + wait_s}
-            self._say(f"release {following.release} seq {seq} is here, and is activated in {wait_s:.0f} s")
-        if self._host.clock.monotonic() < self._due[seq]:
+        if self._is_refused(seq):
             return None
+        if self._due is None or self._due[0] != seq:
+            self._bring(seq)
+        if self._due is None or self._due[0] != seq or self._host.clock.monotonic() < self._due[1]:
+            return None
+        self._hand_over(seq)
+        return seq
+
+    def _is_refused(self, seq: int) -> bool:
+        """Whether it was run here and did not live. That is forgotten once the channel has named another."""
+        found = refused(self._place)
+        if found is not None and found.seq != seq:
+            forget(self._place)
+        if found is None or found.seq != seq:
+            return False
+        again = f"boxlink release activate {self._following.release} {seq} and a new start try it all the same"
+        self._tell(f"release {self._following.release} seq {seq} is not taken: {found.why} ({again})")
+        return True
+
+    def _bring(self, seq: int) -> None:
+        """Fetch and try a seq, unless that has just failed with what is signed of it."""
+        following, now = self._following, self._host.clock.monotonic()
+        statement = read_statement(self._store, following.release, seq)
+        former = self._failed if self._failed is not None and self._failed.statement == statement else None
+        if former is not None and now < former.again_at:
+            return
+        try:
+            brought = fetch(
+                self._store, self._connect, following.release, seq, following.into, self._trust, self._host, no_progress
+            )
+            check_runs(brought.directory, following.trial)
+        except BoxlinkError as error:
+            if not error.is_retryable:
+                pause_s = _PAUSE_FIRST_S if former is None else min(2 * former.pause_s, _PAUSE_MAX_S)
+                self._failed = Failed(statement, pause_s, self._host.clock.monotonic() + pause_s)
+            raise
+        wait_s = following.spread_s * self._host.entropy.uniform()
+        self._due = seq, self._host.clock.monotonic() + wait_s
+        self._say(f"release {following.release} seq {seq} is here, and its turn comes in {wait_s:.0f} s")
+
+    def _hand_over(self, seq: int) -> None:
+        following = self._following
+        self._due = None  # should it be refused now, it is fetched again
+        if following.trial:
+            # ``boxlink up`` runs it and sees how it does, before it is the one that runs.
+            propose(following.release, seq, following.into, self._trust)
+            return
         activate(following.release, seq, following.into, self._trust)
-        self._say(f"release {following.release} is at seq {seq}")
         try:
             prune(following.release, following.into, is_dry_run=False)
         except BoxlinkError as error:  # it is active all the same
             self._say(f"old releases stay: {error.message}")
-        return seq
 
     def _pause_s(self) -> float:
         """Until the next look, with jitter."""
         pause_s = self._following.poll_s * (0.8 + 0.4 * self._host.entropy.uniform())
-        left = [due - self._host.clock.monotonic() for due in self._due.values()]
-        return max(0.05, min([pause_s, *(seconds for seconds in left if seconds > 0)]))
+        left = pause_s if self._due is None else self._due[1] - self._host.clock.monotonic()
+        return max(0.05, min(pause_s, left))
 
     def _tell(self, text: str) -> None:
         """What is the same as before is not said again."""

@@ -2,8 +2,10 @@
 
 DIR/<name>/<seq>/           a release, whole, with its venv
            <seq>.json       what was signed of it
+           <seq>.installed  the digest of its venv
            <seq>.partial    one that is being fetched
-           current, previous
+           current, previous, next
+           refused          what was tried last, and did not live
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ from synclib.store.base import Store
 from synclib.store.meter import Meter
 from tools.bootstrap.environment import make_environment
 from tools.bootstrap.failure import Failure
-from tools.bootstrap.links import CURRENT, PREVIOUS, link, linked_seq, switch
+from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, SEQ, link, linked_seq, switch
+from tools.fleet.installed import check_installed, note_installed
+from tools.fleet.release_refused import forget
 
 DEFAULT = Path("/opt/boxlink/release")
 TRUSTED = Path("/etc/boxlink/trusted")
@@ -98,15 +102,18 @@ def fetch(
     progress: Progress,
 ) -> Brought:
     """Bring a seq of a release (None: the current one) into ``into``, checked and ready to run. Nothing that runs is
-    touched."""
+    touched. One that stands here is checked again: its programs are run next."""
     statement = read_statement(store, name, seq)
     trust.check(statement)
     place = into.absolute() / name
     with disk_errors(), _alone(place):
         final = place / str(statement.seq)
-        if final.is_dir():
+        if final.is_dir() and statement_path(place, statement.seq).exists():
             _check_same(place, statement)
+            _check_whole(place, statement)
             return Brought(statement, final, False, Meter())
+        # Nothing tells what a directory without its statement is.
+        _remove(final)
         partial = place / f"{statement.seq}.partial"
         meter = _restore(store, connect, statement, partial, place, host, progress)
         check_standing(partial, statement)
@@ -114,6 +121,7 @@ def fetch(
             make_environment(partial, final)
         except Failure as error:
             raise Unavailable(error.message, hint=error.hint, path=str(partial)) from error
+        note_installed(place, statement.seq, partial)
         write_atomic(statement_path(place, statement.seq), statement.model_dump_json().encode())
         sync_file_system(partial)
         os.rename(partial, final)
@@ -158,8 +166,26 @@ def activate(name: str, seq: int | None, into: Path, trust: Trust) -> tuple[Stat
             seq = max(seqs(place), default=0)
         statement = _read(place, seq)
         trust.check(statement)
-        check_standing(place / str(seq), statement)
+        _check_whole(place, statement)
+        forget(place)
         return statement, switch(place, seq)
+
+
+def propose(name: str, seq: int, into: Path, trust: Trust) -> None:
+    """Let a release that was fetched be the one that ``boxlink up`` tries next, once it is checked again."""
+    place = into.absolute() / name
+    with disk_errors(), existing(place):
+        statement = _read(place, seq)
+        trust.check(statement)
+        _check_whole(place, statement)
+        link(place, NEXT, seq)
+
+
+def pass_trial(place: Path, seq: int) -> None:
+    """It was tried and lives: it is the one that runs from now on."""
+    with disk_errors(), existing(place):
+        switch(place, seq)
+        (place / NEXT).unlink(missing_ok=True)
 
 
 def rollback(name: str, into: Path) -> tuple[int, bool]:
@@ -180,17 +206,30 @@ def seqs(place: Path) -> list[int]:
     """Those that stand here whole."""
     if not place.is_dir():
         return []
-    return sorted(int(path.name) for path in place.iterdir() if path.name.isdigit() and path.is_dir())
+    return sorted(int(path.name) for path in place.iterdir() if SEQ.fullmatch(path.name) and path.is_dir())
 
 
 def _check_same(place: Path, statement: Statement) -> None:
-    with contextlib.suppress(Missing):
-        if _read(place, statement.seq).digest != statement.digest:
-            raise Conflict(
-                f"another seq {statement.seq} of release {statement.release} stands here",
-                hint="is it the right store? move that directory away",
-                path=str(place / str(statement.seq)),
-            )
+    if _read(place, statement.seq).digest != statement.digest:
+        raise Conflict(
+            f"another seq {statement.seq} of release {statement.release} stands here",
+            hint="is it the right store? move that directory away",
+            path=str(place / str(statement.seq)),
+        )
+
+
+def _check_whole(place: Path, statement: Statement) -> None:
+    """Corrupt where it is not as it was signed, or not as it was installed."""
+    check_standing(place / str(statement.seq), statement)
+    check_installed(place, statement.seq)
+
+
+def _remove(directory: Path) -> None:
+    if directory.is_dir():
+        aside = directory.with_name(f"{directory.name}.gone")
+        shutil.rmtree(aside, ignore_errors=True)
+        directory.rename(aside)
+        shutil.rmtree(aside)
 
 
 def _read(place: Path, seq: int) -> Statement:

@@ -18,7 +18,8 @@ from pathlib import Path
 from synclib.core.names import check_dataset
 from synclib.disk.atomic import fsync_directory
 from synclib.disk.faults import disk_errors
-from tools.bootstrap.links import CURRENT, PREVIOUS, linked_seq
+from tools.bootstrap.links import CURRENT, PREVIOUS, SEQ, linked_seq
+from tools.fleet.installed import installed_path
 from tools.fleet.release_place import existing, seqs, statement_path
 
 _GONE = ".gone"
@@ -107,11 +108,12 @@ def _bytes_of(path: Path) -> int:
 
 
 def _remove(place: Path, path: Path) -> None:
-    if path.name.isdigit():
+    if SEQ.fullmatch(path.name):
         gone = path.with_name(path.name + _GONE)
         shutil.rmtree(gone, ignore_errors=True)
         path.rename(gone)
         statement_path(place, int(path.name)).unlink(missing_ok=True)
+        installed_path(place, int(path.name)).unlink(missing_ok=True)
         path = gone
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

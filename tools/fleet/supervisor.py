@@ -21,6 +21,13 @@ from tools.fleet.guard import Guard
 from tools.notify import ALIVE, READY, STOPPING, notify, watchdog_s
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
+# In the environment of an ``up`` that another one keeps: what it is. It ends with RENEWING where a newer one is to run
+# (tools/fleet/renewal.py).
+KEPT, ON_TRIAL, PROVEN = "BOXLINK_KEPT", "on trial", "proven"
+RENEWING = 75
+# For so long after its start a newer release is on trial, and so often each of its processes may fail then.
+TRIAL_S = 10.0
+TRIAL_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,17 @@ class Planned:
 
 class Supervisor:
     """``killed`` names the processes that did not end in their time; ``is_renewing``: they ended because a newer
-    release is to run."""
+    release is to run; ``failed``: on trial, the process that failed again and again at the beginning, and so ended all.
+    """
 
-    def __init__(self, planned: Sequence[Planned], console: Console, clock: Clock) -> None:
+    def __init__(
+        self, planned: Sequence[Planned], console: Console, clock: Clock, *, is_on_trial: bool = False
+    ) -> None:
         self.killed: list[str] = []
         self.is_renewing = False
+        self.failed = ""
+        self._trial_until = clock.monotonic() + TRIAL_S if is_on_trial else -math.inf
+        self._failures = [0 for _ in planned]
         self._planned = planned
         self._console = console
         self._clock = clock
@@ -55,7 +68,7 @@ class Supervisor:
     def run(self) -> None:
         """Until a signal to stop, and all have ended. Must be called in the main thread: the kernel takes the end of
         the thread that started a process for the end of its parent."""
-        with _signals() as signals, self._selector, contextlib.closing(self._guard):
+        with stop_signals() as signals, self._selector, contextlib.closing(self._guard):
             self._selector.register(signals, selectors.EVENT_READ, lambda: self._on_signals(signals))
             self._step()
             notify(READY)
@@ -98,6 +111,7 @@ class Supervisor:
         except OSError as error:
             pause_s = self._decide.ended(self._clock.monotonic(), index)
             self._console.event("not-started", process=planned.name, why=str(error), again_in_s=pause_s)
+            self._count_failure(index)
             return
         self._children[index] = child
         self._selector.register(child.output, selectors.EVENT_READ, lambda: self._on_output(index, child))
@@ -142,6 +156,16 @@ class Supervisor:
             return
         again = {} if pause_s is None else {"again_in_s": pause_s}
         self._console.event("ended", process=planned.name, **how, **again)
+        if code:
+            self._count_failure(index)
+
+    def _count_failure(self, index: int) -> None:
+        """A release whose processes do not come to life is not one to stay at."""
+        self._failures[index] += 1
+        is_early = self._clock.monotonic() < self._trial_until and not self._decide.is_stopping
+        if is_early and self._failures[index] >= TRIAL_FAILURES:
+            self.failed = self._planned[index].name
+            self._decide.stop()
 
     def _on_signals(self, signals: int) -> None:
         for number in os.read(signals, 512):
@@ -162,7 +186,7 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[int]:
+def stop_signals() -> Iterator[int]:
     """A descriptor that says the number of each signal that came, a byte each."""
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)

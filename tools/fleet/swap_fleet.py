@@ -12,7 +12,7 @@ from synclib.core.registration import NODE_STATUS_BYTES_MAX, NodeStatus, parse_n
 from synclib.core.rollout import NodeSpec, Rollout, Traffic, View
 from synclib.core.swap import WISH_BYTES_MAX, Wish, became_of, parse_wish, stands_on
 from synclib.errors import Conflict, Corrupt, Missing
-from synclib.store.base import Store
+from synclib.store.base import Fetched, Store
 from tools.fleet.probe import Gap, Probe
 from tools.fleet.readiness import Readiness
 
@@ -35,12 +35,13 @@ class SwapFleet:
         return {spec.node: self._with_swap(spec, found[spec.node]) for spec in specs}
 
     def start(self, spec: NodeSpec) -> None:
-        """Ask a node to stand as ``spec`` says, unless it was asked."""
+        """Ask a node to stand as ``spec`` says, unless it was asked. Conflict where it was asked something else since:
+        then it will not do this."""
         wish = self._wish(spec)
-        if self._asked.get(spec.node) == wish.id:
-            return
         last = _wished(self._store, spec.node)
         if last is None or last.id != wish.id:
+            if last is not None and self._asked.get(spec.node) == wish.id:
+                raise Conflict(f"it was asked for something else meanwhile: {last.id}", key=swap_key(spec.node))
             # Else somebody who was killed has asked it, and what it does was not seen from its beginning.
             address = self._readiness.address_of(spec.node)
             if address is not None and spec.node not in self._probes:
@@ -57,7 +58,7 @@ class SwapFleet:
     def keep(self, rollout: Rollout) -> None:
         """At its end: what the nodes stood on before may go."""
         for step in rollout.steps:
-            keep(self._store, step.new.node)
+            keep(self._store, step.new.node, rollout.id)
 
     def _with_swap(self, spec: NodeSpec, view: View) -> View:
         done = became_of(self._wish(spec), _status(self._store, spec.node))
@@ -78,21 +79,28 @@ class SwapFleet:
         return Wish(id=name, dataset=self._dataset, seq=seq, snapshot=spec.snapshot)
 
 
-def keep(store: Store, node: str) -> None:
-    """Nobody will take back what a node was asked last: what it stood on before may go."""
-    wish = _wished(store, node)
-    if wish is not None and not wish.is_kept:
-        store.put(swap_key(node), wish.model_copy(update={"is_kept": True}).model_dump_json().encode())
+def keep(store: Store, node: str, rollout_id: str) -> None:
+    """Nobody will take back what a rollout asked of a node: what it stood on before may go. What another has asked
+    since stays as it is."""
+    with contextlib.suppress(Missing, Corrupt, Conflict):
+        found, wish = _read_wish(store, node)
+        if wish.id.startswith(f"{rollout_id}:") and not wish.is_kept:
+            kept = wish.model_copy(update={"is_kept": True}).model_dump_json().encode()
+            store.put(swap_key(node), kept, if_match=found.etag)
 
 
 def _wished(store: Store, node: str) -> Wish | None:
     """What a node was asked last; None where it was asked nothing, or what cannot be read."""
-    key = swap_key(node)
     with contextlib.suppress(Missing, Corrupt):
-        found = store.get(key, size_max=WISH_BYTES_MAX)
-        assert found is not None
-        return parse_wish(found.data, key)
+        return _read_wish(store, node)[1]
     return None
+
+
+def _read_wish(store: Store, node: str) -> tuple[Fetched, Wish]:
+    key = swap_key(node)
+    found = store.get(key, size_max=WISH_BYTES_MAX)
+    assert found is not None
+    return found, parse_wish(found.data, key)
 
 
 def _status(store: Store, node: str) -> NodeStatus | None:

@@ -114,18 +114,22 @@ def take_back(context: Context, asked: Asked) -> None:
 def upgrade(context: Context, asked: Asked) -> None:
     """Conflict where another one is under way, or it was taken back."""
     journal = Journal(context.open_store(), open_host(context))
-    opened = journal.open_of(asked.role)
+    found = journal.find(asked.role)
+    opened = found.opened
     site = _open(context, asked, journal, opened)
     change = _change(site)
     if change.release is not None and not asked.is_dry_run:
         # Before anything is begun: it may not be trusted, or not be had.
         site.release_directory(change.release)
     if opened is None:
-        if change.swap and not asked.is_dry_run:
+        if change.swap and found.last and not asked.is_dry_run:
             # Whoever was killed at the end of the last one may not have said it.
             for node in site.nodes.running(asked.role):
-                keep(site.store, node.node)
-        rollout = planned(site.nodes, journal, site.store, asked.role, change, asked.batch, asked.place)
+                keep(site.store, node.node, found.last)
+        rollout = planned(site.nodes, found.next_id, site.store, asked.role, change, asked.batch, asked.place)
+        if rollout is not None and not (asked.is_dry_run and change.release):
+            for step in rollout.steps:
+                site.nodes.check(step.new)
         if rollout is None or asked.is_dry_run:
             _show(context, rollout)
             return
@@ -221,9 +225,7 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
     if rollout.state.is_final:
         site.need(rollout, "")
     if rollout.state is State.FAILED:
-        raise Unavailable(
-            f"{rollout.id} could not be taken back: {rollout.reason}", hint="boxlink launch starts what is missing"
-        )
+        raise Unavailable(f"{rollout.id} could not be taken back: {rollout.reason}", hint=_hint_of_failed(rollout))
     if rollout.state.is_final and isinstance(fleet, SwapFleet):
         fleet.keep(rollout)
         for step in rollout.steps:
@@ -237,6 +239,15 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
     if rollout.state is State.ROLLED_BACK and wanted is not State.ROLLED_BACK:
         raise Conflict(f"{rollout.id} was taken back: {rollout.reason}", hint="correct it, then upgrade again")
     _show(site.context, rollout)
+
+
+def _hint_of_failed(rollout: Rollout) -> str:
+    if not rollout.swap:
+        return "boxlink launch starts what is missing"
+    return (
+        "no node was ended: boxlink status says how each does; see that its boxlink sync runs and reaches the store, "
+        "which still holds what it was asked (swap/), then say the upgrade again"
+    )
 
 
 def _show(context: Context, rollout: Rollout | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from synclib.core.rollout import NodeSpec, Rollout
 from synclib.core.snapshot_tags import parse_tags
-from synclib.engine.rollout import Journal, plan
+from synclib.engine.rollout import plan
 from synclib.errors import Conflict, Invalid, Missing
 from synclib.store.base import Store
 from synclib.volume.base import SnapshotState, VolumeDriver
@@ -64,16 +64,15 @@ def seq_of(driver: VolumeDriver, snapshot: str) -> str:
 
 
 def planned(
-    nodes: LocalFleet | Ec2Fleet, journal: Journal, store: Store, role: str, change: Change, size: int, place: str
+    nodes: LocalFleet | Ec2Fleet, name: str, store: Store, role: str, change: Change, size: int, place: str
 ) -> Rollout | None:
-    """None where every node is what it should be already."""
+    """None where every node is what it should be already. ``name``: the id that the rollout is to have."""
     olds = nodes.running(role)
     if change.swap:
         olds = [standing(store, old, change.swap) for old in olds]
     stale = [old for old in olds if not change.is_so(old)]
     if olds and not stale:
         return None
-    name = journal.next_id(role)
     if change.swap:
         return plan(name, stale, change.new_of, 1, "", place, change.swap)
     numbers = {old.node: number for number, old in enumerate(stale, 1)}
