@@ -11,7 +11,6 @@ Normative table: docs/format/wall.md. An immutable object in pages, found by the
 from __future__ import annotations
 
 import itertools
-import operator
 import struct
 from array import array
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from synclib.core import zstd
 from synclib.core.entry import Entry, Kind
 from synclib.core.frame import DECODE_ERRORS, VERSION, check_version
 from synclib.core.names import (
-    NAME_BYTES_MAX,
     PATH_BYTES_MAX,
     check_component,
     check_directory,
@@ -175,35 +173,45 @@ def decode_wall_tail(data: bytes | memoryview, object_bytes: int, digest: bytes 
     return tail
 
 
-def wall_pages(tail: WallTail, stored: Iterator[bytes | memoryview]) -> Iterator[tuple[array[int], bytes]]:
-    """The decoded pages, from their stored bytes in order. Corrupt where a path is none that a dataset may have, or
-    does not come after the one before."""
+def wall_pages(
+    tail: WallTail, stored: Iterator[bytes | memoryview], *, is_strict: bool = False
+) -> Iterator[tuple[array[int], bytes]]:
+    """The decoded pages, from their stored bytes in order. Corrupt where a path could lead out of its dataset; with
+    ``is_strict`` where it is none that a dataset may have, or does not come after the one before: for a million that
+    takes a second."""
     last: _Place = (b"", b"", b"")
     for page, data in zip(tail.pages, stored, strict=True):
         lengths, paths = decode_wall_page(page, data)
-        last = _check_paths(lengths, paths, last)
+        _check_paths(lengths, paths)
+        if is_strict:
+            last = _check_each(lengths, paths, last)
         yield lengths, paths
 
 
 _Place = tuple[bytes, bytes, bytes]  # of a path in the order of paths: its directory with NUL for "/", NUL, its name
+# Only in a page that has one of these there may be "..", or an empty name or "." within a path, or a marker of ours.
+_ODD = (b"//", b"./", b"..", b"synch.")
 
 
-def _check_paths(lengths: array[int], paths: bytes, last: _Place) -> _Place:
-    """The last path's place. The common case is decided for many paths at once: a wall has a million."""
+def _check_paths(lengths: array[int], paths: bytes) -> None:
+    """Many at once: a wall has a million, and is waited for."""
     if b"\0" in paths:
         raise Corrupt("a wall index has a path with NUL")
-    stops = list(itertools.accumulate(lengths, initial=0))
-    text = paths.replace(b"/", b"\0")
-    split = [text[start:stop] for start, stop in itertools.pairwise(stops)]
-    joined = b"\0%b\0" % b"\0".join(split)
-    # What may be odd is looked at closely: no name, "." or "..", a path of ours.
-    if any(odd in joined for odd in (b"\0\0", b"\0.", b"\0synch.")) or max(lengths) > NAME_BYTES_MAX:
-        for start, stop in itertools.pairwise(stops):
+    if any(odd in paths for odd in _ODD):
+        for start, stop in itertools.pairwise(itertools.accumulate(lengths, initial=0)):
             _check_path(paths[start:stop])
-    places = [path.rpartition(b"\0") for path in split]
-    if not last < places[0] or not all(map(operator.lt, places, places[1:])):
-        raise Corrupt("the paths of a wall index are not in order, each once")
-    return places[-1]
+
+
+def _check_each(lengths: array[int], paths: bytes, last: _Place) -> _Place:
+    """The last path's place."""
+    for start, stop in itertools.pairwise(itertools.accumulate(lengths, initial=0)):
+        path = paths[start:stop]
+        _check_path(path)
+        place = path.replace(b"/", b"\0").rpartition(b"\0")
+        if not last < place:
+            raise Corrupt("the paths of a wall index are not in order, each once")
+        last = place
+    return last
 
 
 def _check_path(path: bytes) -> None:

@@ -33,7 +33,7 @@ def check_attachment(item: Attachment, read: ReadRange) -> None:
         wall = decode_wall_tail(tail_data, item.object_bytes, item.tail_digest)
         parts = _in_order([(0, HEADER_BYTES), *((info.offset, info.stored_bytes) for info in wall.pages)], read)
         check_wall_header(next(parts))
-        for _ in wall_pages(wall, parts):
+        for _ in wall_pages(wall, parts, is_strict=True):
             pass
     else:
         raise Unsupported(f"no attachment of the kind {item.kind!r} is known here")

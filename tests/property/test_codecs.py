@@ -115,12 +115,13 @@ def parse(kind: str, data: bytes) -> None:
         read_run(data, decode_tail(data[-ref.tail_bytes :], len(data)))
 
 
-def parse_wall(data: bytes, digest: bytes | None = None) -> list[bytes]:
-    """The paths of a wall index."""
+def parse_wall(data: bytes, digest: bytes | None = None, *, is_strict: bool = True) -> list[bytes]:
+    """The paths of a wall index, as ``boxlink verify`` reads it."""
     length = tail_bytes(WALL_MAGIC, "wall", data[-FOOTER_BYTES:])
     tail = decode_wall_tail(data[-length:], len(data), digest)
     paths: list[bytes] = []
-    for lengths, joined in wall_pages(tail, (data[p.offset : p.offset + p.stored_bytes] for p in tail.pages)):
+    stored = (data[page.offset : page.offset + page.stored_bytes] for page in tail.pages)
+    for lengths, joined in wall_pages(tail, stored, is_strict=is_strict):
         at = 0
         for size in lengths:
             paths.append(joined[at : at + size])
@@ -162,6 +163,15 @@ def test_a_wall_index_with_a_path_that_no_dataset_has_is_corrupt(odd: bytes, at:
     assert parse_wall(wall_of(GOOD_PATHS)) == GOOD_PATHS
     with pytest.raises(Corrupt):
         parse_wall(wall_of([*GOOD_PATHS[:at], odd, *GOOD_PATHS[at:]]))
+
+
+@pytest.mark.parametrize("at", range(len(GOOD_PATHS)))
+@pytest.mark.parametrize(
+    "odd", [b"../../etc/passwd.jpg", b"a//b.jpg", b"a/./b.jpg", b"..", b"a/..", b"a\0b", b"synch.jpg"]
+)
+def test_a_wall_index_whose_path_leads_out_of_its_dataset_is_corrupt_for_every_reader(odd: bytes, at: int) -> None:
+    with pytest.raises(Corrupt):
+        parse_wall(wall_of([*GOOD_PATHS[:at], odd, *GOOD_PATHS[at:]]), is_strict=False)
 
 
 def test_a_wall_index_that_is_not_in_order_is_corrupt() -> None:
