@@ -88,7 +88,7 @@ class Server:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 60  # several processes start at once
     while not condition():
         assert time.monotonic() < limit, "it never came true"
         threading.Event().wait(0.02)
