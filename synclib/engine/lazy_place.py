@@ -171,6 +171,8 @@ class LazyPlace:
         slot = self._new_slot(former)
         place = self._slot(slot)
         with disk_errors():
+            if former is not None and not self._is_ours(former.slot):
+                self._bring_markers(former.slot)
             for part in ("seq", "upper", "work", "view"):
                 (place / part).mkdir(parents=True)
             shutil.copymode(self._directory, place / "upper")
@@ -226,18 +228,33 @@ class LazyPlace:
         lower = b"lowerdir=" + os.fsencode(self._slot(slot) / "seq")
         return bool(found) and found[-1][0] == b"overlay" and lower in found[-1][1].split(b",")
 
+    def _bring_markers(self, former: int) -> None:
+        """What programs asked for while something stood here is in its upper directory alone: after the machine's end
+        it is put back, or taken away, unless somebody has asked for something since."""
+        upper = self._slot(former) / "upper"
+        if not upper.is_dir():
+            return
+        for name in _CARRIED:
+            there, here = _time_ns(upper / name), _time_ns(self._directory / name)
+            if there is not None and (here is None or here < there):
+                temporary = self._home / name
+                _copy(upper / name, temporary)
+                os.replace(temporary, self._directory / name)
+            elif there is None and here is not None and here < os.stat(upper).st_mtime_ns:
+                os.unlink(self._directory / name)
+
     def _carry_markers(self, upper: Path) -> None:
         """What programs ask for goes along."""
         for name in _CARRIED:
             with contextlib.suppress(FileNotFoundError):
-                shutil.copy2(self._directory / name, upper / name)
+                _copy(self._directory / name, upper / name)
 
     def _carry_late(self, former: int, upper: Path) -> None:
         """A marker that came into the old place after it was copied from there, and before it was replaced."""
         for name in _CARRIED:
             with contextlib.suppress(FileNotFoundError):
                 if not (upper / name).exists():
-                    shutil.copy2(self._slot(former) / "upper" / name, self._directory / name)
+                    _copy(self._slot(former) / "upper" / name, self._directory / name)
 
     def _end_slot(self, slot: int) -> None:
         """The keeper sees that its mount is gone, and ends when no file of it is open; then the slot goes."""
@@ -249,3 +266,16 @@ class LazyPlace:
         if not self._mounter.is_alive(str(place / "seq")):
             self._mounter.forget(str(place / "seq"))
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A marker as it is: a link is not followed, for it may lead to what nobody else may read."""
+    shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _time_ns(path: Path) -> int | None:
+    """When it was written; None where it is not there."""
+    try:
+        return os.lstat(path).st_mtime_ns
+    except FileNotFoundError:
+        return None

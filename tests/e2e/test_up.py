@@ -329,7 +329,7 @@ def test_the_built_in_roles_serve(machine: Machine) -> None:
     machine.run("publish", "covers", "source")
     with up(machine, "render", "--set", "listen=127.0.0.1:0") as running:
         until(lambda: any("ready" in said["line"] for said in running.all("output", process="render")))
-        assert list((machine.place / "store/proxy").iterdir())
+        until(lambda: list((machine.place / "store").glob("proxy/*")))
         assert running.end() == 0
     assert not list((machine.place / "store/proxy").iterdir())
     assert members(running.process.pid) == set()

@@ -313,3 +313,43 @@ def test_it_can_be_unmounted_by_force(site: Site, killed: str) -> None:
     assert sorted(path.name for path in site.covers.iterdir()) == ["synch.active"]
     assert site.machine.json("status")["mounts"] == []
     assert not any(f" {site.machine.place}/" in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def start_machine_again(site: Site) -> None:
+    site.stop(signal.SIGKILL)
+    site.kill_mounts()
+    assert not os.path.ismount(site.covers)
+
+
+def ask(site: Site, words: str) -> None:
+    (site.covers / "synch.new").write_text(words)
+    os.replace(site.covers / "synch.new", site.covers / "synch.active")
+
+
+def test_what_was_asked_for_while_it_stood_holds_after_a_start_of_the_machine(site: Site) -> None:
+    ask(site, "lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    (site.source / "more").write_bytes(b"more")
+    site.machine.run("publish", "covers", site.source)
+    site.wait(lambda: site.down()["seq"] == 2)
+    ask(site, "lazy seq=1")
+    site.wait(lambda: site.down()["seq"] == 1)
+    start_machine_again(site)
+    site.start()
+    site.wait(lambda: os.path.ismount(site.covers))
+    assert (site.covers / "synch.active").read_text() == "lazy seq=1"
+    # What is asked for while nothing stands there is newer still.
+    start_machine_again(site)
+    ask(site, "lazy")
+    site.start()
+    site.wait(lambda: os.path.ismount(site.covers) and site.down()["seq"] == 2)
+    # What nobody follows any more is not followed again.
+    (site.covers / "synch.active").unlink()
+    site.wait(lambda: "not followed" in site.down()["reason"])
+    start_machine_again(site)
+    site.start()
+    site.wait(lambda: os.path.ismount(site.covers))
+    assert not (site.covers / "synch.active").exists()
+    site.stop()
+    assert not (site.covers / "synch.active").exists()
