@@ -69,10 +69,17 @@ class Markers:
         except (Corrupt, Invalid):
             return None
 
+    def active_identity(self) -> tuple[int, int] | None:
+        """What tells one synch.active from another put there later; None when there is none."""
+        return self._identity(names.ACTIVE)
+
     def up_identity(self) -> tuple[int, int] | None:
-        """What tells one synch.up from another put there later; None when there is none."""
+        """The same for synch.up."""
+        return self._identity(names.UP)
+
+    def _identity(self, name: str) -> tuple[int, int] | None:
         try:
-            status = os.stat(self.directory / names.UP)
+            status = os.stat(self.directory / name)
         except FileNotFoundError:
             return None
         return status.st_ino, status.st_mtime_ns

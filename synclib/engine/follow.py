@@ -37,6 +37,7 @@ from synclib.store.meter import Meter, cost_between
 
 _ERROR_DELAY_S = 2.0
 _ERROR_DELAY_MAX_S = 60.0
+_WRITTEN_S = 0.05
 _FILES_STAY = "files were restored here before: take synch.active away, empty the directory (.boxlink too), ask again"
 _TO_END = "stop boxlink sync, boxlink umount {}, write synch.active again, start it"
 
@@ -96,6 +97,7 @@ class Follower:
         self._changed_at: float | None = None
         self._is_checked = False
         self._asked: tuple[object, ...] = ()
+        self._seen_empty: tuple[int, int] | None = None  # a synch.active that was meant to be empty
         self._failures = 0
         self._is_told = False  # what synch.error says of the last publish stands until something else is done
         self.error: BoxlinkError | None = None
@@ -212,7 +214,7 @@ class Follower:
     def _look(self) -> tuple[Seen, Manifest | None, Active | None]:
         standing = None if self._lazy is None else self._lazy.standing()
         lost = None if standing is None else self._serve_again(standing)
-        active = self._markers.active()
+        active = self._read_active()
         is_up = self._markers.up_identity() is not None
         state = self._held.read()
         target = None
@@ -229,6 +231,14 @@ class Follower:
         if lost is not None and wanted in ((0, ""), local[:2]):
             raise lost
         return Seen(active, is_up, self._markers.down(), *local, *wanted), target, active
+
+    def _read_active(self) -> Active | None:
+        """A shell's ``echo lazy >`` empties a marker before it writes: one that is found empty is looked at again."""
+        active, identity = self._markers.active(), self._markers.active_identity()
+        if active == Active() and identity != self._seen_empty:
+            self._host.clock.sleep(_WRITTEN_S)
+            self._seen_empty, active = identity, self._markers.active()
+        return active
 
     def _read_in_place(self, active: Active | None) -> tuple[int, str, bool, bool] | None:
         """What stands here for readers alone: what synch.down says, as long as that is asked for."""

@@ -147,6 +147,28 @@ def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
 
 
+def test_a_marker_that_is_just_being_written_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell's ``echo reader > synch.active`` empties it first."""
+    rig = Rig(tmp_path)
+    rig.publish({b"a": b"1"})
+    sleep = rig.clock.sleep
+
+    def write_meanwhile(seconds: float) -> None:
+        sleep(seconds)
+        rig.touch("synch.active", "reader")
+
+    with monkeypatch.context() as writing:
+        writing.setattr(rig.clock, "sleep", write_meanwhile)
+        rig.touch("synch.active")
+        assert rig.later() is None
+    down = rig.marker("synch.down")
+    assert down is not None
+    assert down["mode"] == "reader"
+    assert not (rig.directory / "a").exists()
+
+
 def test_asked_restored_answered(rig: Rig) -> None:
     rig.publish({b"a": b"1", b"d": None, b"d/b": b"2"})
     rig.touch(names.ACTIVE)
