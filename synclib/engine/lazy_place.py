@@ -179,7 +179,7 @@ class LazyPlace:
         is_native = self._mounter.start(prepared, str(place / "seq"))
         try:
             with disk_errors():
-                self._carry_markers(place / "upper")
+                carried = self._carry_markers(place / "upper")
                 write_atomic(place / "upper" / names.DOWN, down)
                 # The state first: what is not mounted is mounted anew, what nobody knows of would stay for ever.
                 self._write(Standing(slot, prepared, is_native, let_go))
@@ -192,7 +192,7 @@ class LazyPlace:
             self._end_slot(slot)
             raise
         if former is not None:
-            self._carry_late(former.slot, place / "upper")
+            self._carry_late(former.slot, place / "upper", carried)
         self.clean()
 
     def _switch(self, place: Path, *, is_over: bool) -> None:
@@ -243,18 +243,22 @@ class LazyPlace:
             elif there is None and here is not None and here < os.stat(upper).st_mtime_ns:
                 os.unlink(self._directory / name)
 
-    def _carry_markers(self, upper: Path) -> None:
-        """What programs ask for goes along."""
+    def _carry_markers(self, upper: Path) -> dict[str, int | None]:
+        """What programs ask for goes along; when each that went was written."""
         for name in _CARRIED:
             with contextlib.suppress(FileNotFoundError):
                 _copy(self._directory / name, upper / name)
+        return {name: _time_ns(upper / name) for name in _CARRIED}
 
-    def _carry_late(self, former: int, upper: Path) -> None:
-        """A marker that came into the old place after it was copied from there, and before it was replaced."""
+    def _carry_late(self, former: int, upper: Path, carried: dict[str, int | None]) -> None:
+        """A marker that came into the old place after it was copied from there, and before it was replaced. One that
+        was copied and is not here any more was taken away here."""
         for name in _CARRIED:
-            with contextlib.suppress(FileNotFoundError):
-                if not (upper / name).exists():
-                    _copy(self._slot(former) / "upper" / name, self._directory / name)
+            late = self._slot(former) / "upper" / name
+            there, here = _time_ns(late), _time_ns(upper / name)
+            if there is not None and there != carried[name] and (here is None or here < there):
+                with contextlib.suppress(FileNotFoundError):
+                    _copy(late, self._directory / name)
 
     def _end_slot(self, slot: int) -> None:
         """The keeper sees that its mount is gone, and ends when no file of it is open; then the slot goes."""
