@@ -224,6 +224,8 @@ def test_paused_and_aborted(rolled: Rolled) -> None:
     assert process.wait(60) == 0
     conflict = rolled.boxlink(*words, "--seq", "covers=1", code=13)
     assert "is under way, to something else" in conflict["error"]["message"]
+    again = rolled.boxlink("launch", "render", "--local", str(rolled.place), "--count", "2", code=13)
+    assert "is about render-1, and has not ended" in again["error"]["message"]
     assert rolled.boxlink(*words, "--abort", "--dry-run")["state"] == "paused"
     elsewhere = rolled.boxlink("upgrade", "render", "--local", str(fleet.root / "other"), "--abort", code=13)
     assert "is of the nodes at" in elsewhere["error"]["message"]
@@ -231,6 +233,20 @@ def test_paused_and_aborted(rolled: Rolled) -> None:
     assert aborted["state"] == "rolled back"
     assert rolled.names() == ["render-1", "render-2"]
     until(lambda: len(fleet.registrations()) == 2, "both serve")
+
+
+def test_a_seq_that_is_not_there_begins_nothing(rolled: Rolled) -> None:
+    rolled.fleet.publish(small_wall(5))
+    launch = ("launch", str(rolled.role), "--local", str(rolled.place))
+    assert "has no seq 4" in rolled.boxlink(*launch, "--seq", "covers=4", code=10)["error"]["message"]
+    assert not rolled.place.exists()
+    rolled.launch(1)
+    for more in ((), ("--dry-run",)):
+        words = ("upgrade", "render", "--local", str(rolled.place), "--seq", "covers=2", *more)
+        assert "has no seq 2" in rolled.boxlink(*words, code=10)["error"]["message"]
+    assert rolled.names() == ["render-1"]
+    wrong = rolled.boxlink("launch", "render", "--local", str(rolled.place), "--stop", "--node", "x", code=10)
+    assert "render-1" in wrong["error"]["hint"]
 
 
 @pytest.mark.parametrize(("word", "says"), [("nosuch=1", "has no value"), ("listen=bad", "is an address")])

@@ -102,7 +102,11 @@ def _launch_local(
 ) -> None:
     from synclib.clock import SystemClock, SystemEntropy
     from tools.fleet.local_nodes import Wish, check_wish, start
+    from tools.fleet.pins import check_pins
 
+    if pins:
+        check_pins(context.open_store(), pins)
+    _check_no_upgrade(context, Path(role).stem, names)
     if is_dry_run:
         for name in names if not release else ():  # the role of a release is known once it was fetched
             check_wish(local.resolve() / name, Wish(role, values=values, pins=pins))
@@ -120,6 +124,26 @@ def _launch_local(
         context.note(f"boxlink: {node.node} {'started' if is_new else 'is up already'}")
     lines = [f"{node['node']}: {', '.join(f'{key} {port}' for key, port in node['ports'].items())}" for node in told]  # type: ignore[attr-defined]
     context.emit({"nodes": told}, "\n".join(lines))
+
+
+def _check_no_upgrade(context: Context, role: str, names: list[str]) -> None:
+    """Conflict where one is under way of such a node: it would start again what that has just ended."""
+    from synclib.engine.rollout import Journal
+    from synclib.errors import Conflict, Missing, Unavailable
+    from tools.cli_engine import open_host
+
+    try:
+        opened = Journal(context.open_store(), open_host(context)).open_of(role)
+    except (Missing, Unavailable):
+        return  # without a store there is no upgrade
+    if opened is None:
+        return
+    for name in names:
+        if any(name in (step.old.node, step.new.node) for step in opened.rollout.steps):
+            raise Conflict(
+                f"upgrade {opened.rollout.id} is about {name}, and has not ended",
+                hint=f"go on with it: the same boxlink upgrade {role} again; or take it back: --abort",
+            )
 
 
 def _with_release(
@@ -145,9 +169,12 @@ def _stop(context: Context, local: Path, names: list[str]) -> None:
 
     known = {node.node: node for node in nodes(local)}
     if unknown := [name for name in names if name not in known]:
-        raise Missing(f"there is no node {unknown[0]}", path=str(local), hint="see the directory's names")
+        hint = f"--node, one of {', '.join(known)}" if known else "nothing was launched there"
+        raise Missing(f"there is no node {unknown[0]}", path=str(local), hint=hint)
     told = {name: stop(known[name], _STOP_S) for name in reversed(names)}
-    context.emit({"nodes": [{"node": name, "drained": drained} for name, drained in told.items()]}, "stopped")
+    context.emit(
+        {"nodes": [{"node": name, "drained": drained} for name, drained in told.items()]}, f"{', '.join(told)} stopped"
+    )
     if not all(told.values()):
         raise click.exceptions.Exit(Partial.exit_code)
 

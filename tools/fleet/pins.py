@@ -11,6 +11,8 @@ from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.disk.markers import Markers
 from synclib.errors import Invalid
+from synclib.lazy.dataset import Dataset
+from synclib.store.base import Store
 
 
 def parse_pins(words: Sequence[str]) -> dict[str, int]:
@@ -22,6 +24,12 @@ def parse_pins(words: Sequence[str]) -> dict[str, int]:
             raise Invalid(f"{word!r} is no DATASET=SEQ", hint="write covers=42")
         pins[names.check_dataset(dataset)] = int(number)
     return pins
+
+
+def check_pins(store: Store, pins: Mapping[str, int]) -> None:
+    """Missing where a dataset has no such seq: whoever waits for it would wait in vain."""
+    for dataset, seq in pins.items():
+        Dataset(store, names.dataset_root(dataset)).manifest_at(seq)
 
 
 def write_pins(data: Path, pins: Mapping[str, int], *, is_from_snapshot: bool = False) -> None:

@@ -21,6 +21,7 @@ from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.fetched import fetched
 from tools.fleet.find_role import parse_values
 from tools.fleet.local_fleet import LocalFleet, environment
+from tools.fleet.pins import check_pins
 from tools.fleet.proxy_admin import ProxyAdmin
 from tools.fleet.readiness import Readiness
 from tools.fleet.release_place import full_name
@@ -122,6 +123,8 @@ def upgrade(context: Context, asked: Asked) -> None:
         # Before anything is begun: it may not be trusted, or not be had.
         site.release_directory(change.release)
     if opened is None:
+        if asked.snapshot is None:
+            check_pins(site.store, change.pins)
         if change.swap and found.last and not asked.is_dry_run:
             # Whoever was killed at the end of the last one may not have said it.
             for node in site.nodes.running(asked.role):
