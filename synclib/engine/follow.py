@@ -173,7 +173,7 @@ class Follower:
             self._let_former_go(active)
             action = decide(seen)
             if action is Do.NOTHING:
-                self._correct_down(active)
+                self._correct_down(active, seen.down)
                 return
             if self._should_stop():
                 raise Interrupted("stopped")
@@ -300,11 +300,10 @@ class Follower:
             self._lazy.take_swap_back(self._dataset)
             self._log.info("a swap was taken back", dataset=self.name, snapshot=standing.former.snapshot_id)
         finally:
-            self._correct_down(self._markers.active())
+            self._correct_down(self._markers.active(), self._markers.down())
 
-    def _correct_down(self, active: Active | None) -> None:
+    def _correct_down(self, active: Active | None, down: Down | None) -> None:
         """What synch.down says of how the seq stands here, where that, or what is asked for, is not so any more."""
-        down = self._markers.down()
         if active is None or down is None or down.mode == "publish" or down.reason == RELEASED:
             return
         mode, reason = self._said(active)

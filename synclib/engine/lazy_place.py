@@ -273,8 +273,10 @@ class LazyPlace:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A marker as it is: a link is not followed, for it may lead to what nobody else may read."""
-    shutil.copy2(source, target, follow_symlinks=False)
+    """A marker as it is: a link is not followed, for it may lead to what nobody else may read. A pipe or the like stays
+    behind."""
+    with contextlib.suppress(shutil.SpecialFileError):
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _time_ns(path: Path) -> int | None:

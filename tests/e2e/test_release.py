@@ -209,20 +209,24 @@ def publish(machine: Machine, version: str, *words: str, program: str = "tool") 
     machine.run("release", "publish", "fleet", "build", *words)
 
 
+def follow_from_the_first(machine: Machine) -> tuple[str, ...]:
+    """A first release, signed and active here, of a channel that is looked at often; the words of an ``up`` of it."""
+    (machine.place / "boxlink.toml").write_text("poll_s = 0.3\n")
+    (machine.place / "build/roles/echo.toml").write_text(FOLLOWING)
+    publish(machine, "1", "--key", "fleet.key")
+    machine.run("channel", "set", "stable", "fleet", "1", "--release")
+    machine.run("release", "fetch", "fleet", *INTO, *TRUST)
+    machine.run("release", "activate", "fleet", *INTO, *TRUST)
+    return "echo", "--release", "here/fleet/current", "--set", "listen=127.0.0.1:0", *TRUST
+
+
 @pytest.mark.parametrize("what", ["its up ends", "its process fails"])
 def test_a_newer_release_that_does_not_live_is_refused_and_the_one_before_runs_again(
     machine: Machine, what: str
 ) -> None:
     """It is tried once, and no more until the channel names another; a kill meanwhile finds the proven one current."""
-    (machine.place / "boxlink.toml").write_text("poll_s = 0.3\n")
-    path = machine.place / "build/roles/echo.toml"
-    path.write_text(FOLLOWING)
-    signed = ("--key", "fleet.key")
-    publish(machine, "1", *signed)
-    machine.run("channel", "set", "stable", "fleet", "1", "--release")
-    machine.run("release", "fetch", "fleet", *INTO, *TRUST)
-    machine.run("release", "activate", "fleet", *INTO, *TRUST)
-    words = ("echo", "--release", "here/fleet/current", "--set", "listen=127.0.0.1:0", *TRUST)
+    words = follow_from_the_first(machine)
+    path, signed = machine.place / "build/roles/echo.toml", ("--key", "fleet.key")
     with up(machine, *words) as running:
         running.wait("started", process="follow-release")
         if what == "its up ends":
@@ -250,14 +254,8 @@ def test_a_newer_release_that_does_not_live_is_refused_and_the_one_before_runs_a
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_ended_while_a_newer_release_is_on_trial(machine: Machine, number: signal.Signals) -> None:
     """All ends, nothing is refused for it, and the proven release is the one that starts next, and tries it again."""
-    (machine.place / "boxlink.toml").write_text("poll_s = 0.3\n")
-    (machine.place / "build/roles/echo.toml").write_text(FOLLOWING)
-    publish(machine, "1", "--key", "fleet.key")
-    machine.run("channel", "set", "stable", "fleet", "1", "--release")
-    machine.run("release", "fetch", "fleet", *INTO, *TRUST)
-    machine.run("release", "activate", "fleet", *INTO, *TRUST)
+    words = follow_from_the_first(machine)
     publish(machine, "2", "--key", "fleet.key")
-    words = ("echo", "--release", "here/fleet/current", "--set", "listen=127.0.0.1:0", *TRUST)
     with up(machine, *words) as running:
         running.wait("started", process="follow-release")
         machine.run("channel", "set", "stable", "fleet", "2", "--release")
@@ -279,15 +277,7 @@ def test_ended_while_a_newer_release_is_on_trial(machine: Machine, number: signa
 def test_nodes_that_run_go_over_to_what_their_channel_names(machine: Machine) -> None:
     """The same `up` goes on as that of the newer release: drained in order, then started; what is not signed, or is
     older, changes nothing."""
-    (machine.place / "boxlink.toml").write_text("poll_s = 0.3\n")
-    (machine.place / "build/roles/echo.toml").write_text(FOLLOWING)
-
-    signed = ("--key", "fleet.key")
-    publish(machine, "1", *signed)
-    machine.run("channel", "set", "stable", "fleet", "1", "--release")
-    machine.run("release", "fetch", "fleet", *INTO, *TRUST)
-    machine.run("release", "activate", "fleet", *INTO, *TRUST)
-    words = ("echo", "--release", "here/fleet/current", "--set", "listen=127.0.0.1:0", *TRUST)
+    words, signed = follow_from_the_first(machine), ("--key", "fleet.key")
     with up(machine, *words) as running:
         first = running.wait("started", process="a")
         running.wait("started", process="follow-release")

@@ -5,66 +5,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.e2e.boxlink_process import Machine
 from tests.fleet import until
-from tests.memory_reader import read_directory
-from tests.pictures import small_wall
-from tests.render_site import fetch, running_site
+from tests.reader_site import ReaderSite
 
 
-class Site:
+class Site(ReaderSite):
     def __init__(self, place: Path) -> None:
-        self.machine = Machine(place)
-        self.source, self.data = place / "source", place / "data"
-        self.write(60)
-        self.machine.run("init")
-        self.machine.run("publish", "covers", self.source)
-        (self.data / "covers").mkdir(parents=True)
-        (self.data / "covers/synch.active").write_text("reader")
-        self.daemon = self.machine.start("sync", "--data", self.data, "--poll", "0.2")
-        words = ("render", "--data", self.data, "--dataset", "covers", "--listen", "127.0.0.1:0", "--json")
-        self.render = self.machine.start(*words, stderr=subprocess.DEVNULL)
-
-    def write(self, covers: int) -> None:
-        for path, data in small_wall(covers).items():
-            file = self.source / path.decode()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-
-    def wait_event(self, event: str) -> dict[str, Any]:
-        assert self.render.stdout is not None
-        for line in self.render.stdout:
-            said: dict[str, Any] = json.loads(line)
-            if said["event"] == event:
-                return said
-        raise AssertionError(f"render ended with {self.render.wait()}")
+        super().__init__(place, 60)
+        self.start_render()
 
     def close(self) -> None:
         for process in (self.render, self.daemon):
-            process.kill()
-            process.communicate()
+            if process is not None:
+                process.kill()
+                process.communicate()
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     with contextlib.closing(Site(tmp_path)) as found:
         yield found
-
-
-def assert_same_tiles(site: Site, port: int) -> None:
-    wall = fetch(port, "/wall.json").json()
-    with running_site() as other:
-        same = other.show(read_directory(site.source))
-        for tile in (f"{wall['zoom_max']}/0/0.jpg", "0/0/0.jpg"):
-            answer = fetch(port, f"/tiles/{wall['wall']}/{tile}")
-            assert (answer.status, answer.data) == (200, other.get(f"/tiles/{same.id}/{tile}").data)
 
 
 def mode_of(marker: Path) -> str | None:
@@ -76,17 +41,17 @@ def mode_of(marker: Path) -> str | None:
 
 
 def test_tiles_of_a_dataset_of_which_no_file_stands_here(site: Site) -> None:
-    port = int(site.wait_event("ready")["listen"].rpartition(":")[2])
+    port = site.ready_port()
     down = json.loads((site.data / "covers/synch.down").read_text())
     assert (down["mode"], down["seq"]) == ("reader", 1)
-    assert_same_tiles(site, port)
+    site.assert_same_tiles(port)
     assert not os.path.ismount(site.data / "covers")
     assert {path.name for path in (site.data / "covers").iterdir()} <= {"synch.active", "synch.down"}
     # A new seq is shown as it comes.
     site.write(70)
     site.machine.run("publish", "covers", site.source)
     assert site.wait_event("wall")["seq"] == 2
-    assert_same_tiles(site, port)
+    site.assert_same_tiles(port)
     assert json.loads((site.data / "covers/synch.down").read_text())["seq"] == 2
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.e2e.boxlink_process import Machine, end_session
-from tests.memory_reader import read_directory
-from tests.pictures import small_wall
-from tests.render_site import fetch, running_site
+from tests.e2e.boxlink_process import end_session
+from tests.reader_site import ReaderSite
 
 
 def no_inodes(disk: Path) -> None:
@@ -57,49 +53,20 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-class Site:
+class Site(ReaderSite):
+    """``disk``: where the render server's caches are."""
+
     def __init__(self, place: Path, disk: Path) -> None:
-        self.machine = Machine(place)
-        self.source, self.data, self.disk = place / "source", place / "data", disk
-        self.write(20)
-        self.machine.run("init")
-        self.machine.run("publish", "covers", self.source)
-        (self.data / "covers").mkdir(parents=True)
-        (self.data / "covers/synch.active").write_text("reader")
-        self.daemon = self.machine.start("sync", "--data", self.data, "--poll", "0.2")
-        self.render: subprocess.Popen[bytes] | None = None
+        super().__init__(place, 20)
+        self.disk = disk
 
-    def write(self, covers: int) -> None:
-        for path, data in small_wall(covers).items():
-            file = self.source / path.decode()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-
-    def start_render(self) -> int:
+    def serve(self) -> int:
         """The port that it serves on."""
         before = self.machine.environment
         self.machine.environment = before | {"XDG_CACHE_HOME": str(self.disk)}
-        words = ("render", "--data", self.data, "--dataset", "covers", "--listen", "127.0.0.1:0", "--json")
-        self.render = self.machine.start(*words, stderr=subprocess.DEVNULL)
+        self.start_render()
         self.machine.environment = before
-        return int(self.wait_event("ready")["listen"].rpartition(":")[2])
-
-    def wait_event(self, event: str) -> dict[str, Any]:
-        assert self.render is not None
-        assert self.render.stdout is not None
-        for line in self.render.stdout:
-            said: dict[str, Any] = json.loads(line)
-            if said["event"] == event:
-                return said
-        raise AssertionError(f"render ended with {self.render.wait()}")
-
-    def assert_same_tiles(self, port: int) -> None:
-        wall = fetch(port, "/wall.json").json()
-        with running_site() as other:
-            same = other.show(read_directory(self.source))
-            for tile in (f"{wall['zoom_max']}/0/0.jpg", "0/0/0.jpg"):
-                answer = fetch(port, f"/tiles/{wall['wall']}/{tile}")
-                assert (answer.status, answer.data) == (200, other.get(f"/tiles/{same.id}/{tile}").data)
+        return self.ready_port()
 
     def close(self) -> None:
         for process in (self.render, self.daemon):
@@ -118,7 +85,7 @@ def site(tmp_path: Path, disk: Path) -> Iterator[Site]:
 def test_it_serves_and_ends_as_always(site: Site, fail: Callable[[Path], None], is_running: bool) -> None:
     if not is_running:
         fail(site.disk)
-    port = site.start_render()
+    port = site.serve()
     site.assert_same_tiles(port)
     if is_running:
         fail(site.disk)

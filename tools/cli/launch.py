@@ -14,6 +14,7 @@ from tools.cli_machine import machine_of, machine_options
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from synclib.engine.rollout import Journal
     from tools.fleet.local_nodes import Wish
     from tools.fleet.node_file import LocalNode
 
@@ -101,12 +102,14 @@ def _launch_local(
     is_dry_run: bool,
 ) -> None:
     from synclib.clock import SystemClock, SystemEntropy
+    from synclib.engine.rollout import Journal
+    from tools.cli_engine import open_host
     from tools.fleet.local_nodes import Wish, check_wish, start
     from tools.fleet.pins import check_pins
 
-    if pins:
-        check_pins(context.open_store(), pins)
-    _check_no_upgrade(context, Path(role).stem, names)
+    store = context.open_store()
+    check_pins(store, pins)
+    _check_no_upgrade(Journal(store, open_host(context)), Path(role).stem, names)
     if is_dry_run:
         for name in names if not release else ():  # the role of a release is known once it was fetched
             check_wish(local.resolve() / name, Wish(role, values=values, pins=pins))
@@ -126,14 +129,12 @@ def _launch_local(
     context.emit({"nodes": told}, "\n".join(lines))
 
 
-def _check_no_upgrade(context: Context, role: str, names: list[str]) -> None:
+def _check_no_upgrade(journal: Journal, role: str, names: list[str]) -> None:
     """Conflict where one is under way of such a node: it would start again what that has just ended."""
-    from synclib.engine.rollout import Journal
     from synclib.errors import Conflict, Missing, Unavailable
-    from tools.cli_engine import open_host
 
     try:
-        opened = Journal(context.open_store(), open_host(context)).open_of(role)
+        opened = journal.open_of(role)
     except (Missing, Unavailable):
         return  # without a store there is no upgrade
     if opened is None:
