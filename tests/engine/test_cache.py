@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,12 +129,19 @@ def test_a_look_at_what_is_being_taken_away_puts_no_lock_to_rest(place: Path) ->
         space.assert_all_right()
         extent = space.extents()[0]
         unit = extent.position // ADDRESS_UNIT
-        with other.cache.record.locked() as has_lock, other.cache.record.taking_away(unit, unit + 1):
-            assert has_lock
-            assert not space.cache.has(extent)
-        with space.cache.record.locked() as has_lock:
-            assert has_lock
+        with ThreadPoolExecutor(1) as pool:
+            with other.cache.record.locked() as has_lock, other.cache.record.taking_away(unit, unit + 1):
+                assert has_lock
+                assert not space.cache.has(extent)
+                waiting = pool.submit(is_locked, space)
+                time.sleep(0.1)  # it has come to the lock
+            assert waiting.result(), "it waited for it"
         assert space.cache.has(extent)
+
+
+def is_locked(space: CachedSpace) -> bool:
+    with space.cache.record.locked() as has_lock:
+        return has_lock
 
 
 def test_a_power_cut_at_any_moment_leaves_nothing_wrong(place: Path, tmp_path: Path) -> None:
