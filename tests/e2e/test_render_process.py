@@ -179,8 +179,10 @@ def test_a_successor_that_has_nothing_to_serve_yet_leaves_the_port_alone(node: N
     node.bring_down()
     cold = copy.copy(node)
     cold.data = node.root / "cold"
-    with serving(node, *share) as first, serving(cold, *share) as successor:
-        first.wait_for("ready")
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(serving(node, *share))
+        first.wait_for("ready")  # else it is the other that is the first on the port
+        successor = stack.enter_context(serving(cold, *share))
         successor.wait_for("waiting")
         first.process.kill()
         first.process.wait()

@@ -117,7 +117,9 @@ def test_one_that_never_gets_ready_is_taken_back(rolled: Rolled) -> None:
     rolled.launch(2)
     proxy = fleet.proxy()
     until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
-    words = rolled.upgrade_words(admin_of(proxy), "--seq", "covers=9", "--ready-within", "6")
+    rolled.role.write_text(ROLE.replace('["boxlink", "render"', '["sh", "-c", "exec sleep 1000", "sh", "render"'))
+    fleet.publish(changed(small_wall(10)))
+    words = rolled.upgrade_words(admin_of(proxy), "--seq", "covers=2", "--ready-within", "6")
     failed = rolled.boxlink(*words, code=13)
     assert "render-000001-1 was not ready within 6 s" in failed["error"]["message"]
     assert rolled.names() == ["render-1", "render-2"]
@@ -267,10 +269,11 @@ def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]
     assert "to what?" in rolled.boxlink(*words, code=2)["error"]["message"]
     assert "is no DATASET=SEQ" in rolled.boxlink(*words, "--seq", "covers", code=2)["error"]["message"]
     rolled.launch(1)
+    rolled.fleet.publish(changed(small_wall(5)))
     wrong = rolled.boxlink(*words, "--seq", "covers=2", "--proxy", "127.0.0.1:9", code=11)
     assert "does not answer" in wrong["error"]["message"]
     again = rolled.boxlink(
-        "launch", str(rolled.role), "--local", str(rolled.place), "--count", "1", "--seq", "covers=9"
+        "launch", str(rolled.role), "--local", str(rolled.place), "--count", "1", "--seq", "covers=2"
     )
     assert again["nodes"][0]["is_new"] is False
     assert (rolled.place / "render-1/data/covers/synch.active").read_text() == "seq=1\n", "what runs is left as it is"

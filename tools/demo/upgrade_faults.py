@@ -93,10 +93,8 @@ class _Faults:
         self._roll_to_role('["false"', "--ready-within", "15", code=_ROLLED_BACK)
 
     def never_ready(self) -> None:
-        """They wait for a seq that nobody has published."""
-        self._upgrades.upgrade(
-            self._admin, "--seq", "covers=999999", "--ready-within", "15", *self._upgrades.trust, code=_ROLLED_BACK
-        )
+        """Something runs, and never registers."""
+        self._roll_to_role('["sh", "-c", "exec sleep 1000", "sh", "render"', "--ready-within", "15", code=_ROLLED_BACK)
 
     def store_away(self) -> None:
         demo = self._upgrades.demo
