@@ -5,6 +5,7 @@ N: how many times one was started because the one before had died. ``STATE ahead
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -16,11 +17,12 @@ from pathlib import Path
 import msgspec
 
 from synclib.clock import SystemClock, SystemEntropy
+from synclib.core import fuse
 from synclib.engine.host import Connect, Host
 from synclib.engine.mount import serve
 from synclib.engine.mount_control import MountControl
 from synclib.errors import BoxlinkError
-from synclib.lazy.former_worker import note_worker
+from synclib.lazy.former_worker import note_worker, outlive
 from tools.mount_control import answer_for_ever
 from tools.mount_spec import READY, MountSpec
 
@@ -30,6 +32,7 @@ _SWITCH_S = 0.0005
 
 
 def main() -> int:
+    keeper = os.getppid()
     orders = _orders(sys.argv[1:])
     if orders is None:
         return 0
@@ -46,6 +49,8 @@ def main() -> int:
     # kernel need not choose to wake. Blocked before there are any.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait_for_end, args=(retiring,), name="SIGTERM", daemon=True).start()
+    orphan = (keeper, directory, lambda: _ask_again(device))
+    threading.Thread(target=outlive, args=orphan, name="keeper", daemon=True).start()
     report = _Reporter()
     host = Host(spec.node, SystemClock(), SystemEntropy(), Path(spec.state), Path(spec.cache))
     serve(
@@ -84,6 +89,11 @@ def _orders(words: list[str]) -> tuple[list[str], int, int] | None:
 def _wait_for_end(retiring: threading.Event) -> None:
     signal.sigwait({signal.SIGTERM})
     retiring.set()
+
+
+def _ask_again(device: int) -> None:
+    with contextlib.suppress(OSError):  # before Linux 6.9; or the mount is gone
+        os.write(device, fuse.resend_notice())
 
 
 def read_spec(path: str) -> MountSpec:

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _DIRECTORY = "workers"
@@ -74,3 +74,15 @@ def _living(place: Path) -> Iterator[FormerWorker]:
                 continue
             os.close(process)
         path.unlink(missing_ok=True)
+
+
+def outlive(keeper: int, directory: Path, ask_again: Callable[[], None]) -> None:
+    """For a worker of a mount in ``directory``, in a thread: wait for the end of its keeper (a pid), which cannot see
+    any more that another worker ended; then ask for what others of them leave unanswered when they end."""
+    with contextlib.suppress(ProcessLookupError):
+        FormerWorker(keeper, os.pidfd_open(keeper)).wait()
+    ask_again()  # one may have ended just before
+    for other in former_workers(directory):
+        if other.pid != os.getpid():
+            other.wait()
+            ask_again()

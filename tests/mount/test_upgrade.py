@@ -131,7 +131,14 @@ if "tools.mount_worker" in sys.orig_argv:
     def retiring(self, seconds):
         pause("retiring")
         retire(self, seconds)
+    begin = fuse_server.FuseServer._begin
+    def begun(self):
+        if not (place / f"lose {{os.getpid()}}").exists():
+            return begin(self)
+        (place / "lost").touch()
+        return False
     fuse_server.FuseServer.__init__, fuse_server.FuseServer.retire = starting, retiring
+    fuse_server.FuseServer._begin = begun
 """
 
 
@@ -153,6 +160,13 @@ class Staged:
 
     def go_on(self, stage: str) -> None:
         (self._place / f"hold {stage}").unlink()
+
+    def lose(self, worker: int) -> None:
+        """What that worker takes from now on it does not answer."""
+        (self._place / f"lose {worker}").touch()
+
+    def wait_for_loss(self) -> None:
+        wait((self._place / "lost").exists)
 
 
 @pytest.mark.parametrize("stage", ["starting", "retiring"])
@@ -209,6 +223,35 @@ def test_a_keeper_that_is_killed_amid_an_upgrade_leaves_right_bytes(
         mounted.drop_page_cache()
         readers.read_more()
     assert readers.wrong == []
+
+
+def test_what_a_worker_leaves_unanswered_is_asked_for_again_when_its_keeper_is_gone(
+    mounted: Mounted, tmp_path: Path
+) -> None:
+    staged = Staged(mounted, tmp_path / "hooks")
+    keeper = mounted.mount()["keeper"]
+    assert isinstance(keeper, int)
+    old = mounted.worker()
+    staged.hold("retiring")
+    upgrade = mounted.machine.start("remount", mounted.target)
+    reader = None
+    try:
+        staged.wait("retiring")
+        staged.lose(old)
+        mounted.drop_page_cache()
+        reader = subprocess.Popen(["cat", mounted.target / "large"], stdout=subprocess.PIPE)
+        staged.wait_for_loss()
+        os.kill(keeper, signal.SIGKILL)
+        staged.go_on("retiring")
+        out, _ = reader.communicate(timeout=60)
+        upgrade.communicate(timeout=90)
+    finally:
+        mounted.unmount("--force")
+        end_session(upgrade)
+        if reader is not None:
+            reader.kill()
+            reader.wait()
+    assert out == (mounted.source / "large").read_bytes()
 
 
 def test_a_program_that_cannot_take_over_does_not(mounted: Mounted, tmp_path: Path) -> None:

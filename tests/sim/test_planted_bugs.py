@@ -259,4 +259,4 @@ def test_the_first_try_is_laid_again_in_place_of_the_difference(monkeypatch: Pat
             self.delta = delta
 
     monkeypatch.setattr(commit.Commit, "_lay_kept", lay)
-    found("I4: seq", Fault.LATE, Fault.STALL, Fault.CONFLICT, first=24)
+    found("I4: seq", Fault.LATE, Fault.STALL, Fault.CONFLICT, first=70)

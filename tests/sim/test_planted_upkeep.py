@@ -172,7 +172,7 @@ def test_a_replication_does_not_hold_what_it_brings(monkeypatch: Patch) -> None:
             super().take(head, *seqs)
 
     monkeypatch.setattr(replicate, "intent", lambda dataset, host: OwnOnly(dataset, host, intent_key))
-    found("I3:", copies=1, nodes=0, upkeep="drop,replicate", first=95)
+    found("I3:", copies=1, nodes=0, upkeep="drop,replicate", first=6)
 
 
 def test_a_replication_does_not_look_whether_its_claim_stands(monkeypatch: Patch) -> None:

@@ -20,7 +20,7 @@ _HOOKS = """
 import os, signal, sys, time
 from pathlib import Path
 if "tools.mount_worker" in sys.orig_argv:
-    from synclib.core import fuse
+    from synclib.core import fuse, hydration
     from synclib.disk.blob_cache import BlobCache
     from synclib.disk.cache_record import CacheRecord
     from synclib.engine import mount, startup
@@ -28,7 +28,9 @@ if "tools.mount_worker" in sys.orig_argv:
     from synclib.store import retry, s3
 
     place = Path({place!r})
-    startup.likely = lambda top: []  # what is here before it is read is no fault
+    # What is here before it is read is no fault.
+    startup.likely = lambda top: []
+    hydration.Streams.read = lambda self, start, stop: None
     blob.DEADLINE_S = {deadline_s!r}
     retry.TRIES = 2
     s3.S3Store.__init__.__kwdefaults__["deadlines"] = s3.Deadlines(1.0, 1.0, 2.0)
