@@ -16,6 +16,7 @@ from synclib.errors import Corrupt, Unavailable
 WALL_ASKS_MAX = 16
 _REPEATABLE = (b"GET", b"HEAD")
 _TRY_ELSEWHERE = (502, 503, 504)
+_ASKED_AROUND = ((404, b"unknown"), (503, b"elsewhere"))
 
 
 class NoBackend(Unavailable):
@@ -36,8 +37,10 @@ class Opened:
         self._is_closed = False
 
     @property
-    def is_unknown_wall(self) -> bool:
-        return self.answer.head.status == 404 and self.answer.head.fields.get(b"boxlink-wall") == b"unknown"
+    def is_of_an_unknown_wall(self) -> bool:
+        """Whether this server does not hold the wall, or cannot read now what it holds no copy of."""
+        head = self.answer.head
+        return (head.status, head.fields.get(b"boxlink-wall")) in _ASKED_AROUND
 
     @property
     def interim(self) -> list[bytes]:
@@ -63,7 +66,7 @@ class Dispatcher:
         """An answer, open at its first byte. NoBackend, TooSlow, Unavailable or Corrupt when there is none.
 
         A GET or HEAD that fails before the body's first byte, or meets 502, 503 or 504, is tried once more elsewhere.
-        A 404 for a wall that a backend does not know is passed on when no other knows it either.
+        An answer for a wall that a backend does not know, or has no copy of, is passed on when no other has it either.
         """
         wire = encode_request(request, forwarded_fields(request, client, self.via) + conditions)
         is_repeatable = request.method in _REPEATABLE
@@ -86,7 +89,7 @@ class Dispatcher:
                     may_retry = False
                     self._counters.retries += 1
                     continue
-                if is_repeatable and opened.is_unknown_wall and len(tried) < WALL_ASKS_MAX:
+                if is_repeatable and opened.is_of_an_unknown_wall and len(tried) < WALL_ASKS_MAX:
                     is_asking_around = True
                     self._counters.unknown_walls += 1
                 elif may_retry and opened.answer.head.status in _TRY_ELSEWHERE:
@@ -95,7 +98,9 @@ class Dispatcher:
                 else:
                     return opened
                 if second_best is not None:
-                    second_best.close()
+                    # A wall that one has and cannot read now is not one that nobody knows: 503 is better than 404.
+                    worse, opened = sorted((second_best, opened), key=lambda each: each.answer.head.status)
+                    worse.close()
                 second_best = opened
             if second_best is not None:
                 chosen, second_best = second_best, None

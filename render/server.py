@@ -41,6 +41,10 @@ _MEDIA_TYPES = {
 }
 
 
+class _StillDrawn(Unavailable):
+    """It takes longer than an answer may."""
+
+
 class Site:
     """What is served: walls, their tiles and names, and the viewer."""
 
@@ -113,7 +117,8 @@ class Site:
                 is_gone = self._walls.find(wall.id) is None
                 return respond.unknown_wall() if is_gone else respond.failed(Unavailable("the wall is being replaced"))
             self._log.warning("a tile was not drawn", zoom=address.zoom, x=address.x, y=address.y, **error.as_dict())
-            return respond.failed(error)
+            is_former = wall is not self._walls.current and not isinstance(error, _StillDrawn)
+            return respond.failed(error, is_former=is_former)
         return respond.unchanging(body, if_none_match)
 
     async def _wait(self, drawing: Future[Body]) -> Body:
@@ -123,7 +128,7 @@ class Site:
         try:
             return await asyncio.wait_for(asyncio.shield(waiting), self._tile_wait_s)
         except TimeoutError:
-            raise Unavailable("the tile is still being drawn", hint="ask again") from None
+            raise _StillDrawn("the tile is still being drawn", hint="ask again") from None
 
     async def _page(self, request: Request) -> Response:
         return self._kept(request, self._files["index.html"], respond.PAGE_S)

@@ -70,12 +70,14 @@ def not_here(what: str) -> Answer:
     return _error(404, what)
 
 
-def failed(error: BoxlinkError) -> Answer:
-    """A tile whose covers could not be read: never a picture, for a picture would be kept."""
+def failed(error: BoxlinkError, *, is_former: bool = False) -> Answer:
+    """A tile whose covers could not be read: never a picture, for a picture would be kept. ``is_former``: the wall is
+    not the current one, so its covers come from the store, and another server may have them."""
+    elsewhere = (("Boxlink-Wall", "elsewhere"),) if is_former else ()
     if isinstance(error, Unavailable):
-        return _error(503, error.message, (("Retry-After", "1"),))
+        return _error(503, error.message, (("Retry-After", "1"), *elsewhere))
     if isinstance(error, Missing):
-        return _error(503, "a cover is gone from the store", (("Retry-After", "5"),))
+        return _error(503, f"a cover is gone: {error.message}", (("Retry-After", "5"), *elsewhere))
     return _error(500, f"{error.kind}: {error.message}")
 
 

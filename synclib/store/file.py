@@ -35,6 +35,7 @@ class FileStore:
         self._entropy = entropy
         self._lock = WriteLock(clock)
         self._is_cleaned = False
+        self._was_here = False
 
     def create(self) -> None:
         """Make the root directory; no error when it is there."""
@@ -119,10 +120,13 @@ class FileStore:
         try:
             root = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
+            if self._was_here:
+                raise Unavailable(f"the store at {self.url} is not there any more", hint="is it mounted?") from None
             raise Missing(
                 f"there is no store at {self.url}",
                 hint=f"is it mounted? else: boxlink init --store {self.url}",
             ) from None
+        self._was_here = True
         try:
             yield root
         finally:

@@ -397,3 +397,14 @@ def test_a_conditional_write_that_cannot_be_made_durable_is_ambiguous(
         with pytest.raises(Ambiguous):
             store.put("a", b"new", if_match=etag)
     assert read(store, "a") == b"new"
+
+
+def test_a_store_that_was_here_and_is_away_is_unavailable(root: Path, store: FileStore) -> None:
+    with pytest.raises(Missing):
+        open_file_store(str(root / "nowhere")).get("a", size_max=1)
+    store.put("a", b"x")
+    away = root.rename(root.parent / "away")
+    with pytest.raises(Unavailable):
+        store.get("a", size_max=1)
+    away.rename(root)
+    assert read(store, "a") == b"x"

@@ -197,6 +197,22 @@ async def test_a_wall_that_one_does_not_hold_is_asked_of_the_others() -> None:
 
 
 @in_loop
+async def test_a_wall_that_some_cannot_read_now_is_asked_of_all() -> None:
+    async with world() as running:
+        away = answer(b"the store is away", 503, boxlink_wall="elsewhere")
+        origins = [await running.backend(lambda _: away, cache="365d") for _ in range(4)]
+        assert (await running.get("/tiles/w/0")).status == 503
+        assert [len(origin.requests) for origin in origins] == [1] * 4
+        for origin in origins[1:]:
+            origin.handler = lambda _: answer(b"no wall", 404, boxlink_wall="unknown")
+        for number in range(5):
+            assert (await running.get(f"/tiles/w/{number}")).status == 503, "somebody has it"
+        origins[2].handler = lambda _: answer(b"tile")
+        for number in range(10):
+            assert (await running.get(f"/tiles/w/{number}")).body == b"tile"
+
+
+@in_loop
 async def test_a_kept_connection_that_the_backend_closed_costs_no_request() -> None:
     async with world() as running:
         origin = await running.backend(lambda _: named("x"))

@@ -102,6 +102,18 @@ def test_other_methods_are_refused(site: RunningSite) -> None:
         assert "GET" in reply.headers["allow"]
 
 
+def test_a_former_wall_that_cannot_be_read_now_may_be_had_elsewhere(site: RunningSite) -> None:
+    reader = MemoryReader(small_wall(12), 2)
+    former = site.show(reader)
+    reader.failures = {path: Unavailable("the store is away") for path in small_wall(12)}
+    of_the_current = site.get(_tile(site, 2))
+    site.show(MemoryReader(small_wall(13), 3))
+    reply = site.get(f"/tiles/{former.id}/2/0/0.jpg")
+    assert (of_the_current.status, reply.status) == (503, 503)
+    assert reply.headers["boxlink-wall"] == "elsewhere"
+    assert "boxlink-wall" not in of_the_current.headers
+
+
 @pytest.mark.parametrize(("error", "status"), [(Unavailable("away"), 503), (Corrupt("odd"), 500)])
 def test_a_cover_that_cannot_be_read_is_an_error(site: RunningSite, error: BoxlinkError, status: int) -> None:
     reader = MemoryReader(small_wall(30 + status % 10), status)

@@ -194,6 +194,8 @@ def test_errors_are_never_kept() -> None:
     assert {_headers(answer)["cache-control"] for answer in answers} == {"no-store"}
     assert _headers(answers[0])["boxlink-wall"] == "unknown"
     assert all("boxlink-wall" not in _headers(answer) for answer in answers[1:])
+    former = respond.failed(Missing("x"), is_former=True)
+    assert (former.status, _headers(former)["boxlink-wall"]) == (503, "elsewhere")
 
 
 def test_the_way_to_the_current_wall_is_short_lived() -> None:
