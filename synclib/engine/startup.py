@@ -21,6 +21,7 @@ from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_cache import RunCache
 from synclib.lazy.touches import Touches
+from synclib.lazy.tree_chain import opened_chain
 
 _LOOK_S = 0.5
 _ASKED_AT_ONCE = 16
@@ -70,9 +71,10 @@ class StartUp:
         try:
             touches = union(read_traces(self._dataset))
             if not touches:
-                with self._chain(0) as (chain, _):
-                    top = chain.listdir(b"", with_hashes=False)
-                    return list(locate(chain, likely(islice(top, LOOKED_AT))))
+                runs = self._dataset.manifest_at(self._seq).runs
+                # As a tree is served: what one of the two has read the other need not ask for.
+                with opened_chain(self._dataset.store, self._dataset.root, runs, self._cache) as chain:
+                    return list(locate(chain, likely(islice(chain.listdir(b""), LOOKED_AT))))
             with self._chain(_FILL_BYTES_MAX) as (chain, executor):
                 touches.sort(key=lambda touch: sort_key(*split_path(touch.path)))
                 share = -(-len(touches) // _ASKED_AT_ONCE)
