@@ -36,6 +36,7 @@ class Context:
     is_verbose: bool = False
     started: float = field(default_factory=time.monotonic)
     meters: list[Meter] = field(default_factory=list)  # of every store that was opened
+    is_answered: bool = False  # the one JSON object is out
 
     @functools.cached_property
     def settings(self) -> Settings | None:
@@ -125,6 +126,7 @@ class Context:
             import json
 
             click.echo(json.dumps(self.with_costs(result)))
+            self.is_answered = True
         elif text and not self.is_quiet:
             click.echo(shown(text))
 
@@ -240,8 +242,9 @@ def node_option(function: F) -> F:
 
 
 def report_error(error: BoxlinkError) -> int:
-    """Say an error on stderr, or as the one JSON object on stdout; returns its exit code."""
-    if _running.is_json or "--json" in sys.argv:
+    """Say an error on stderr, or as the one JSON object on stdout, unless the answer is there already: then a signal
+    came after it; returns its exit code."""
+    if not _running.is_answered and (_running.is_json or "--json" in sys.argv):
         with contextlib.suppress(OSError):
             import json
 
