@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from synclib.errors import Invalid
+from synclib.errors import Invalid, Missing
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo, Store
 from tests.aws.iam import Access, load_policy
 
@@ -24,12 +25,19 @@ def policy_document(role: str) -> dict[str, Any]:
 
 
 class PolicyStore:
-    """A store as S3 would let a role see it (service authorization reference, S3; conditional deletes read too)."""
+    """A store as S3 would let a role see it (service authorization reference, S3; conditional deletes read too).
+
+    That a key is not there is told only to who may list it (API reference, GetObject, "Permissions"): ``s3:prefix`` is
+    then the key.
+    """
 
     def __init__(self, store: Store, role: str) -> None:
         self.url = store.url
         self._store = store
         self._policy = load_policy(policy_document(role))
+
+    def may_read(self, key: str) -> bool:
+        return self._policy.allows(Access("s3:GetObject", f"arn:aws:s3:::{BUCKET}/{PREFIX}/{key}"))
 
     def _check(self, action: str, key: str) -> None:
         self._check_access(Access(action, f"arn:aws:s3:::{BUCKET}/{PREFIX}/{key}"), key)
@@ -38,17 +46,30 @@ class PolicyStore:
         if not self._policy.allows(access):
             raise Invalid(f"S3 answered 403 AccessDenied to {access.action}", key=key)
 
-    def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
         self._check("s3:GetObject", key)
-        return self._store.get(key, size_max=size_max, if_none_match=if_none_match)
+        try:
+            yield
+        except Missing:
+            self._check_list(key)
+            raise
+
+    def _check_list(self, prefix: str) -> None:
+        context = {"s3:prefix": f"{PREFIX}/{prefix}"}
+        self._check_access(Access("s3:ListBucket", f"arn:aws:s3:::{BUCKET}", context), prefix)
+
+    def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
+        with self._reading(key):
+            return self._store.get(key, size_max=size_max, if_none_match=if_none_match)
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
-        self._check("s3:GetObject", key)
-        return self._store.get_ranges(key, ranges)
+        with self._reading(key):
+            return self._store.get_ranges(key, ranges)
 
     def get_suffix(self, key: str, length: int) -> Fetched:
-        self._check("s3:GetObject", key)
-        return self._store.get_suffix(key, length)
+        with self._reading(key):
+            return self._store.get_suffix(key, length)
 
     def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
         self._check("s3:PutObject", key)
@@ -61,6 +82,5 @@ class PolicyStore:
         self._store.delete(key, if_match=if_match)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        context = {"s3:prefix": f"{PREFIX}/{prefix}"}
-        self._check_access(Access("s3:ListBucket", f"arn:aws:s3:::{BUCKET}", context), prefix)
+        self._check_list(prefix)
         return self._store.list(prefix, after=after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,20 +11,27 @@ import structlog
 from proxy.core.networks import parse_networks
 from proxy.metrics import Counters
 from proxy.registry import Registry
+from render.register import Identity, Registrar
 from synclib.clock import ManualClock, SeededEntropy, SystemClock
-from synclib.core import names
+from synclib.core import names, zstd
+from synclib.core.registration import Channel
 from synclib.core.retention import Retention
+from synclib.engine.channels import move_channel, read_channel
 from synclib.engine.collect import collect
 from synclib.engine.compact import compact
 from synclib.engine.host import Host, no_progress
-from synclib.engine.logship import LogShipper
+from synclib.engine.logship import WALK_SEGMENTS_MAX, LogShipper, read_segment
 from synclib.engine.node import Node
-from synclib.errors import Invalid
+from synclib.engine.release import publish_release
+from synclib.errors import Invalid, Missing
 from synclib.lazy.dataset import STORE_KEY, Dataset
+from synclib.lazy.open import open_view
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter
 from tests.aws.policies import ROLES, PolicyStore
+from tests.engine.test_release import BOOTSTRAP, SIGNER, TRUST, Site
 from tests.kit import Kit, read_tree
+from tools.fleet.release_place import fetch
 
 ROOT = names.dataset_root("covers")
 ULID = "0" * 26
@@ -83,6 +91,81 @@ def test_node_follows_and_reports(publisher: Kit, backing: MemoryStore, tmp_path
     store.put(PROXY_KEY, b"{}")
     assert [info.key for info in store.list("proxy/")] == [PROXY_KEY], "a new server asks what others serve"
     store.delete(PROXY_KEY)
+
+
+def test_node_that_was_installed_anew_goes_on_with_its_logs(backing: MemoryStore, tmp_path: Path) -> None:
+    """What its name has sent before stands there, more of it than is walked over one by one."""
+    for number in range(WALK_SEGMENTS_MAX + 20):
+        backing.put(names.log_key("n1", "render-1.log", number * 4), zstd.compress(b"old\n"))
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "render-1.log").write_text("new\n")
+    before = {info.key for info in backing.list("log/")}
+    for role in ("node", "proxy"):
+        shipper = LogShipper(
+            tmp_path / "log", tmp_path / role, "n1", PolicyStore(backing, role), ManualClock(), Quiet()
+        )
+        shipper.round(is_last=True)
+        (added,) = {info.key for info in backing.list("log/")} - before
+        assert read_segment(backing, added) == b"new\n"
+        backing.delete(added)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_is_not_there_is_missing_to_who_may_read_it(backing: MemoryStore, role: str) -> None:
+    """Not refused: a node looks for much that need not be there."""
+    keys = [names.head_key(ROOT), names.pin_key(ROOT, ULID), NODE_KEY, LOG_KEY, PROXY_KEY, *KEYS_OF_PROGRAMS]
+    policy = PolicyStore(backing, role)
+    read = 0
+    for key in [*keys, names.swap_key("n1"), names.upgrade_key(ULID)]:
+        if policy.may_read(key):
+            with pytest.raises(Missing):
+                policy.get(key, size_max=10)
+            read += 1
+    assert read >= 2
+
+
+def test_node_follows_a_channel_of_an_operator(publisher: Kit, backing: MemoryStore, tmp_path: Path) -> None:
+    store = PolicyStore(backing, "node")
+    with pytest.raises(Missing, match="no channel stable"):
+        read_channel(store, "stable")
+    operator = PolicyStore(backing, "operator")
+    stable = Channel(dataset="covers", seq=1, at="")
+    move_channel(operator, publisher.host, "stable", stable, is_back_allowed=False)
+    channel = read_channel(store, "stable")
+    assert channel is not None
+    view = open_view(Dataset(store, ROOT), channel.channel.seq)
+    with contextlib.closing(view), contextlib.closing(view.open(b"a")) as file:
+        assert file.pread(0, 1000) == b"1" * 100
+
+
+def test_a_render_server_registers_and_goes(backing: MemoryStore) -> None:
+    identity = Identity(PROXY_KEY, "n1", lease_s=1)
+    registrar = Registrar(PolicyStore(backing, "node"), identity, SystemClock(), structlog.get_logger())
+    registrar.show_seq(1)
+    registrar.start()
+    assert registrar.is_registered.wait(20)
+    assert registrar.drain()
+    assert registrar.remove()
+    assert list(backing.list("proxy/")) == []
+
+
+@pytest.mark.parametrize("role", ["node", "proxy"])
+def test_programs_of_an_operator_are_fetched_and_followed(tmp_path: Path, role: str) -> None:
+    site = Site(tmp_path)
+    operator, reader = PolicyStore(site.store, "operator"), PolicyStore(site.store, role)
+    for seq in (1, 2):
+        site.change(str(seq))
+        publish_release(operator, None, "fleet", site.source, SIGNER, BOOTSTRAP, site.host(), no_progress)
+        fleet = Channel(release="fleet", seq=seq, at="")
+        move_channel(operator, site.host(), "stable", fleet, is_back_allowed=False)
+    channel = read_channel(reader, "stable")
+    assert channel is not None
+    brought = fetch(reader, None, "fleet", channel.channel.seq, site.into, TRUST, site.host("node"), no_progress)
+    assert (brought.directory / "version").read_text() == "2"
+    assert reader.get(names.boot_key("fleet", 2), size_max=1 << 30) is not None
+    publisher = PolicyStore(site.store, "publisher")
+    with pytest.raises(Invalid):
+        publish_release(publisher, None, "fleet", site.source, SIGNER, BOOTSTRAP, site.host(), no_progress)
 
 
 def test_node_cannot_publish(publisher: Kit, backing: MemoryStore, tmp_path: Path) -> None:
