@@ -11,18 +11,20 @@ import pytest
 from synclib.clock import SystemEntropy
 from synclib.core.signing import Signer, private_pem
 from synclib.engine.host import Host, no_progress
+from synclib.engine.logship import read_segment
 from synclib.engine.release import publish_release
 from synclib.lazy.dataset import STORE_KEY
 from synclib.store.base import Store
 from tests.conformance.conftest import BUCKET, REAL_ENDPOINT, REAL_S3, open_s3
 from tests.imds_server import Imds, serving
 from tests.kit import PatientClock
-from tools.bootstrap.failure import Failure
+from tools.bootstrap.failure import AlreadyThere, Failure
 from tools.bootstrap.imds import Metadata
 from tools.bootstrap.links import CURRENT, linked_seq
 from tools.bootstrap.log import Log
 from tools.bootstrap.main import Options, boot
 from tools.bootstrap.objects import get, open_objects
+from tools.bootstrap.send_log import send_log
 
 SIGNER = Signer(private_pem(bytes(range(32))))
 
@@ -67,6 +69,20 @@ def test_boots_with_the_keys_of_the_environment_and_of_the_role(
         boot(Options(tmp_path / "two", None, tmp_path / "trusted", is_run=False), Log(tmp_path / "log"))
         assert (tmp_path / "two/release/fleet/current/file").read_bytes() == b"x" * 100_000
         assert ("GET", "/latest/meta-data/iam/security-credentials/node") in imds.requests
+
+
+def test_what_a_failed_boot_said_is_put_once(place: tuple[Store, str], tmp_path: Path) -> None:
+    store, url = place
+    objects = open_objects(url, Metadata())
+    log = Log(tmp_path / "bootstrap.log")
+    log.send = lambda: send_log(log.path, objects)
+    log.failed("no reason", "none")
+    log.failed("again", "none")
+    keys = [info.key for info in store.list("log/")]
+    assert b"".join(read_segment(store, key) for key in keys) == log.path.read_bytes()
+    assert len(keys) == 2
+    with pytest.raises(AlreadyThere):
+        objects.put_new(keys[0], b"other")
 
 
 @pytest.mark.skipif(not REAL_S3, reason="moto takes any signature; set BOXLINK_TEST_S3")

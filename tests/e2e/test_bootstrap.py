@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog import get_logger
 
+from synclib.clock import SystemClock
 from synclib.core import names
 from synclib.core.release import Statement
 from synclib.core.signing import Signer, private_pem
 from synclib.engine.host import no_progress
+from synclib.engine.logship import LogShipper, read_segment
 from synclib.engine.release import publish_release, read_statement
 from tests.engine.test_release import Site, content, every_kill
 from tests.imds_server import Imds, serving
@@ -127,6 +130,26 @@ def test_the_verb_does_the_same(instance: Instance) -> None:
     snippet = subprocess.run([*boxlink, "--cloud-init"], check=True, capture_output=True, text=True).stdout
     assert snippet.startswith("#cloud-config\n")
     assert len(snippet.encode()) < 16 << 10
+
+
+def test_why_a_boot_failed_is_in_the_store(instance: Instance, imds: Imds) -> None:
+    """Each time what is new; a sync that runs there later goes on behind it."""
+    said = instance.root / "data/log/bootstrap.log"
+    for _ in range(3):
+        assert instance.run(imds=imds, BOXLINK_NODE="n1").returncode == 1
+        sent = [read_segment(instance.store, info.key) for info in instance.store.list("log/n1/bootstrap.log/")]
+        assert b"".join(sent) == said.read_bytes()
+    assert len(sent) == 3
+    assert all(json.loads(piece)["event"] == "failed" for piece in sent)
+    instance.release()
+    imds.paths["/latest/user-data"] = instance.user_data(run=["true"])
+    assert instance.run(imds=imds, BOXLINK_NODE="n1").returncode == 0
+    LogShipper(said.parent, instance.place / "ship", "n1", instance.store, SystemClock(), get_logger()).round(
+        is_last=True
+    )
+    pieces = [read_segment(instance.store, info.key) for info in instance.store.list("log/n1/bootstrap.log/")]
+    assert b"".join(pieces) == said.read_bytes()
+    assert b'"starting"' in pieces[-1]
 
 
 class TestRefused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -20,13 +21,14 @@ from botocore.credentials import Credentials as BotoCredentials
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from synclib.core import signing
+from synclib.core import signing, zstd
 from synclib.core.release import Statement as Schema
 from synclib.errors import BoxlinkError
 from tools.bootstrap import ed25519
 from tools.bootstrap.build import build_bootstrap
 from tools.bootstrap.environment import pip_wheel
 from tools.bootstrap.failure import Failure
+from tools.bootstrap.send_log import zstd_frame
 from tools.bootstrap.sigv4 import Credentials, quoted, signed_headers
 from tools.bootstrap.statement import BYTES_MAX, check, parse_statement, trusted_keys
 from tools.bootstrap.unpack import unpack
@@ -102,6 +104,16 @@ class TestEd25519:
         )
 
 
+@given(st.integers(0, 700_000), st.binary(max_size=5))
+@example(0, b"")
+@example(128 << 10, b"")
+def test_a_frame_is_zstandards(size: int, start: bytes) -> None:
+    data = start + bytes(number % 251 for number in range(size))
+    frame = zstd_frame(data)
+    assert zstd.content_size(frame) == len(data)
+    assert zstd.decompress(frame, len(data)) == data
+
+
 class TestSigV4:
     @given(
         st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30),
@@ -120,6 +132,18 @@ class TestSigV4:
         )
         theirs = request.headers["Authorization"].replace(", ", ",")
         assert ours["Authorization"] == theirs
+
+    @given(st.binary(max_size=100))
+    def test_a_put_is_botocores(self, body: bytes) -> None:
+        request = AWSRequest("PUT", "http://127.0.0.1:9000/bucket/log/n/a.log/0", data=body)
+        request.headers["x-amz-content-sha256"] = hashlib.sha256(body).hexdigest()
+        request.headers["if-none-match"] = "*"
+        S3SigV4Auth(BotoCredentials("AKID", "secret"), "s3", "us-east-1").add_auth(request)
+        ours = signed_headers(
+            "127.0.0.1:9000", "/bucket/log/n/a.log/0", "us-east-1", Credentials("AKID", "secret"),
+            request.context["timestamp"], {"if-none-match": "*"}, "PUT", body,
+        )  # fmt: skip
+        assert ours["Authorization"] == request.headers["Authorization"].replace(", ", ",")
 
     def test_what_aws_publishes(self) -> None:
         """The GET of the guide's examples, with its Range header."""

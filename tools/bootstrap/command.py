@@ -53,9 +53,9 @@ def run(words: list[str], own: Path | None) -> int:
     try:
         boot(options, log)
     except Failure as error:
-        log.say("failed", "error", why=error.message, hint=error.hint)
+        log.failed(error.message, error.hint)
         return 1
     except OSError as error:
-        log.say("failed", "error", why=f"{type(error).__name__}: {error}", hint="see the disk and the rights there")
+        log.failed(f"{type(error).__name__}: {error}", "see the disk and the rights there")
         return 1
     return 0

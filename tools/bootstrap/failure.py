@@ -21,3 +21,7 @@ class Temporary(Failure):
 
 class NotThere(Failure):
     """The store, or the metadata service, says that there is no such thing."""
+
+
+class AlreadyThere(Failure):
+    """What was to be made is there."""

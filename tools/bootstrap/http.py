@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from .failure import Failure, NotThere, Temporary
+from .failure import AlreadyThere, Failure, NotThere, Temporary
 
 SOCKET_S = 20.0
 _PIECE_BYTES = 1 << 20
@@ -16,10 +16,10 @@ _PIECE_BYTES = 1 << 20
 
 @contextmanager
 def answer(
-    method: str, url: str, headers: Mapping[str, str], what: str, timeout_s: float = SOCKET_S
+    method: str, url: str, headers: Mapping[str, str], what: str, timeout_s: float = SOCKET_S, body: bytes | None = None
 ) -> Iterator[http.client.HTTPResponse]:
-    """The answer with status 200. NotThere for 404, Temporary for what may go away, Failure for a refusal; ``what``
-    names it, for a URL may hold what is nobody's business."""
+    """The answer with status 200. NotThere for 404, AlreadyThere for 412, Temporary for what may go away, Failure for a
+    refusal; ``what`` names it, for a URL may hold what is nobody's business."""
     parts = urlsplit(url)
     if parts.hostname is None:
         raise Failure(f"{what}: this is no URL")
@@ -27,10 +27,12 @@ def answer(
     connection = kind(parts.hostname, parts.port, timeout=timeout_s)
     try:
         target = parts.path or "/"
-        connection.request(method, f"{target}?{parts.query}" if parts.query else target, headers=dict(headers))
+        connection.request(method, f"{target}?{parts.query}" if parts.query else target, body, dict(headers))
         response = connection.getresponse()
         if response.status == 404:
             raise NotThere(f"{what}: there is none")
+        if response.status == 412:
+            raise AlreadyThere(f"{what}: there is one")
         if response.status >= 500 or response.status == 429:
             raise Temporary(f"{what}: status {response.status}")
         if response.status != 200:

@@ -22,6 +22,7 @@ from .imds import Metadata
 from .links import flush, switch
 from .log import Log
 from .objects import Objects, download, get, open_objects
+from .send_log import send_log
 from .statement import BYTES_MAX as STATEMENT_BYTES_MAX
 from .statement import Statement, check, parse_statement, trusted_keys
 from .user_data import BYTES_MAX as USER_DATA_BYTES_MAX
@@ -53,6 +54,7 @@ def boot(options: Options, log: Log) -> Path:
     metadata = Metadata(is_v1=options.is_v1)
     told = parse_user_data(_read_user_data(options, metadata))
     objects = open_objects(told.store, metadata)
+    log.send = lambda: send_log(log.path, objects)
     key = f"release/{told.release}/" + ("current" if told.seq is None else f"signed/{told.seq:020}")
     said = get(objects, key, STATEMENT_BYTES_MAX)
     statement = parse_statement(said, told.release, told.seq)

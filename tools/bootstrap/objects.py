@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import unquote
 
-from .failure import Failure, NotThere, Temporary
+from .failure import AlreadyThere, Failure, NotThere, Temporary
 from .imds import Metadata
 from .sigv4 import Credentials, quoted, signed_headers
 
@@ -26,6 +26,9 @@ class Objects(Protocol):
 
     def pieces(self, key: str, bytes_max: int, deadline: float) -> Iterator[bytes]:
         """An object's bytes; NotThere, Temporary or Failure."""
+
+    def put_new(self, key: str, data: bytes) -> None:
+        """Make an object where there is none; AlreadyThere, Temporary or Failure."""
 
 
 def open_objects(url: str, metadata: Metadata) -> Objects:
@@ -95,6 +98,22 @@ class FileObjects:
         except OSError as error:
             raise Failure(f"{key}: {error.strerror}", "see the rights of the store's directory") from None
 
+    def put_new(self, key: str, data: bytes) -> None:
+        path = Path(self._directory) / key
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # No key is written with this in its name: no listing shows it.
+            temporary = path.with_name(f"{path.name}%{os.getpid()}")
+            temporary.write_bytes(data)
+            try:
+                os.link(temporary, path)
+            finally:
+                temporary.unlink()
+        except FileExistsError:
+            raise AlreadyThere(f"{key}: there is one") from None
+        except OSError as error:
+            raise Failure(f"{key}: {error.strerror}", "see the rights of the store's directory") from None
+
 
 class S3Objects:
     """A bucket, by the endpoint of the environment where it names one, else by AWS's own address for it."""
@@ -119,12 +138,25 @@ class S3Objects:
     def pieces(self, key: str, bytes_max: int, deadline: float) -> Iterator[bytes]:
         from .http import answer, pieces
 
+        path, headers = self._signed("GET", key)
+        with answer("GET", self._base + path, headers, key) as response:
+            yield from pieces(response, bytes_max, deadline, key)
+
+    def put_new(self, key: str, data: bytes) -> None:
+        from .http import answer
+
+        path, headers = self._signed("PUT", key, data, {"if-none-match": "*"})
+        with answer("PUT", self._base + path, headers, key, body=data):
+            pass
+
+    def _signed(
+        self, method: str, key: str, body: bytes = b"", further: Mapping[str, str] | None = None
+    ) -> tuple[str, dict[str, str]]:
+        """The path, and the headers."""
         path = quoted(self._path + key)
         host = self._base.partition("://")[2]
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        headers = signed_headers(host, path, self.region, self._who(), stamp)
-        with answer("GET", self._base + path, headers, key) as response:
-            yield from pieces(response, bytes_max, deadline, key)
+        return path, signed_headers(host, path, self.region, self._who(), stamp, further, method, body)
 
     def _who(self) -> Credentials:
         if self._credentials is None:

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4 for a GET from S3.
+"""AWS Signature Version 4 for S3.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 """
@@ -10,8 +10,6 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
-
-EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -32,15 +30,23 @@ def quoted(path: str) -> str:
 
 
 def signed_headers(
-    host: str, path: str, region: str, credentials: Credentials, stamp: str, further: Mapping[str, str] | None = None
+    host: str,
+    path: str,
+    region: str,
+    credentials: Credentials,
+    stamp: str,
+    further: Mapping[str, str] | None = None,
+    method: str = "GET",
+    body: bytes = b"",
 ) -> dict[str, str]:
-    """The headers of a GET of ``path`` (quoted, no query) with its signature. ``stamp``: 20260101T000000Z."""
-    headers = {"host": host, "x-amz-content-sha256": EMPTY_SHA256, "x-amz-date": stamp, **(further or {})}
+    """The headers of a request for ``path`` (quoted, no query) with its signature. ``stamp``: 20260101T000000Z."""
+    digest = hashlib.sha256(body).hexdigest()
+    headers = {"host": host, "x-amz-content-sha256": digest, "x-amz-date": stamp, **(further or {})}
     if credentials.token:
         headers["x-amz-security-token"] = credentials.token
     names = sorted(headers)
     lines = "".join(f"{name}:{headers[name].strip()}\n" for name in names)
-    request = f"GET\n{path}\n\n{lines}\n{';'.join(names)}\n{EMPTY_SHA256}"
+    request = f"{method}\n{path}\n\n{lines}\n{';'.join(names)}\n{digest}"
     day = stamp[:8]
     scope = f"{day}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"

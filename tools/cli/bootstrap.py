@@ -61,7 +61,7 @@ def command(
         try:
             directory = boot(options, log)
         except Failure as error:
-            log.say("failed", "error", why=error.message, hint=error.hint)
+            log.failed(error.message, error.hint)
             kinds = ((Temporary, Unavailable), (NotThere, Missing), (Failure, Invalid))
             kind = next(kind for failure, kind in kinds if isinstance(error, failure))
             raise kind(error.message, hint=error.hint) from error
