@@ -216,14 +216,26 @@ def test_paused_and_aborted(rolled: Rolled) -> None:
     words = ["upgrade", "render", "--local", str(rolled.place), "--bake", "0"]
     rolled.boxlink(*words, "--abort", code=10)
     process = subprocess.Popen(
-        [*boxlink_command(), *words, "--seq", "covers=2"], env=rolled.environ, stderr=subprocess.PIPE, text=True
-    )
+        [*boxlink_command(), *words, "--seq", "covers=2"],
+        env=rolled.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert process.stderr is not None
-    with process.stderr as lines:
+    assert process.stdout is not None
+    with process.stderr as lines, process.stdout as answer:
         assert any("is started" in line for line in lines)
-        assert rolled.boxlink(*words, "--pause")["state"] == "paused"
+        paused = rolled.boxlink(*words, "--pause")
         lines.read()
+        said = answer.read()
     assert process.wait(60) == 0
+    assert paused["state"] == "paused"
+    goes_on = f"boxlink upgrade render --local {rolled.place} --bake 0 --seq covers=2"
+    assert paused["goes_on_with"] == goes_on
+    # The one that rolled was not told but by the journal; it says the same.
+    assert "render-000001: paused, an operator paused it" in said
+    assert "0 of 2 nodes are done; at work: render-1 (starting); not begun: render-2\n" in said
+    assert f"the same command again goes on: {goes_on}\n" in said
+    refused = rolled.boxlink(*words, "--pause", code=13)["error"]
+    assert (refused["message"], "goes on with it" in refused["hint"]) == ("render-000001 is paused", True)
     conflict = rolled.boxlink(*words, "--seq", "covers=1", code=13)
     assert "is under way, to something else" in conflict["error"]["message"]
     again = rolled.boxlink("launch", "render", "--local", str(rolled.place), "--count", "2", code=13)
@@ -279,6 +291,7 @@ def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]
     assert (rolled.place / "render-1/data/covers/synch.active").read_text() == "seq=1\n", "what runs is left as it is"
     planned = rolled.boxlink(*words, "--seq", "covers=2", "--dry-run")
     assert [step["new"]["node"] for step in planned["steps"]] == ["render-000001-1"]
+    assert planned["state"] == "planned"
     assert rolled.names() == ["render-1"]
 
 

@@ -15,7 +15,7 @@ from synclib.errors import Conflict, Invalid, Missing, Unavailable
 from synclib.store.base import Store
 from tools.cli_context import Context
 from tools.cli_engine import open_host
-from tools.cli_machine import machine_of
+from tools.cli_machine import machine_of, machine_words
 from tools.cli_snapshot import open_driver
 from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.fetched import fetched
@@ -27,6 +27,9 @@ from tools.fleet.readiness import Readiness
 from tools.fleet.release_place import full_name
 from tools.fleet.swap_fleet import SwapFleet, keep
 from tools.fleet.upgrade_plan import Change, check_ready, check_same, planned, seq_of
+from tools.fleet.upgrade_text import command_of, paused_text, standing_text, would_text
+
+READY_S, BAKE_S = 120.0, 5.0  # as the command line has them by default
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,19 @@ class Asked:
     def place(self) -> str:
         """Where its nodes are."""
         return "ec2" if self.local is None else f"{os.uname().nodename}:{self.local.resolve()}"
+
+    @property
+    def place_words(self) -> list[str]:
+        """The options that say where its nodes are, who watches and trusts them, and how long each may take."""
+        words = [] if self.local is None else ["--local", str(self.local)]
+        words += [] if self.proxy_address is None else ["--proxy", self.proxy_address]
+        words += [word for path in self.trust for word in ("--trust", str(path))]
+        words += ["--allow-unsigned"] if self.is_unsigned_allowed else []
+        words += ["--driver", self.driver_name] if self.driver_name else []
+        words += ["--pool", str(self.pool)] if self.pool else []
+        words += ["--ready-within", f"{self.ready_s_max:g}"] if self.ready_s_max != READY_S else []
+        words += ["--bake", f"{self.bake_s:g}"] if self.bake_s != BAKE_S else []
+        return words + machine_words(*self.machine)
 
 
 @dataclass(frozen=True)
@@ -90,20 +106,20 @@ class Site:
 def pause_upgrade(context: Context, asked: Asked) -> None:
     journal = Journal(context.open_store(), open_host(context))
     opened = _under_way(journal, asked)
-    if asked.is_dry_run:
-        _show(context, opened.rollout)
-        return
     if opened.rollout.state is not State.RUNNING:
-        raise Conflict(f"{opened.rollout.id} is {opened.rollout.state}")
+        raise Conflict(f"{opened.rollout.id} is {opened.rollout.state}", hint=_hint_of_standing(opened.rollout))
+    if asked.is_dry_run:
+        _show_would(context, opened.rollout, "would be paused")
+        return
     change = {"state": State.PAUSED, "reason": "an operator paused it"}
-    _show(context, journal.replace(opened, opened.rollout.model_copy(update=change)).rollout)
+    _show_paused(context, asked, journal.replace(opened, opened.rollout.model_copy(update=change)).rollout)
 
 
 def take_back(context: Context, asked: Asked) -> None:
     journal = Journal(context.open_store(), open_host(context))
     opened = _under_way(journal, asked)
     if asked.is_dry_run:
-        _show(context, opened.rollout)
+        _show_would(context, opened.rollout, "would be taken back")
         return
     site = _open(context, asked, journal, opened)
     fleet = _fleet(site, opened.rollout)
@@ -133,8 +149,11 @@ def upgrade(context: Context, asked: Asked) -> None:
         if rollout is not None and not (asked.is_dry_run and change.release):
             for step in rollout.steps:
                 site.nodes.check(step.new)
-        if rollout is None or asked.is_dry_run:
-            _show(context, rollout)
+        if rollout is None:
+            _show(context, None)
+            return
+        if asked.is_dry_run:
+            _show_plan(context, rollout)
             return
         check_ready(site.nodes, rollout)
         entry = journal.create(rollout.model_copy(update={"driver": site.host.node}))
@@ -142,7 +161,7 @@ def upgrade(context: Context, asked: Asked) -> None:
         return
     check_same(opened.rollout, change)
     if asked.is_dry_run:
-        _show(context, opened.rollout)
+        _show_would(context, opened.rollout, "would be gone on with")
         return
     context.note(f"boxlink: {opened.rollout.id} is under way, and goes on here")
     is_paused = opened.rollout.state is State.PAUSED
@@ -227,6 +246,9 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
     """What is left of nodes that are no longer needed goes; an upgrade that did not end as ``wanted`` is an error."""
     if rollout.state.is_final:
         site.need(rollout, "")
+    if rollout.state is State.PAUSED:
+        _show_paused(site.context, site.asked, rollout)
+        return
     if rollout.state is State.FAILED:
         raise Unavailable(f"{rollout.id} could not be taken back: {rollout.reason}", hint=_hint_of_failed(rollout))
     if rollout.state.is_final and isinstance(fleet, SwapFleet):
@@ -253,13 +275,31 @@ def _hint_of_failed(rollout: Rollout) -> str:
     )
 
 
+def _hint_of_standing(rollout: Rollout) -> str:
+    if rollout.state is State.PAUSED:
+        return "the command that it was begun with goes on with it; --abort takes it back"
+    return "it is being taken back, which stands still for nobody"
+
+
 def _show(context: Context, rollout: Rollout | None) -> None:
     if rollout is None:
         context.emit({"id": None, "state": "done", "steps": []}, "every node is so already")
         return
-    lines = [f"{rollout.id}: {rollout.state}{', ' + rollout.reason if rollout.reason else ''}"]
-    for step in rollout.steps:
-        where = f"{step.old.snapshot} -> {step.new.snapshot}" if rollout.swap else f"-> {step.new.node}"
-        seen = "" if step.downtime_ms is None else f"  {step.downtime_ms:.0f} ms without an answer at most"
-        lines.append(f"  batch {step.batch}: {step.old.node} {where}  {step.phase}{seen}")
-    context.emit(rollout.model_dump(mode="json"), "\n".join(lines))
+    context.emit(rollout.model_dump(mode="json"), standing_text(rollout))
+
+
+def _show_plan(context: Context, rollout: Rollout) -> None:
+    """Of one that is not begun: no journal has it."""
+    context.emit({**rollout.model_dump(mode="json"), "state": "planned"}, would_text(rollout, "would be begun"))
+
+
+def _show_would(context: Context, rollout: Rollout, would: str) -> None:
+    """Of one that is under way: it is ``state`` now, and stays so."""
+    context.emit(rollout.model_dump(mode="json"), would_text(rollout, f"is {rollout.state} and {would}"))
+
+
+def _show_paused(context: Context, asked: Asked, rollout: Rollout) -> None:
+    """Where it stands, and what goes on: whoever drove it may not be who paused it."""
+    text = f"{standing_text(rollout)}\n{paused_text(rollout, asked.place_words)}"
+    goes_on = command_of(rollout, asked.place_words)
+    context.emit({**rollout.model_dump(mode="json"), "goes_on_with": goes_on}, text)
