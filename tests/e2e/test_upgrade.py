@@ -284,10 +284,13 @@ def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]
     rolled.fleet.publish(changed(small_wall(5)))
     wrong = rolled.boxlink(*words, "--seq", "covers=2", "--proxy", "127.0.0.1:9", code=11)
     assert "does not answer" in wrong["error"]["message"]
-    again = rolled.boxlink(
-        "launch", str(rolled.role), "--local", str(rolled.place), "--count", "1", "--seq", "covers=2"
-    )
-    assert again["nodes"][0]["is_new"] is False
+    launch = ("launch", str(rolled.role), "--local", str(rolled.place), "--count", "1")
+    for seqs in ((), ("--seq", "covers=1")):
+        assert rolled.boxlink(*launch, *seqs)["nodes"][0]["is_new"] is False
+    for more in ((), ("--dry-run",)):
+        other = rolled.boxlink(*launch, "--seq", "covers=2", *more, code=13)["error"]
+        assert other["message"] == "node render-1 is up, and stays at seq 1 of covers, not at seq 2"
+        assert other["hint"].startswith(f"boxlink upgrade render --local {rolled.place} --seq covers=2 ")
     assert (rolled.place / "render-1/data/covers/synch.active").read_text() == "seq=1\n", "what runs is left as it is"
     planned = rolled.boxlink(*words, "--seq", "covers=2", "--dry-run")
     assert [step["new"]["node"] for step in planned["steps"]] == ["render-000001-1"]

@@ -62,7 +62,8 @@ def command(
     boxlink launch render --local ./nodes --stop
     boxlink launch render --release fleet --image ami-0abc --type m7g.large --type m6g.large --dry-run
 
-    A local node that is up already is left as it is. Its boxlink up goes on by itself.
+    A local node that is up already is left as it is; it is a conflict where --seq, --set or --release say something
+    else than it is. Its boxlink up goes on by itself.
     """
     from synclib.core.names import check_node
     from synclib.errors import Invalid
@@ -108,7 +109,7 @@ def _launch_local(
     from synclib.clock import SystemClock, SystemEntropy
     from synclib.engine.rollout import Journal
     from tools.cli_engine import open_host
-    from tools.fleet.local_nodes import Wish, check_wish, start
+    from tools.fleet.local_nodes import Wish, check_pinned, check_wish, is_alive, nodes, start
     from tools.fleet.pins import check_pins
 
     store = context.open_store()
@@ -117,7 +118,12 @@ def _launch_local(
     if is_dry_run:
         for name in names if not release else ():  # the role of a release is known once it was fetched
             check_wish(local.resolve() / name, Wish(role, values=values, pins=pins))
-        context.emit({"nodes": [{"node": name} for name in names]}, "\n".join(f"would start {name}" for name in names))
+        up = {node.node: node for node in nodes(local) if is_alive(node)}
+        for name in names:
+            if name in up:
+                check_pinned(up[name], pins)
+        lines = [f"{name} is up already" if name in up else f"would start {name}" for name in names]
+        context.emit({"nodes": [{"node": name, "is_up": name in up} for name in names]}, "\n".join(lines))
         return
     wish = _with_release(context, local, Wish(role, values=values, pins=pins), release, trust, allow_unsigned)
     environ = {**os.environ, "BOXLINK_STORE": context.url}

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import select
+import shlex
 import shutil
 import socket
 import subprocess
@@ -31,7 +32,7 @@ from tools.fleet.find_role import Place, find_role, processes_of, role_file
 from tools.fleet.free_port import free_port
 from tools.fleet.node_file import LocalNode, read_node, write_node
 from tools.fleet.one_up import holder
-from tools.fleet.pins import write_pins
+from tools.fleet.pins import read_pins, write_pins
 from tools.fleet.process_id import process_id
 from tools.fleet.programs import boxlink_of
 from tools.notify import READY, SOCKET
@@ -63,7 +64,7 @@ def start(
     by this call.
 
     ``environ``: what it gets beside its own names; the store is in it. Conflict where a node of that name is up as
-    something else, Unavailable where it does not come up.
+    something else, or at other seqs; Unavailable where it does not come up.
     """
     place = directory.resolve() / check_node(node)
     check_wish(place, wish)  # what cannot be started leaves no directory
@@ -73,6 +74,7 @@ def start(
         wanted = _wanted(place, wish, known, clock, entropy)
         if known is not None and (running := _running(known)) is not None:
             _check_same(running, wanted)
+            check_pinned(running, wish.pins)
             return running, False
         write_pins(place / "data", wish.pins, is_from_snapshot=wish.is_from_snapshot)
         write_node(wanted)
@@ -171,6 +173,21 @@ def _check_same(running: LocalNode, wanted: LocalNode) -> None:
             raise Conflict(
                 f"node {running.node} runs with {what} {is_there or 'none'}, not {is_wanted or 'none'}",
                 hint="stop it first, or start another node",
+                path=str(running.directory),
+            )
+
+
+def check_pinned(running: LocalNode, pins: Mapping[str, int]) -> None:
+    """Conflict where a node that is up stands at another seq than one of these, or at none: it is not moved under who
+    reads there. A dataset that ``pins`` does not name may be anywhere."""
+    there = read_pins(running.data)
+    for dataset, seq in pins.items():
+        if there.get(dataset) != seq:
+            stands = f"stays at seq {there[dataset]}" if dataset in there else "stays at no seq"
+            place = shlex.quote(str(running.directory.parent))
+            raise Conflict(
+                f"node {running.node} is up, and {stands} of {dataset}, not at seq {seq}",
+                hint=f"boxlink upgrade {running.role} --local {place} --seq {dataset}={seq} rolls all to it",
                 path=str(running.directory),
             )
 
