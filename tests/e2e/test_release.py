@@ -104,12 +104,14 @@ def test_old_ones_are_pruned_and_none_that_is_needed(machine: Machine) -> None:
         standing = {path.name for path in place.iterdir()}
         assert standing == {
             *"2345", *(f"{seq}.{what}" for seq in range(2, 6) for what in ("json", "installed")),
-            "6.partial", "current", "previous", "lock",
+            "2.ran", "3.ran", "6.partial", "current", "previous", "lock",
         }  # fmt: skip
         user.communicate(b"\n")
     assert machine.json("release", "prune", "fleet", *INTO)["gone"] == [2]
     assert machine.json("release", "rollback", "fleet", *INTO)["seq"] == 3
     assert subprocess.run([place / "current/venv/bin/tool"], capture_output=True, check=True).stdout == b"1\n"
+    kept = machine.json("release", "prune", "fleet", *INTO)["kept"]
+    assert kept == {"3": "it runs", "4": "it ran, until an older one was taken", "5": "not activated yet"}
     assert machine.json("release", "prune", "other", *INTO, code=10)["error"]["kind"] == "missing"
 
 

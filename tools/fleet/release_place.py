@@ -4,6 +4,7 @@ DIR/<name>/<seq>/           a release, whole, with its venv
            <seq>.json       what was signed of it
            <seq>.installed  the digest of its venv
            <seq>.partial    one that is being fetched
+           <seq>.ran        it ran here, before another did
            current, previous, next
            refused          what was tried last, and did not live
 """
@@ -34,7 +35,7 @@ from synclib.store.base import Store
 from synclib.store.meter import Meter
 from tools.bootstrap.environment import make_environment
 from tools.bootstrap.failure import Failure
-from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, SEQ, link, linked_seq, switch
+from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, SEQ, link, linked_seq, note_ran, switch
 from tools.fleet.installed import check_installed, note_installed
 from tools.fleet.release_refused import forget
 
@@ -196,8 +197,11 @@ def rollback(name: str, into: Path) -> tuple[int, bool]:
         seq = linked_seq(place, PREVIOUS)
         if seq is None:
             raise Missing(f"no release {name} ran before", hint=f"boxlink release activate {name} SEQ", path=str(place))
-        is_other = linked_seq(place, CURRENT) != seq
+        running = linked_seq(place, CURRENT)
+        is_other = running != seq
         if is_other:
+            if running is not None:
+                note_ran(place, running)
             link(place, CURRENT, seq)
         return seq, is_other
 
