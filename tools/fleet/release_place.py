@@ -26,7 +26,7 @@ from synclib.core.signing import KEY_FILE_BYTES_MAX, parse_public
 from synclib.disk.atomic import fsync_directory, sync_file_system, write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.engine.host import Connect, Host, Progress
-from synclib.engine.release import check_trusted, read_statement
+from synclib.engine.release import check_trusted, read_statement, release_command
 from synclib.engine.release_check import check_standing
 from synclib.engine.restore import RestoreOptions, restore
 from synclib.errors import BoxlinkError, Conflict, Corrupt, Invalid, Missing, Partial, Unavailable
@@ -196,7 +196,9 @@ def rollback(name: str, into: Path) -> tuple[int, bool]:
     with disk_errors(), existing(place):
         seq = linked_seq(place, PREVIOUS)
         if seq is None:
-            raise Missing(f"no release {name} ran before", hint=f"boxlink release activate {name} SEQ", path=str(place))
+            here = [found for found in seqs(place) if found != linked_seq(place, CURRENT)]
+            hint = release_command("activate", place, here[-1]) if here else "no other seq of it is here"
+            raise Missing(f"no release {name} ran before", hint=hint, path=str(place))
         running = linked_seq(place, CURRENT)
         is_other = running != seq
         if is_other:
@@ -248,9 +250,8 @@ def _read(place: Path, seq: int) -> Statement:
         return statement
     except FileNotFoundError as error:
         what = f"seq {seq} of release {place.name}" if seq else f"release {place.name}"
-        raise Missing(
-            f"{what} was not fetched here", hint=f"boxlink release fetch {place.name}", path=str(place)
-        ) from error
+        hint = release_command("fetch", place, seq or None)
+        raise Missing(f"{what} was not fetched here", hint=hint, path=str(place)) from error
     except BoxlinkError as error:
         error.path = str(path)
         raise
@@ -265,7 +266,7 @@ def statement_path(place: Path, seq: int) -> Path:
 def existing(place: Path) -> Iterator[None]:
     """Alone with the place of a release that was fetched here. Missing where none was."""
     if not place.is_dir():
-        raise Missing(f"release {place.name} was not fetched here", hint=f"boxlink release fetch {place.name}")
+        raise Missing(f"release {place.name} was not fetched here", hint=release_command("fetch", place))
     with _alone(place):
         yield
 

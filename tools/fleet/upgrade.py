@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synclib.core.names import node_key, swap_key
-from synclib.core.rollout import Rollout, State
+from synclib.core.rollout import Phase, Rollout, State
 from synclib.core.snapshot_tags import IN_USE
 from synclib.engine.host import Host
 from synclib.engine.rollout import Driver, Entry, Fleet, Journal
@@ -27,7 +27,7 @@ from tools.fleet.readiness import Readiness
 from tools.fleet.release_place import full_name
 from tools.fleet.swap_fleet import SwapFleet, keep
 from tools.fleet.upgrade_plan import Change, check_ready, check_same, planned, seq_of
-from tools.fleet.upgrade_text import command_of, paused_text, standing_text, would_text
+from tools.fleet.upgrade_text import command_of, launch_command, paused_text, standing_text, would_text
 
 READY_S, BAKE_S = 120.0, 5.0  # as the command line has them by default
 
@@ -250,7 +250,9 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
         _show_paused(site.context, site.asked, rollout)
         return
     if rollout.state is State.FAILED:
-        raise Unavailable(f"{rollout.id} could not be taken back: {rollout.reason}", hint=_hint_of_failed(rollout))
+        raise Unavailable(
+            f"{rollout.id} could not be taken back: {rollout.reason}", hint=_hint_of_failed(site.asked, rollout)
+        )
     if rollout.state.is_final and isinstance(fleet, SwapFleet):
         fleet.keep(rollout)
         for step in rollout.steps:
@@ -266,9 +268,12 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
     _show(site.context, rollout)
 
 
-def _hint_of_failed(rollout: Rollout) -> str:
+def _hint_of_failed(asked: Asked, rollout: Rollout) -> str:
     if not rollout.swap:
-        return "boxlink launch starts what is missing"
+        lacking = next((step.old for step in rollout.steps if step.phase is not Phase.UNDONE), rollout.steps[0].old)
+        local = [] if asked.local is None else ["--local", str(asked.local)]
+        machine = machine_words(*asked.machine)
+        return f"{launch_command(lacking, [*local, *machine])} starts it again, and so each that is missing"
     return (
         "no node was ended: boxlink status says how each does; see that its boxlink sync runs and reaches the store, "
         "which still holds what it was asked (swap/), then say the upgrade again"

@@ -51,6 +51,14 @@ def command_of(rollout: Rollout, place: Sequence[str]) -> str:
     return shlex.join([*words, *_option("--set", values)])
 
 
+def launch_command(spec: NodeSpec, place: Sequence[str]) -> str:
+    """The command line that starts a node as it was."""
+    words = ["boxlink", "launch", spec.role, *place, "--node", spec.node]
+    words += ["--release", spec.release] if spec.release else []
+    words += _option("--seq", {f"{name}={seq}" for name, seq in spec.pins.items()})
+    return shlex.join([*words, *_option("--set", {f"{name}={value}" for name, value in spec.values.items()})])
+
+
 def _option(name: str, values: set[str]) -> list[str]:
     return [word for value in sorted(values) for word in (name, value)]
 
