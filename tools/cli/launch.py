@@ -197,7 +197,9 @@ def _launch_instances(
     from tools.fleet.ec2_instances import client, run_instance
     from tools.fleet.instance_request import Start, requests
     from tools.fleet.launch_names import launch_names
+    from tools.fleet.pins import check_pins
     from tools.fleet.release_place import full_name
+    from tools.fleet.release_role import ReleaseRoles
 
     kind = machine_of(*machine)
     if not release:
@@ -211,7 +213,10 @@ def _launch_instances(
         context.emit({"requests": plans}, json.dumps([tries[0] for tries in plans.values()], indent=1))
         return
     # The seq too, so that an instance that starts anew is what it was.
-    release = full_name(context.open_store(), release)
+    store = context.open_store()
+    release = full_name(store, release)
+    check_pins(store, pins)
+    ReleaseRoles(store).check(role, release, values)
     ec2, host = client(context.s3_settings()), open_host(context)
     wanted = [context.url, release, dict(values), dict(pins), machine]
     new = launch_names(host.state, role, count, wanted, host.clock, host.entropy)

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import select
 import shlex
 import shutil
@@ -28,7 +27,7 @@ from pathlib import Path
 from synclib.clock import Clock, Entropy
 from synclib.core.names import check_node
 from synclib.errors import Conflict, Corrupt, Invalid, Unavailable
-from tools.fleet.find_role import Place, find_role, processes_of, role_file
+from tools.fleet.find_role import ADDRESS, Place, check_values, find_role, role_file
 from tools.fleet.free_port import free_port
 from tools.fleet.node_file import LocalNode, read_node, write_node
 from tools.fleet.one_up import holder
@@ -38,7 +37,6 @@ from tools.fleet.programs import boxlink_of
 from tools.notify import READY, SOCKET
 
 READY_S = 60.0
-_ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
 _LAST_WORDS_BYTES = 2000
 _VALUES_BYTES_MAX = 32 << 10  # as JSON: half of what is read of a node's file
 _said: set[Path] = set()  # whose files could not be read
@@ -96,10 +94,7 @@ def check_wish(place: Path, wish: Wish) -> None:
     """Invalid, or Missing, for what ``boxlink up`` would not take: a role that is not there, a value that it does not
     have, an address that is none, more than can be noted. ``place``: the node's directory, there or not."""
     role = find_role(wish.role, wish.release_directory)
-    processes_of(role, Place(place / "data", place.name, wish.release_directory), wish.values)
-    for name, value in wish.values.items():
-        if _ADDRESS.fullmatch(role.values.get(name, "")) and not _ADDRESS.fullmatch(value):
-            raise Invalid(f"value {name!r} of role {role.role} is an address, not {value!r}", hint=f"{name}=HOST:PORT")
+    check_values(role, Place(place / "data", place.name, wish.release_directory), wish.values)
     size = len(json.dumps(dict(wish.values)))
     if size > _VALUES_BYTES_MAX:
         raise Invalid(f"the values take {size} bytes, of {_VALUES_BYTES_MAX} at most", hint="name a file in them")
@@ -198,7 +193,7 @@ def _wanted(place: Path, wish: Wish, known: LocalNode | None, clock: Clock, entr
     taken = {port for other in nodes(place.parent) if other.node != place.name for port in other.ports.values()}
     ports: dict[str, int] = {}
     for name, value in role.values.items():
-        if _ADDRESS.fullmatch(value) and name not in wish.values:
+        if ADDRESS.fullmatch(value) and name not in wish.values:
             ports[name] = kept.get(name) or free_port(taken | set(ports.values()), entropy)
     file = role_file(wish.role, wish.release_directory)
     return LocalNode(

@@ -25,6 +25,7 @@ from tools.fleet.pins import check_pins
 from tools.fleet.proxy_admin import ProxyAdmin
 from tools.fleet.readiness import Readiness
 from tools.fleet.release_place import full_name
+from tools.fleet.release_role import ReleaseRoles
 from tools.fleet.swap_fleet import SwapFleet, keep
 from tools.fleet.upgrade_plan import Change, check_ready, check_same, planned, seq_of
 from tools.fleet.upgrade_text import command_of, launch_command, paused_text, standing_text, would_text
@@ -146,9 +147,8 @@ def upgrade(context: Context, asked: Asked) -> None:
             for node in site.nodes.running(asked.role):
                 keep(site.store, node.node, found.last)
         rollout = planned(site.nodes, found.next_id, site.store, asked.role, change, asked.batch, asked.place)
-        if rollout is not None and not (asked.is_dry_run and change.release):
-            for step in rollout.steps:
-                site.nodes.check(step.new)
+        if rollout is not None:
+            _check_new(site, change, rollout)
         if rollout is None:
             _show(context, None)
             return
@@ -167,6 +167,18 @@ def upgrade(context: Context, asked: Asked) -> None:
     is_paused = opened.rollout.state is State.PAUSED
     fleet = _fleet(site, opened.rollout)
     _run(site, _driver(site, fleet).take(opened, state=State.RUNNING if is_paused else None))
+
+
+def _check_new(site: Site, change: Change, rollout: Rollout) -> None:
+    """Invalid, or Missing, for nodes that could not be started as they are to be."""
+    is_local = site.asked.local is not None
+    if is_local and site.asked.is_dry_run and change.release:
+        return  # the role is in the release, which a dry run does not fetch
+    roles = ReleaseRoles(site.store)
+    for step in rollout.steps:
+        site.nodes.check(step.new)
+        if not is_local:
+            roles.check(step.new.role, step.new.release, step.new.values)
 
 
 def _run(site: Site, entry: Entry) -> None:
