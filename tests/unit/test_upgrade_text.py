@@ -8,7 +8,7 @@ import click
 
 from synclib.core.rollout import NodeSpec, Phase, Rollout, Step
 from tools.cli import upgrade
-from tools.fleet.upgrade import BAKE_S, READY_S
+from tools.fleet.upgrade_asked import BAKE_S, READY_S
 from tools.fleet.upgrade_plan import Change, check_same
 from tools.fleet.upgrade_text import command_of, paused_text, would_text
 

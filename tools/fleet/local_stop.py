@@ -28,13 +28,13 @@ def stop_local(context: Context, local: Path, role: str, names: Sequence[str] | 
         if was_up and not is_dry_run:
             context.note(f"boxlink: {node.node} drains")
         drained = is_dry_run or stop(node, STOP_S)
-        told.append({"node": node.node, "drained": drained, "was_up": was_up})
+        told.append({"node": node.node, "was_up": was_up, **({} if is_dry_run else {"drained": drained})})
         lines.append(f"{node.node} {_what_became(was_up=was_up, drained=drained, is_dry_run=is_dry_run)}")
     others = sorted(up - {node.node for node in chosen})
     if others:
         lines.append(f"up as before: {', '.join(others)}")
     context.emit({"nodes": told, "others": others}, "\n".join(lines))
-    if not all(row["drained"] for row in told):
+    if not all(row.get("drained", True) for row in told):
         raise click.exceptions.Exit(Partial.exit_code)
 
 
