@@ -197,6 +197,17 @@ def size_text(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def seqs_text(seqs: list[int]) -> str:
+    """Seqs for people: 1-3, 5, 9-12."""
+    spans: list[list[int]] = []
+    for seq in seqs:
+        if spans and seq == spans[-1][1] + 1:
+            spans[-1][1] = seq
+        else:
+            spans.append([seq, seq])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
 def costs_text(context: Context) -> str:
     """Requests, bytes and dollars of this run for people."""
     meter = context.costs()

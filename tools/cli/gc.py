@@ -40,7 +40,16 @@ def command(
     from synclib.core.retention import Retention
     from synclib.engine.collect import collect
     from synclib.lazy.dataset import Dataset
-    from tools.cli_engine import dataset_names, each_dataset, open_host, progress_bar, say, size_text, time_text
+    from tools.cli_engine import (
+        dataset_names,
+        each_dataset,
+        open_host,
+        progress_bar,
+        say,
+        seqs_text,
+        size_text,
+        time_text,
+    )
     from tools.gc_text import reasons
 
     given = (keep_last, keep_daily, keep_weekly, keep_monthly)
@@ -60,8 +69,8 @@ def command(
         freed = sum(size for _, size in counts.values())
         what = ", ".join(f"{number} {kind}" for kind, (number, _) in counts.items() if number) or "nothing"
         verb_text = "would delete" if dry_run else "deleted"
-        dropped = f", {_spans(done.dropped_seqs)} {'would go' if dry_run else 'gone'}" if done.dropped_seqs else ""
-        seqs = f"seqs {_spans(done.kept_seqs)} kept{dropped}" if done.kept_seqs else "no seq"
+        dropped = f", {seqs_text(done.dropped_seqs)} {'would go' if dry_run else 'gone'}" if done.dropped_seqs else ""
+        seqs = f"seqs {seqs_text(done.kept_seqs)} kept{dropped}" if done.kept_seqs else "no seq"
         say(context, f"{name}: {seqs}; {verb_text} {what} ({size_text(freed)})")
         for line in reasons(done, is_dry_run=dry_run):
             context.note(f"boxlink: {name}: {line}")
@@ -90,14 +99,3 @@ def command(
         }
 
     each_dataset(context, dataset, [] if dataset else dataset_names(store, with_head=False), run)
-
-
-def _spans(seqs: list[int]) -> str:
-    """Seqs for people: 1-3, 5, 9-12."""
-    spans: list[list[int]] = []
-    for seq in seqs:
-        if spans and seq == spans[-1][1] + 1:
-            spans[-1][1] = seq
-        else:
-            spans.append([seq, seq])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)

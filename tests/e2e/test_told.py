@@ -1,0 +1,48 @@
+"""What verbs tell a person of what they did, did not do, or could not find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.boxlink_process import Machine, end_session
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """Two seqs of covers, of which the newer has one file more."""
+    machine = Machine(tmp_path)
+    machine.run("init")
+    (tmp_path / "source/2026/11").mkdir(parents=True)
+    (tmp_path / "source/2026/11/a.jpg").write_bytes(b"a")
+    machine.run("publish", "covers", "source")
+    (tmp_path / "source/2026/11/b.jpg").write_bytes(b"b")
+    machine.run("publish", "covers", "source")
+    yield machine
+
+
+def said(machine: Machine, *words: object, code: int = 0) -> tuple[str, str]:
+    """Stdout and stderr."""
+    process = machine.start(*words)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        end_session(process)
+    assert process.returncode == code, (out, err)
+    return out.decode(), err.decode()
+
+
+def test_verify_says_which_seqs_and_how_much(machine: Machine) -> None:
+    out, _ = said(machine, "verify", "covers", "--all")
+    assert out.startswith("covers seqs 1-2: whole (2 runs, 2 packs, 0 attachments; ")
+    assert " read)\n" in out
+    out, _ = said(machine, "verify", "covers")
+    assert out.startswith("covers seq 2: whole (")
+
+
+def test_gc_says_why_nothing_goes(machine: Machine) -> None:
+    _, err = said(machine, "gc", "covers")
+    assert "boxlink: covers: 2 seqs are kept because neither --keep options nor [gc] let any go\n" in err
+    assert "boxlink: covers: nothing to delete: each of " in err
