@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from tests.e2e.boxlink_process import Machine, end_session
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
+def machine(tmp_path: Path) -> Machine:
     """Two seqs of covers, of which the newer has one file more."""
     machine = Machine(tmp_path)
     machine.run("init")
@@ -20,7 +19,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     machine.run("publish", "covers", "source")
     (tmp_path / "source/2026/11/b.jpg").write_bytes(b"b")
     machine.run("publish", "covers", "source")
-    yield machine
+    return machine
 
 
 def said(machine: Machine, *words: object, code: int = 0) -> tuple[str, str]:
