@@ -42,6 +42,7 @@ _END_S = 20.0
 _ASK_EVERY_S = 1.0
 _RENEW_S = 90.0
 _EXEC_S = 1.0
+_OURS = (b"erofs", b"fuse.boxlink")
 ASKED_FOR = "asked for"
 # What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
 _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES)
@@ -167,6 +168,22 @@ def check_target(directory: Path) -> str:
     if not is_there:
         raise Invalid("there is no such directory", hint=f"mkdir -p {directory}", path=str(directory))
     return os.path.realpath(directory)
+
+
+def check_empty(target: str) -> None:
+    """Invalid where something would be hidden by a mount on the directory. What is mounted there already is no concern
+    of this: it is told or replaced (start_mount)."""
+    above = mounted_on(os.fsencode(target))
+    if above and above[-1][0] in _OURS:
+        return
+    with disk_errors(), os.scandir(target) as listing:
+        found = next(listing, None)
+    if found is not None:
+        raise Invalid(
+            f"the directory is not empty: a mount would hide what is in it, {found.name!r} for one",
+            hint=f"choose an empty one: mkdir {os.path.join(target, 'mounted')}",
+            path=target,
+        )
 
 
 def start_mount(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from synclib.disk.mounts import mounted_on
 from tests.e2e.boxlink_process import Machine, end_session
 
 
@@ -45,3 +47,14 @@ def test_gc_says_why_nothing_goes(machine: Machine) -> None:
     _, err = said(machine, "gc", "covers")
     assert "boxlink: covers: 2 seqs are kept because neither --keep options nor [gc] let any go\n" in err
     assert "boxlink: covers: nothing to delete: each of " in err
+
+
+def test_a_mount_hides_no_files(machine: Machine) -> None:
+    (machine.place / "full").mkdir()
+    (machine.place / "full/own.txt").write_text("mine")
+    error = machine.json("mount", "covers", "full", code=2)["error"]
+    assert (error["kind"], error["path"]) == ("invalid", str(machine.place / "full"))
+    assert "'own.txt'" in error["message"]
+    assert "choose an empty one" in error["hint"]
+    assert [path.name for path in (machine.place / "full").iterdir()] == ["own.txt"]
+    assert not mounted_on(os.fsencode(machine.place / "full"))
