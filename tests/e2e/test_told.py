@@ -58,3 +58,17 @@ def test_a_mount_hides_no_files(machine: Machine) -> None:
     assert "choose an empty one" in error["hint"]
     assert [path.name for path in (machine.place / "full").iterdir()] == ["own.txt"]
     assert not mounted_on(os.fsencode(machine.place / "full"))
+
+
+def test_a_misspelt_path_or_dataset_is_told_what_is_there(machine: Machine) -> None:
+    def hint(*words: str) -> str:
+        return str(machine.json(*words, code=10)["error"]["hint"])
+
+    assert hint("ls", "covres") == "did you mean covers? boxlink ls lists the datasets"
+    assert hint("ls", "films") == "there are covers: boxlink ls"
+    assert hint("ls", "covers", "2025/11") == "did you mean 2026? boxlink ls covers lists what is there"
+    assert hint("ls", "covers", "2026/11/A.jpg").startswith("did you mean 2026/11/a.jpg or 2026/11/b.jpg? ")
+    assert hint("ls", "covers", "2026/11/something") == "2026/11 has a.jpg, b.jpg: boxlink ls covers 2026/11"
+    assert hint("ls", "covers", "2026/11/a.jpg/x") == "2026/11/a.jpg is no directory"
+    _, err = said(machine, "cat", "covers", "2026/11/c.jpg", code=10)
+    assert "hint: did you mean 2026/11/" in err
