@@ -26,6 +26,7 @@ from synclib.disk.hydrated import native_lock, note_native
 from synclib.disk.mounts import mount_erofs, mounted_on
 from synclib.engine.cache_work import Background
 from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.lazy_place import Started
 from synclib.engine.mount import Mode, Prepared, VolumeRef, is_hydrated, prepare, prepare_tree
 from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.dataset import Dataset
@@ -114,13 +115,15 @@ class KeeperMounter:
                     if is_keeper(spec.keeper_pid):
                         raise
 
-    def start(self, prepared: Prepared, target: str) -> bool:
+    def start(self, prepared: Prepared, target: str) -> Started:
+        why = ""
         if prepared.volume is not None and self._volumes is not None:
             prepared = self._volumes.attached_again(prepared)
+            why = "" if prepared.volume is not None else prepared.why_no_volume
         ahead, self._ahead = self._ahead, None
         with contextlib.nullcontext() if ahead is None else contextlib.closing(ahead):
             limits = (self._background, self._cache_bytes_max)
-            return start_mount(self._host, self._connect, prepared, target, *limits, ahead) is None
+            return Started(start_mount(self._host, self._connect, prepared, target, *limits, ahead) is None, why)
 
     def is_alive(self, target: str) -> bool:
         spec = read_spec(spec_directory(self._host.state, target))
