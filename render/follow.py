@@ -13,12 +13,12 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
 
 from synclib.clock import Clock
 from synclib.core.markers import Down, parse_down
 from synclib.core.names import ACTIVE, DOWN, ERROR
 from synclib.disk.faults import disk_errors
+from synclib.disk.file_events import file_events
 from synclib.disk.markers import read_marker
 from synclib.errors import BoxlinkError, Invalid
 
@@ -92,7 +92,7 @@ class Follower:
 @contextlib.contextmanager
 def wake_on_change(directory: Path, wake: threading.Event, log: FilteringBoundLogger) -> Iterator[None]:
     """Sets ``wake`` when a marker changes; where the system has no events to give, polling alone must do."""
-    observer = Observer()
+    observer = file_events()
     try:
         observer.schedule(_Waker(wake), str(directory))
         observer.start()

@@ -50,14 +50,18 @@ def open_dataset(context: Context, name: str) -> Dataset:
     return Dataset(context.open_store(), root)
 
 
-def dataset_names(store: Store, *, with_head: bool = True) -> list[str]:
-    """The datasets of a store; without ``with_head`` also those whose first publish never ended.
+def dataset_names(store: Store, *, with_head: bool = True, count_max: int | None = None) -> list[str]:
+    """The datasets of a store, the first ``count_max`` of them; without ``with_head`` also those whose first publish
+    never ended.
 
     A listing of a whole dataset's objects is spared: each is passed over by its name.
     """
     found: list[str] = []
     after = ""
-    while (info := next(iter(store.list("data/", after=after)), None)) is not None:
+    while count_max is None or len(found) < count_max:
+        info = next(iter(store.list("data/", after=after)), None)
+        if info is None:
+            break
         name = info.key.split("/")[1]
         # "0" is the character after "/".
         after = f"data/{name}0"
@@ -195,6 +199,17 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def seqs_text(seqs: list[int]) -> str:
+    """Seqs for people: 1-3, 5, 9-12."""
+    spans: list[list[int]] = []
+    for seq in seqs:
+        if spans and seq == spans[-1][1] + 1:
+            spans[-1][1] = seq
+        else:
+            spans.append([seq, seq])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
 
 
 def costs_text(context: Context) -> str:

@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from synclib.core.manifest import Manifest
-from synclib.errors import BoxlinkError
+from synclib.core.names import head_key
+from synclib.errors import BoxlinkError, Missing
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.open import open_view
 from synclib.lazy.view import RANGES_AT_ONCE, View
 from tools.cli_context import Context
+from tools.cli_engine import dataset_names
+from tools.near_text import dataset_hint, path_hint
+
+# For a hint: so many are asked for, each with two requests.
+_DATASETS_MAX = 50
 
 
 @contextmanager
 def opened_view(context: Context, dataset: Dataset, seq: int | None) -> Iterator[View]:
     """The dataset at a seq (None: the newest). What is far is asked for side by side, and kept where mounts of the
-    dataset keep it, too."""
+    dataset keep it, too. A dataset or a path that is not there is Missing, with what is there in the hint."""
+    with _hinting(dataset), _opened(context, dataset, seq) as view:
+        try:
+            yield view
+        except Missing as error:
+            with contextlib.suppress(BoxlinkError):
+                near = view.near(os.fsencode(error.path)) if error.path and not error.hint else None
+                error.hint = path_hint(dataset.name, near) if near is not None else error.hint
+            raise
+
+
+@contextmanager
+def _hinting(dataset: Dataset) -> Iterator[None]:
+    try:
+        yield
+    except Missing as error:
+        if error.key == head_key(dataset.root):
+            with contextlib.suppress(BoxlinkError):
+                names = dataset_names(dataset.store, count_max=_DATASETS_MAX)
+                error.hint = dataset_hint(dataset.name, names) or error.hint
+        raise
+
+
+@contextmanager
+def _opened(context: Context, dataset: Dataset, seq: int | None) -> Iterator[View]:
     if not dataset.store.url.startswith("s3:"):
         yield open_view(dataset, seq)
         return

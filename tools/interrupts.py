@@ -1,9 +1,10 @@
 """What Ctrl-C and SIGTERM do to a short verb: it ends within about a second, whatever its threads are waiting for.
 
-The first is raised in the main thread, where what was begun is given up. That may take longer than anybody waits: a
-thread that reads cannot be told to end before its store's deadlines, and the main thread hears of nothing while it is
-in a library that knows no signals. So a thread is told as well, and ends the process: what a verb leaves then is what a
-kill leaves, which the next run can live with. Daemons put handlers of their own in place, and are left alone.
+The first is raised in the main thread, where what was begun is given up, as a KeyboardInterrupt with its number. That
+may take longer than anybody waits: a thread that reads cannot be told to end before its store's deadlines, and the main
+thread hears of nothing while it is in a library that knows no signals. So a thread is told as well, and ends the
+process: what a verb leaves then is what a kill leaves, which the next run can live with. Daemons put handlers of their
+own in place, and are left alone.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Interrupts:
 
     def _raise(self, number: int, frame: types.FrameType | None) -> None:
         self.code = 128 + number
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)
 
     def _end_in_time(self) -> None:
         while True:

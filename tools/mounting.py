@@ -26,6 +26,7 @@ from synclib.disk.hydrated import native_lock, note_native
 from synclib.disk.mounts import mount_erofs, mounted_on
 from synclib.engine.cache_work import Background
 from synclib.engine.host import Connect, Host, Progress
+from synclib.engine.lazy_place import Started
 from synclib.engine.mount import Mode, Prepared, VolumeRef, is_hydrated, prepare, prepare_tree
 from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.dataset import Dataset
@@ -42,6 +43,7 @@ _END_S = 20.0
 _ASK_EVERY_S = 1.0
 _RENEW_S = 90.0
 _EXEC_S = 1.0
+_OURS = (b"erofs", b"fuse.boxlink")
 ASKED_FOR = "asked for"
 # What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
 _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES)
@@ -113,13 +115,15 @@ class KeeperMounter:
                     if is_keeper(spec.keeper_pid):
                         raise
 
-    def start(self, prepared: Prepared, target: str) -> bool:
+    def start(self, prepared: Prepared, target: str) -> Started:
+        why = ""
         if prepared.volume is not None and self._volumes is not None:
             prepared = self._volumes.attached_again(prepared)
+            why = "" if prepared.volume is not None else prepared.why_no_volume
         ahead, self._ahead = self._ahead, None
         with contextlib.nullcontext() if ahead is None else contextlib.closing(ahead):
             limits = (self._background, self._cache_bytes_max)
-            return start_mount(self._host, self._connect, prepared, target, *limits, ahead) is None
+            return Started(start_mount(self._host, self._connect, prepared, target, *limits, ahead) is None, why)
 
     def is_alive(self, target: str) -> bool:
         spec = read_spec(spec_directory(self._host.state, target))
@@ -168,6 +172,22 @@ def check_target(directory: Path) -> str:
     if not is_there:
         raise Invalid("there is no such directory", hint=f"mkdir -p {directory}", path=str(directory))
     return os.path.realpath(directory)
+
+
+def check_empty(target: str) -> None:
+    """Invalid where something would be hidden by a mount on the directory. What is mounted there already is no concern
+    of this: it is told or replaced (start_mount)."""
+    above = mounted_on(os.fsencode(target))
+    if above and above[-1][0] in _OURS:
+        return
+    with disk_errors(), os.scandir(target) as listing:
+        found = next(listing, None)
+    if found is not None:
+        raise Invalid(
+            f"the directory is not empty: a mount would hide what is in it, {found.name!r} for one",
+            hint=f"choose an empty one: mkdir {os.path.join(target, 'mounted')}",
+            path=target,
+        )
 
 
 def start_mount(

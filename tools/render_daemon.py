@@ -24,7 +24,7 @@ from render.tiles import Tiles
 from render.walls import HeldWall, ListCovers, OpenReader, Walls, load_wall
 from synclib.clock import Clock
 from synclib.core.markers import Down
-from synclib.core.names import proxy_key
+from synclib.core.names import DOWN, ERROR, proxy_key
 from synclib.errors import Invalid, Unavailable
 from synclib.store.base import Store
 from tools.addresses import show_address
@@ -32,6 +32,8 @@ from tools.notify import ALIVE, notify, watchdog_s
 from tools.shared_listener import HandOut, shared_bind
 
 _FIRST_POLL_S = 0.05
+# So long nobody need be told that a dataset is not here: whoever brings it has just been asked.
+LONG_S = 30.0
 _TAKE_S, _TAKE_AGAIN_S = 30.0, 0.1
 Say = Callable[..., None]  # say(event, **fields): one line for whoever started us
 
@@ -102,13 +104,13 @@ class RenderDaemon:
         directory = self._plan.data / self._plan.dataset
         was_absent = ask(directory)
         self._log.info("asked for the dataset", dataset=self._plan.dataset, was_absent=was_absent)
-        self._say("waiting", dataset=self._plan.dataset, hint=f"boxlink sync --data {self._plan.data} brings it")
         follower = Follower(directory, self._load, self._clock, self._log)
         with contextlib.ExitStack() as stack:
             stack.callback(self._walls.close)
             stack.enter_context(wake_on_change(directory, self._stop.wake, self._log))
             # What is mounted over a directory is no change of it that anybody is told of.
-            self._follow(follower, until=lambda: self._walls.current is not None, poll_s=_FIRST_POLL_S)
+            waiting = Waiting(self._plan, self._clock, self._say)
+            self._follow(follower, until=lambda: waiting.is_over(self._walls.current), poll_s=_FIRST_POLL_S)
             if self._stop.is_set:
                 return
             tiles = Tiles(Composer(self._metrics), self._metrics, max(2, os.cpu_count() or 2))
@@ -234,6 +236,29 @@ class RenderDaemon:
         http.stop()
         self._log.info("stopped", is_unregistered=is_removed)
         self._say("stopped", unregistered=is_removed)
+
+
+class Waiting:
+    """Says what is waited for, and, when it has not come for long, what an operator may look at."""
+
+    def __init__(self, plan: Plan, clock: Clock, say: Say) -> None:
+        self._plan, self._clock, self._say = plan, clock, say
+        self._since_s: float | None = None
+        self._is_long = False
+
+    def is_over(self, wall: HeldWall | None) -> bool:
+        """Whether there is a wall to serve. Asked again and again; of one that is here at once nothing is said."""
+        if wall is not None:
+            return True
+        now_s, data, dataset = self._clock.monotonic(), self._plan.data, self._plan.dataset
+        if self._since_s is None:
+            self._since_s = now_s
+            self._say("waiting", dataset=dataset, marker=str(data / dataset / DOWN))
+        elif not self._is_long and now_s - self._since_s > LONG_S:
+            self._is_long = True
+            hint = f"does boxlink sync --data {data} run? if it does, {ERROR} beside the marker or its log says why"
+            self._say("waiting", dataset=dataset, seconds=round(now_s - self._since_s), hint=hint)
+        return False
 
 
 class HttpThread:

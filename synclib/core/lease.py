@@ -35,6 +35,11 @@ class Lease(msgspec.Struct, frozen=True):
     def is_expired(self, now_ns: int) -> bool:
         return now_ns - self.renewed_at_ns > LEASE_S * 10**9
 
+    @property
+    def next_step_ns(self) -> int:
+        """From when on, if its holder stays silent, a collector may end it; or sweep, where it was ended."""
+        return (self.ended_at_ns or self.renewed_at_ns) + LEASE_S * 10**9
+
     def protects(self, now_ns: int) -> bool:
         """Whether what it names may not be swept: one that was ended still protects for one lease more."""
         return not self.ended_at_ns or now_ns - self.ended_at_ns <= LEASE_S * 10**9

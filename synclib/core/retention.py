@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -31,6 +31,22 @@ def kept_seqs(seqs: Iterable[tuple[int, int]], retention: Retention) -> set[int]
     for pattern, count in periods:
         kept.update(_last_of_each(newest_first, pattern, count))
     return kept
+
+
+def why_kept(
+    kept: Iterable[int], newest: int, by_rule: Container[int], tagged: Container[int], *, keeps_all: bool
+) -> dict[str, int]:
+    """How many seqs are kept for which reason, each for the first that holds: ``all`` (no rule lets any go),
+    ``newest``, ``rule``, ``tag``, ``lease``; those without any are left out."""
+    counts = dict.fromkeys(("all", "newest", "rule", "tag", "lease"), 0)
+    for seq in kept:
+        if keeps_all:
+            counts["all"] += 1
+        elif seq == newest:
+            counts["newest"] += 1
+        else:
+            counts["rule" if seq in by_rule else "tag" if seq in tagged else "lease"] += 1
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _last_of_each(newest_first: list[tuple[int, int]], pattern: str, count: int) -> Iterator[int]:

@@ -31,13 +31,13 @@ from synclib.core.manifest import (
     manifest_id,
 )
 from synclib.core.names import manifest_key
-from synclib.core.retention import Retention
+from synclib.core.retention import Retention, why_kept
 from synclib.engine.head_swap import archive, update_head
 from synclib.engine.host import Host, Progress
 from synclib.engine.lease import Moved
 from synclib.engine.leases import HeldLease, all_leases, end_expired
 from synclib.engine.objects import StoredObject, list_attachments, list_manifests, list_packs, list_runs
-from synclib.engine.reach import Reach, kept
+from synclib.engine.reach import Reach, kept, kept_of
 from synclib.engine.sweep import Sweep
 from synclib.engine.swept import Presence, named
 from synclib.engine.tags import tags
@@ -62,8 +62,13 @@ class CollectResult:
     dropped_seqs: list[int] = field(default_factory=list)  # which were there until now
     found: dict[str, tuple[int, int]] = field(default_factory=dict)
     swept: dict[str, tuple[int, int]] = field(default_factory=dict)
+    kept_by: dict[str, int] = field(default_factory=dict)  # how many of kept_seqs for which reason (why_kept)
+    reached: int = 0  # objects that kept seqs reach
     held: int = 0
     waiting_for: list[str] = field(default_factory=list)  # leases, as "node (key)"
+    is_ended: bool = False  # whether all of them were ended by a collector: they hold for one lease more
+    next_step_ns: int = 0  # when the first of them runs out, if its holder stays silent; 0 where there is none
+    is_replicating: bool = False  # a replication is at work: nothing is deleted until it is done
     sweeping: list[str] = field(default_factory=list)  # other collections, likewise, which keep the list from clearing
 
 
@@ -136,10 +141,9 @@ class _Collection:
         result = self._result
         if not is_dry_run:
             self.sweep.begin()
-        leases = list(self._leases())
-        result.waiting_for = [str(held) for held in leases]
+        leases = self._note(list(self._leases()))
         owners = {held.tag for held in leases}
-        holds_all = any(held.lease.holds_all for held in leases)
+        holds_all = result.is_replicating
         found = [item for item in self._listed if not holds_all and owner_tag(item.id) not in owners]
         result.found, result.held = _by_kind(found), len(self._listed) - len(found)
         if not is_dry_run:
@@ -250,9 +254,8 @@ class _Collection:
     def _garbage(self, head: HeadState, *, is_dry_run: bool = False) -> list[StoredObject]:
         """Manifests, then runs, then packs that nothing live reaches. Those in the head stay; a dry run takes them for
         objects, as they would be."""
-        leases = [held for held in self._leases() if not held.lease.ended_at_ns]
-        self._result.waiting_for = [str(held) for held in leases]
-        if any(held.lease.holds_all for held in leases):
+        leases = self._note([held for held in self._leases() if not held.lease.ended_at_ns])
+        if self._result.is_replicating:
             return []
         owners = {held.tag for held in leases}
         history, tagged = self._standing(head), self._tagged()
@@ -272,8 +275,12 @@ class _Collection:
         kept_seqs = {manifest.seq for _, manifest in stays}
         self._result.kept_seqs = sorted(kept_seqs)
         self._result.dropped_seqs = sorted({*self._result.dropped_seqs, *history} - kept_seqs)
+        by_rule = kept_of(history, self._retention)
+        newest = head.manifest.seq
+        self._result.kept_by = why_kept(kept_seqs, newest, by_rule, tagged, keeps_all=self._retention.keeps_all)
         reached = self._reach.closure(stays)
         unreached = [item for item in [*manifests.values(), *self._listed] if item.id not in reached]
+        self._result.reached = len(manifests) + len(self._listed) - len(unreached)
         found = [item for item in unreached if not item.kind or owner_tag(item.id) not in owners]
         self._result.held = len(unreached) - len(found)
         return found
@@ -311,8 +318,7 @@ class _Collection:
         """What leases hold, also those ended lately. Not what tags name: a tag that stands was seen before anything was
         condemned, one that came since was refused or counts for nothing."""
         now_ns = self._host.clock.wall_ns()
-        leases = [held for held in self._leases() if held.lease.protects(now_ns)]
-        self._result.waiting_for = [str(held) for held in leases]
+        leases = self._note([held for held in self._leases() if held.lease.protects(now_ns)])
         history = self._reach.history(head)
         condemned = set(head.head.condemned)
         # What has come since is not on the list: nothing that it names goes before it.
@@ -322,8 +328,17 @@ class _Collection:
         return _Held(
             self._reach.closure(stays, may_lack=True),
             {held.tag for held in leases},
-            any(held.lease.holds_all for held in leases),
+            self._result.is_replicating,
         )
+
+    def _note(self, leases: list[HeldLease]) -> list[HeldLease]:
+        """Say in the result what is waited for."""
+        result = self._result
+        result.waiting_for = [str(held) for held in leases]
+        result.is_ended = all(held.lease.ended_at_ns for held in leases)
+        result.is_replicating = any(held.lease.holds_all for held in leases)
+        result.next_step_ns = min((held.lease.next_step_ns for held in leases), default=0)
+        return leases
 
     def _tagged(self) -> set[int]:
         return {tag.seq for tag in tags(self._dataset).values()}

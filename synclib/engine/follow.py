@@ -23,7 +23,7 @@ from synclib.disk.held import Held
 from synclib.disk.markers import Markers, encode_down
 from synclib.engine.channels import ChannelWatch
 from synclib.engine.host import Connect, Host, Progress
-from synclib.engine.lazy_place import LazyPlace, Mounter, Standing
+from synclib.engine.lazy_place import LazyPlace, Mounter, Standing, Started
 from synclib.engine.maintain import maintain
 from synclib.engine.mount import Mode, Prepared, VolumeRef, is_hydrated
 from synclib.engine.node_figures import Followed
@@ -427,9 +427,14 @@ class Follower:
 
     def _put_lazily(self, prepared: Prepared, let_go: VolumeRef | None = None) -> None:
         assert self._lazy is not None
-        at, reason = now_text(self._host.clock), _lazy_reason(prepared)
-        down = Down(dataset=self.name, seq=prepared.seq, digest=prepared.digest, mode="lazy", reason=reason, at=at)
-        self._lazy.put(prepared, encode_down(down), let_go)
+
+        def down(started: Started) -> bytes:
+            at, reason = now_text(self._host.clock), _lazy_reason(prepared, started.why_no_volume)
+            return encode_down(
+                Down(dataset=self.name, seq=prepared.seq, digest=prepared.digest, mode="lazy", reason=reason, at=at)
+            )
+
+        self._lazy.put(prepared, down, let_go)
 
     def _restore(self, target: Manifest, is_checked: bool) -> None:
         clock = self._host.clock
@@ -495,7 +500,7 @@ class Follower:
         if standing is not None:
             is_other = active.mode in ("eager", "reader")
             kept = f"it stays mounted, not {active.mode}: {_TO_END.format(self._directory)}" if is_other else ""
-            return "lazy", "; ".join(filter(None, (_lazy_reason(standing.prepared), kept)))
+            return "lazy", "; ".join(filter(None, (_lazy_reason(standing.prepared, standing.why_no_volume), kept)))
         is_held = self._held.read() is not None
         if active.mode == "reader" and not is_held:
             return "reader", "read by programs that use boxlink's own reader: no files stand here"
@@ -552,13 +557,14 @@ class Follower:
             )
 
 
-def _lazy_reason(prepared: Prepared) -> str:
-    """What synch.down says of a mount that is not all that it could be."""
+def _lazy_reason(prepared: Prepared, why_no_volume: str) -> str:
+    """What synch.down says of a mount that is not all that it could be. ``why_no_volume``: why the volume that was
+    prepared is not used."""
     reasons: list[str] = []
-    if prepared.volume is not None:
+    if prepared.volume is not None and not why_no_volume:
         reasons.append(f"from snapshot {prepared.volume.snapshot_id}, seq {prepared.volume.seq}")
-    elif prepared.why_no_volume:
-        reasons.append(f"from the store: {prepared.why_no_volume}")
+    elif why := why_no_volume or prepared.why_no_volume:
+        reasons.append(f"from the store: {why}")
     if prepared.mode is Mode.FUSE:
         reasons.append(f"mounted as a FUSE tree: {prepared.why}")
     elif prepared.metadata.left_out:

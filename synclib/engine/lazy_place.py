@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -32,6 +32,14 @@ from synclib.lazy.dataset import Dataset
 _CARRIED = (names.ACTIVE, names.UP)  # markers that a program may have put there
 
 
+class Started(NamedTuple):
+    """How a seq was mounted: whether straight on the cache's file, so that no process serves it; and why nothing comes
+    from the volume that was prepared for it, empty where it does, or where there is none."""
+
+    is_native: bool
+    why_no_volume: str = ""
+
+
 class Mounter(Protocol):
     """Starts and ends the processes that serve a seq."""
 
@@ -39,9 +47,8 @@ class Mounter(Protocol):
         """What a seq needs to be mounted in the best way that there is here. Unsupported where there is none.
         ``from_snapshot``: with a volume that bytes come from first, if there is a snapshot for it."""
 
-    def start(self, prepared: Prepared, target: str) -> bool:
-        """Mount a seq on a directory; returns when it can be read. Whether straight on the cache's file, so that no
-        process serves it. Any BoxlinkError says why not."""
+    def start(self, prepared: Prepared, target: str) -> Started:
+        """Mount a seq on a directory; returns when it can be read. Any BoxlinkError says why not."""
 
     def is_alive(self, target: str) -> bool:
         """Whether what was mounted there is served."""
@@ -73,12 +80,14 @@ class Mounter(Protocol):
 
 class Standing(msgspec.Struct, frozen=True):
     """What stands in a dataset's directory, and in which slot; ``is_native``: on the cache's file; ``former``: the
-    volume that was let go for another which has not taken its place yet."""
+    volume that was let go for another which has not taken its place yet. ``why_no_volume``: why the volume of
+    ``prepared``, which the next start tries again, is not served from now."""
 
     slot: int
     prepared: Prepared
     is_native: bool = False
     former: VolumeRef | None = None
+    why_no_volume: str = ""
 
 
 class LazyPlace:
@@ -134,7 +143,7 @@ class LazyPlace:
     ) -> None:
         """The state first: who is killed here knows which volume was let go, and does not look for one that is gone."""
         prepared = msgspec.structs.replace(standing.prepared, volume=volume, why_no_volume=why)
-        self._write(msgspec.structs.replace(standing, prepared=prepared, former=former))
+        self._write(msgspec.structs.replace(standing, prepared=prepared, former=former, why_no_volume=""))
         self._mounter.serve_from(dataset, volume)
 
     def _write(self, standing: Standing) -> None:
@@ -161,8 +170,9 @@ class LazyPlace:
         slot = self._slot(standing.slot)
         return self._is_ours(standing.slot) and self._mounter.is_alive(str(slot / "seq"))
 
-    def put(self, prepared: Prepared, down: bytes, let_go: VolumeRef | None = None) -> None:
-        """Let a seq stand there, with ``down`` as the text of its synch.down. What stood there goes when it is unused.
+    def put(self, prepared: Prepared, down: Callable[[Started], bytes], let_go: VolumeRef | None = None) -> None:
+        """Let a seq stand there, with ``down``, of how it was mounted, as the text of its synch.down. What stood there
+        goes when it is unused.
         ``let_go``: the volume that it still has to come back to.
 
         Errors leave what was there.
@@ -176,13 +186,13 @@ class LazyPlace:
             for part in ("seq", "upper", "work", "view"):
                 (place / part).mkdir(parents=True)
             shutil.copymode(self._directory, place / "upper")
-        is_native = self._mounter.start(prepared, str(place / "seq"))
+        started = self._mounter.start(prepared, str(place / "seq"))
         try:
             with disk_errors():
                 carried = self._carry_markers(place / "upper")
-                write_atomic(place / "upper" / names.DOWN, down)
+                write_atomic(place / "upper" / names.DOWN, down(started))
                 # The state first: what is not mounted is mounted anew, what nobody knows of would stay for ever.
-                self._write(Standing(slot, prepared, is_native, let_go))
+                self._write(Standing(slot, prepared, started.is_native, let_go, started.why_no_volume))
             self._switch(place, is_over=former is not None and self._is_ours(former.slot))
         except BaseException:
             if former is None:

@@ -14,13 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
 
 from synclib.clock import now_text
 from synclib.core import names
 from synclib.core.markers import error_marker
 from synclib.core.pulse import Pulse
 from synclib.disk.faults import disk_error
+from synclib.disk.file_events import file_events
 from synclib.disk.markers import Markers
 from synclib.engine.channels import ChannelWatch
 from synclib.engine.follow import Follower, Log
@@ -124,7 +124,7 @@ class Node:
 
     def run(self) -> None:
         """Until :meth:`stop`; then what is at work ends at its next step, and what was logged goes up."""
-        observer = Observer()
+        observer = file_events()
         observer.start()
         pool = ThreadPoolExecutor(_DATASETS_AT_ONCE, thread_name_prefix="dataset")
         try:

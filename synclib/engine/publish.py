@@ -158,7 +158,7 @@ class _Publication:
             difference = self._difference(base_chain, stats, is_live=base_chain is head_chain)
             changes = self._changes(head_chain, difference, stats)
             if options.is_dry_run:
-                return self._count_only(head, head_chain, base_chain, changes, difference)
+                return self._count_only(head, head_chain, changes, difference)
             delta = self._write(head, head_chain, base_chain, cache, changes)
             unread = [path for path, _ in self._result.skipped] + self._moved
             self._result.skipped = difference.skipped + self._result.skipped
@@ -404,26 +404,38 @@ class _Publication:
         self,
         head: HeadState,
         head_chain: Chain,
-        base_chain: Chain,
         changes: Iterator[Found | Entry],
         difference: Difference,
     ) -> PublishResult:
-        """What a publish would do, by what stat says: no file is read, nothing is written."""
+        """What a publish would do and then report, by what stat says: no file is read, nothing is written. One that
+        would only be read because it is young counts as unchanged. Seq and digest stay the head's."""
         result = self._result
+        result.files, result.plain_bytes = head.manifest.file_count, head.manifest.plain_bytes
         for item in changes:
-            old = base_chain.lookup(item.key)
+            result.read_bytes += item.size if isinstance(item, Found) else 0
+            old = head_chain.lookup(item.key)
             if item.kind == Kind.TOMBSTONE:
+                if old is None:
+                    continue
                 result.deleted += 1
             elif old is None:
                 result.added += 1
+            elif _looks_same(old, item):
+                continue
             else:
                 result.changed += 1
-            result.read_bytes += item.size if isinstance(item, Found) else 0
+            result.files += (item.kind == Kind.FILE) - (old is not None and old.kind == Kind.FILE)
+            result.plain_bytes += item.size - (old.size if old is not None else 0)
         result.skipped, result.notes = difference.skipped, difference.notes
-        result.seq, result.files = head.manifest.seq, head.manifest.file_count
-        result.plain_bytes = head.manifest.plain_bytes
+        result.seq = head.manifest.seq
         result.digest = head.manifest.digest if head.manifest.seq else ""
         return result
+
+
+def _looks_same(old: Entry, item: Found | Entry) -> bool:
+    """Whether all is the same that can be told of a path without reading it."""
+    first, second = ((each.kind, each.mode, each.size, each.target, each.extra) for each in (old, item))
+    return first == second and old.mtime_ns == item.mtime_ns
 
 
 def _is_whole_head(base: Base, head: HeadState) -> bool:

@@ -86,6 +86,11 @@ class Reach:
             self._packs[run.ref.ulid] = [row[0] for row in run.tail.packs]
 
 
+def kept_of(history: dict[int, list[tuple[bytes, Manifest]]], retention: Retention) -> set[int]:
+    """The seqs that retention keeps, whoever else needs more."""
+    return kept_seqs(((seq, found[0][1].published_at_ns) for seq, found in history.items()), retention)
+
+
 def kept(
     history: dict[int, list[tuple[bytes, Manifest]]],
     head: HeadState,
@@ -94,9 +99,8 @@ def kept(
     leased: set[int],
 ) -> list[tuple[bytes, Manifest]]:
     """The manifests that must stay: all of the seqs that somebody holds, the best one of those that are kept."""
-    times = [(seq, found[0][1].published_at_ns) for seq, found in history.items()]
     stays: list[tuple[bytes, Manifest]] = []
-    kept_now = kept_seqs(times, retention) | tagged | {head.manifest.seq}
+    kept_now = kept_of(history, retention) | tagged | {head.manifest.seq}
     for seq, found in history.items():
         if retention.keeps_all or seq in leased:
             stays += found

@@ -51,6 +51,7 @@ class VerifyResult:
     digest: str = ""
     files: int = 0
     plain_bytes: int = 0
+    seqs: list[int] = field(default_factory=list)  # whose runs, packs and attachments were looked at
     runs: int = 0
     packs: int = 0
     attachments: int = 0
@@ -82,6 +83,7 @@ class _Verification:
         self._dataset, self._manifest, self._options, self._progress = dataset, manifest, options, progress
         self._connect = connect or Connect(dataset.store.url)
         self._result = VerifyResult(manifest.seq, manifest.digest, manifest.file_count, manifest.plain_bytes)
+        self._result.seqs = [manifest.seq]
         self._chain = Chain.of(StoreRuns(dataset.store), dataset.root, manifest.runs)
         self._places: dict[bytes, dict[int, ChunkRef] | None] = {}
         self._infos: dict[bytes, PackInfo] = {}
@@ -111,8 +113,11 @@ class _Verification:
         """The runs that only other kept seqs have."""
         own = {run.ref.ulid for run in self._chain.runs}
         others: dict[bytes, RunRef] = {}
+        seqs = set(self._result.seqs)
         for manifest in self._manifests() if self._options.is_all else ():
             others.update((ref.ulid, ref) for ref in manifest.runs if ref.ulid not in own)
+            seqs.add(manifest.seq)
+        self._result.seqs = sorted(seqs)
         return Chain.of(StoreRuns(self._dataset.store), self._dataset.root, others.values()).runs
 
     def _manifests(self) -> Iterator[Manifest]:

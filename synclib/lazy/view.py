@@ -22,6 +22,7 @@ from synclib.core.plan import Piece, coalesce
 from synclib.core.streaming import Landing, StreamRange, Stretch, cut_ranges, landings_of
 from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
 from synclib.lazy.chain import Chain
+from synclib.lazy.near import Near, near
 from synclib.lazy.run_reader import StoreRuns
 from synclib.lazy.side_by_side import run_side_by_side
 from synclib.reader import FirstTouch, WritableBuffer
@@ -161,6 +162,10 @@ class View:
         if entry is None:
             raise Missing(f"there is no {os.fsdecode(path)} at seq {self.seq}", path=os.fsdecode(path))
         return entry
+
+    def near(self, path: bytes) -> Near | None:
+        """What is there in place of a path that is not, for a hint."""
+        return near(self._chain, path)
 
     def _check_directory(self, path: bytes) -> None:
         if path and self.stat(path).kind != Kind.DIRECTORY:

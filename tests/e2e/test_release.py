@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.boxlink_process import Machine, members, wait_for_end
+from tests.e2e.boxlink_process import Machine, members, started, wait_for_end
 from tests.e2e.test_up import until, up
 from tests.tiny_wheel import write_wheel
 from tools.fleet import local_nodes
@@ -350,6 +350,24 @@ def test_nodes_that_run_go_over_to_what_their_channel_names(machine: Machine) ->
     assert sorted(path.name for path in (machine.place / "here/fleet").iterdir() if path.name.isdigit()) == [
         "1", "2", "4",
     ], "the one that could not run was not activated"  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, ""), (signal.SIGINT, "boxlink: interrupted")])
+def test_a_follower_that_is_told_to_end_ends_without_a_word(
+    machine: Machine, number: signal.Signals, said: str
+) -> None:
+    """So `boxlink up` ends it. Who interrupts it by hand is told what that means."""
+    machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+    machine.run("channel", "set", "stable", "fleet", "1", "--release")
+    words = ("release", "follow", "fleet", "--channel", "stable", "--running", "2", *INTO, *TRUST)
+    with started(machine, *words) as process:
+        assert process.stderr is not None
+        assert b"older than seq 2" in process.stderr.readline(), "it waits"
+        process.send_signal(number)
+        rest = process.stderr.read().decode()
+        assert process.wait(30) == 128 + number
+    assert said in rest
+    assert bool(rest) == bool(said)
 
 
 def test_a_role_that_follows_needs_a_release(machine: Machine) -> None:

@@ -137,6 +137,16 @@ def test_starts_in_order_and_stops_in_the_other(machine: Machine) -> None:
     assert (machine.place / "d/log/both-second.log").read_text() == "runs\ndraining\n"
 
 
+def test_a_process_that_ends_by_the_signal_that_asked_it_to_is_told_so(machine: Machine) -> None:
+    """Also where it says that by its exit code, as shells do."""
+    waits = "echo runs; while :; do sleep 0.05; done"
+    path = role(machine, ("a", ["sh", "-c", f'trap "exit 143" TERM; {waits}'], 20), ("b", ["sh", "-c", waits], 20))
+    with up(machine, path) as running:
+        running.wait("output", 2, line="runs")
+        assert running.end() == 0
+    assert [said.get("signal") for said in running.all("ended")] == ["SIGTERM", "SIGTERM"]
+
+
 def test_lines_stand_behind_their_names(machine: Machine) -> None:
     path = role(machine, ("a", script(machine, "stoppable.py", "\x1b[31m"), 20), ("longer", ["sleep", "600"], 20))
     process = machine.start("up", path)

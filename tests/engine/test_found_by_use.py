@@ -267,9 +267,12 @@ def test_all_kept_seqs_are_verified_if_asked(kit: Kit) -> None:
     key = min(info.key for info in kit.store.list("data/covers/pack/"))
     kit.store.put(key, b"damaged")
     manifest = kit.dataset.read_head().manifest
-    assert verify(kit.dataset, manifest, None, VerifyOptions(), no_progress).damage == []
+    newest = verify(kit.dataset, manifest, None, VerifyOptions(), no_progress)
+    assert (newest.damage, newest.seqs, newest.runs) == ([], [3], 1)
     found = verify(kit.dataset, manifest, None, VerifyOptions(is_all=True), no_progress)
     assert [damaged for damaged, _ in found.damage] == [key]
+    # What stands beside the newest: three runs before they were compacted into one.
+    assert (found.seqs, found.runs) == ([1, 2, 3], 4)
 
 
 def test_a_damaged_tag_can_be_taken_away(kit: Kit) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from synclib.engine.head_swap import archive
+from synclib.engine.publish import PublishResult
 from synclib.errors import Conflict, Corrupt, Full, Invalid, Missing
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter, MeteredStore
@@ -281,6 +282,49 @@ def test_dry_runs_write_nothing(kit: Kit, tmp_path: Path) -> None:
     assert (plan.fetched_files, plan.fetch_requests) == (2, 1)
     assert not (tmp_path / "out").exists()
     assert [info.key for info in kit.store.list("data/")] == before
+
+
+_COUNTED = ("added", "changed", "deleted", "files", "plain_bytes", "read_bytes", "skipped")
+
+
+def _counts(done: PublishResult) -> dict[str, object]:
+    return {name: getattr(done, name) for name in _COUNTED}
+
+
+def test_a_dry_run_counts_what_the_publish_then_reports(kit: Kit) -> None:
+    """Files and bytes of the seq to be, directories among the changes, a file that becomes a link; young files, which
+    are read and are the same; what others have published meanwhile."""
+    first: Content = {b"a": None, b"d": None, b"goes": b"1", b"turns": b"123"}
+    first |= {b"a/%d" % number: b"%d" % number for number in range(60)}
+    kit.write(first)
+    told: list[tuple[dict[str, object], dict[str, object]]] = []
+
+    def both(**options: object) -> PublishResult:
+        dry = kit.publish(is_dry_run=True, **options)
+        done = kit.publish(**options)
+        told.append((_counts(dry), _counts(done)))
+        return done
+
+    assert both().files == 62
+    assert (both().changed, both().added) == (0, 0)
+    second = {path: value for path, value in first.items() if path != b"goes"}
+    new: Content = {b"new": None, b"new/deep": None, b"new/deep/file": b"12"}
+    kit.write(second | new | {b"a/1": b"longer", b"turns": ("link", b"a/1")})
+    done = both()
+    assert (done.added, done.changed, done.deleted, done.files) == (3, 2, 1, 61)
+    other = kit.place / "other"
+    kit.restore(other)
+    put(other, b"others", b"4444")
+    (other / "a/2").unlink()
+    kit.publish(other)
+    (kit.directory / "a/2").unlink()
+    put(kit.directory, b"own", b"1")
+    done = both()
+    assert (done.added, done.deleted, done.files) == (1, 0, 62)
+    both(is_mirror=True)
+    put(kit.directory, b"part", b"1")
+    both(prefix=b"x/y")
+    assert [dry for dry, _ in told] == [real for _, real in told]
 
 
 @pytest.mark.parametrize("kind", ["run", "pack", "manifest", "head"])

@@ -207,6 +207,35 @@ def test_after_a_start_of_the_machine_the_volume_is_attached_again(site: Snapsho
     shutil.move(site.machine.place / "away", site.machine.place / "store")
 
 
+def test_a_volume_that_cannot_be_attached_after_a_start_is_not_said_to_be_served_from(site: SnapshotSite) -> None:
+    """It is kept, and tried again with the next start."""
+    (site.covers / "synch.active").write_text("from=snapshot")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    said = site.down()["reason"]
+    assert said == f"from snapshot {site.snapshot}, seq 1"
+
+    def end() -> None:
+        site.stop(signal.SIGKILL)
+        site.kill_mounts()
+        site.wait(lambda: site.down()["seq"] == 0)
+
+    end()
+    (volume,) = site.driver.volumes()
+    site.driver.detach(volume.id, "n1")
+    site.driver.attach(volume.id, "another")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    assert site.served_from() == ""
+    assert site.down()["reason"].startswith("from the store: ")
+    site.assert_same()
+    end()
+    site.driver.detach(volume.id, "another")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    assert (site.down()["reason"], site.served_from()) == (said, site.snapshot)
+
+
 def test_who_wants_all_files_gets_them_from_the_store(site: SnapshotSite) -> None:
     (site.covers / "synch.active").write_text("eager from=snapshot")
     site.start()

@@ -32,7 +32,7 @@ def command(
     boxlink gc covers --keep-last 10 --keep-daily 7 --keep-monthly 12
 
     Every seq is kept unless a --keep option, or else [gc] in boxlink.toml, says otherwise; tagged seqs always are.
-    Publishers and readers may be at work meanwhile: what they hold stays, and is said.
+    Publishers and readers may be at work meanwhile: what they hold stays, and is said, with when it may go.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -40,7 +40,17 @@ def command(
     from synclib.core.retention import Retention
     from synclib.engine.collect import collect
     from synclib.lazy.dataset import Dataset
-    from tools.cli_engine import dataset_names, each_dataset, open_host, progress_bar, say, size_text
+    from tools.cli_engine import (
+        dataset_names,
+        each_dataset,
+        open_host,
+        progress_bar,
+        say,
+        seqs_text,
+        size_text,
+        time_text,
+    )
+    from tools.gc_text import reasons
 
     given = (keep_last, keep_daily, keep_weekly, keep_monthly)
     settings = context.settings.gc if context.settings is not None else None
@@ -59,11 +69,11 @@ def command(
         freed = sum(size for _, size in counts.values())
         what = ", ".join(f"{number} {kind}" for kind, (number, _) in counts.items() if number) or "nothing"
         verb_text = "would delete" if dry_run else "deleted"
-        dropped = f", {_spans(done.dropped_seqs)} {'would go' if dry_run else 'gone'}" if done.dropped_seqs else ""
-        seqs = f"seqs {_spans(done.kept_seqs)} kept{dropped}" if done.kept_seqs else "no seq"
+        dropped = f", {seqs_text(done.dropped_seqs)} {'would go' if dry_run else 'gone'}" if done.dropped_seqs else ""
+        seqs = f"seqs {seqs_text(done.kept_seqs)} kept{dropped}" if done.kept_seqs else "no seq"
         say(context, f"{name}: {seqs}; {verb_text} {what} ({size_text(freed)})")
-        if done.held:
-            context.note(f"boxlink: {name}: {done.held} objects more are held by {', '.join(done.waiting_for)}")
+        for line in reasons(done, is_dry_run=dry_run):
+            context.note(f"boxlink: {name}: {line}")
         if done.sweeping:
             context.note(
                 f"boxlink: {name}: {', '.join(done.sweeping)} collects too, or was killed while it did: until that is "
@@ -79,21 +89,13 @@ def command(
             "seqs_dropped": done.dropped_seqs,
             "deleted": {kind: number for kind, (number, _) in counts.items()},
             "bytes_freed": freed,
+            "kept_by": done.kept_by,
+            "reached": done.reached,
             "held": done.held,
             "waiting_for": done.waiting_for,
+            "next_step_at": time_text(done.next_step_ns) if done.next_step_ns else "",
             "sweeping": done.sweeping,
             "dry_run": dry_run,
         }
 
     each_dataset(context, dataset, [] if dataset else dataset_names(store, with_head=False), run)
-
-
-def _spans(seqs: list[int]) -> str:
-    """Seqs for people: 1-3, 5, 9-12."""
-    spans: list[list[int]] = []
-    for seq in seqs:
-        if spans and seq == spans[-1][1] + 1:
-            spans[-1][1] = seq
-        else:
-            spans.append([seq, seq])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)

@@ -42,7 +42,7 @@ def command(
     cache_size: int | None,
     mode: str | None,
 ) -> None:
-    """Mount DATASET on the directory DIR, read-only; returns when it can be read.
+    """Mount DATASET on the empty directory DIR, read-only; returns when it can be read.
 
     \b
     boxlink mount covers /srv/covers
@@ -113,9 +113,10 @@ def _mounted(
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, manifest_fields, open_dataset
     from tools.lazy_probe import Rung
-    from tools.mounting import ASKED_FOR, check_cache_size, check_target, prepare_as, probe, start_mount
+    from tools.mounting import ASKED_FOR, check_cache_size, check_empty, check_target, prepare_as, probe, start_mount
 
     target = check_target(directory)
+    check_empty(target)
     opened = open_dataset(context, dataset)
     connect = connect_of(context)
     check_cache_size(host, cache_size)

@@ -53,7 +53,15 @@ def command(
     from synclib.engine.verify import VerifyOptions, verify
     from synclib.errors import Corrupt
     from synclib.lazy.dataset import Dataset
-    from tools.cli_engine import connect_of, dataset_names, each_dataset, executor_of, progress_bar
+    from tools.cli_engine import (
+        connect_of,
+        dataset_names,
+        each_dataset,
+        executor_of,
+        progress_bar,
+        seqs_text,
+        size_text,
+    )
 
     store, connect = context.open_store(), connect_of(context)
     start = executor_of(context, "synclib.engine.verify_job", dask)
@@ -69,7 +77,11 @@ def command(
             context.note(f"boxlink: {name}: {done.passed_over} packs were verified before it was broken off")
         if not context.is_json and (done.damage or not context.is_quiet):
             state = f"{len(done.damage)} damaged objects" if done.damage else "whole"
-            click.echo(f"{name} seq {done.seq}: {state} ({done.runs} runs, {done.packs} packs)")
+            seqs = f"seqs {seqs_text(done.seqs)}" if is_all else f"seq {done.seq}"
+            click.echo(
+                f"{name} {seqs}: {state} ({done.runs} runs, {done.packs} packs, {done.attachments} attachments; "
+                f"{size_text(done.read_bytes)} read)"
+            )
             for key, message in done.damage:
                 click.echo(shown(f"  {key}: {message}"))
         return {
@@ -78,6 +90,7 @@ def command(
             "digest": done.digest,
             "files": done.files,
             "bytes": done.plain_bytes,
+            "seqs": done.seqs,
             "runs": done.runs,
             "packs": done.packs,
             "attachments": done.attachments,

@@ -7,6 +7,7 @@ and nothing that runs is touched, before that: a newer one that is refused is sa
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -85,7 +86,16 @@ class ReleaseFollower:
         self._due: tuple[int, float] | None = None  # which seq is here and was tried, and when its turn comes
 
     def run(self) -> int:
-        """Returns the seq that is to run now, another than the one that runs."""
+        """Returns the seq that is to run now, another than the one that runs. To be told to end is an ordinary end of
+        what waits for ever: SystemExit, without a word, and with the code that says that it was not that seq."""
+        try:
+            return self._wait_for_newer()
+        except KeyboardInterrupt as asked:
+            if signal.SIGTERM not in asked.args:
+                raise
+            raise SystemExit(128 + signal.SIGTERM) from None
+
+    def _wait_for_newer(self) -> int:
         while True:
             try:
                 seq = self.step()

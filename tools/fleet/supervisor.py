@@ -147,6 +147,8 @@ class Supervisor:
         self._show(index, child.rest())
         del self._children[index]
         pause_s = self._decide.ended(self._clock.monotonic(), index)
+        if self._decide.is_stopping and code == 128 + signal.SIGTERM:
+            code = -signal.SIGTERM  # what was asked of it, said as a shell does
         how = {"signal": signal.Signals(-code).name} if code < 0 else {"code": code}
         planned = self._planned[index]
         if planned.is_renewing and code == 0 and not self._decide.is_stopping:
