@@ -10,7 +10,7 @@ import click
 from synclib.errors import Invalid
 
 if TYPE_CHECKING:
-    from tools.fleet.instance_request import Machine
+    from synclib.core.machine import Machine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +32,7 @@ def machine_of(
     image: str | None, types: tuple[str, ...], subnets: tuple[str, ...], groups: tuple[str, ...], profile: str
 ) -> Machine:
     """What these options say."""
-    from tools.fleet.instance_request import Machine
+    from synclib.core.machine import Machine
 
     for name, given in (("--image", image), ("--type", types)):
         if not given:

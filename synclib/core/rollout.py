@@ -20,6 +20,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from synclib.core.machine import Machine
 from synclib.core.names import upgrade_key
 from synclib.core.role import Name as RoleName
 from synclib.errors import Corrupt
@@ -54,7 +55,8 @@ class State(StrEnum):
 class NodeSpec(BaseModel):
     """What is needed to start a node, the same each time. ``role``: its name, never a file: whoever can write to the
     store would say what runs here. ``release``: NAME@SEQ, empty for the program that runs here; ``pins``: datasets that
-    stand at a seq; ``snapshot``: where it begins: the snapshot of one of them."""
+    stand at a seq; ``snapshot``: where it begins: the snapshot of one of them; ``machine``: of a cloud's: so it is
+    started again as it was, by whomever."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,6 +66,7 @@ class NodeSpec(BaseModel):
     pins: dict[str, int] = {}
     snapshot: str = Field(default="", max_length=64)
     values: dict[str, str] = {}
+    machine: Machine | None = None
 
 
 class Step(BaseModel):

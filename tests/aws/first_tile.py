@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from synclib.clock import SystemClock, SystemEntropy
+from synclib.core.machine import Machine
 from synclib.core.rollout import NodeSpec
 from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, unmount
 from synclib.store.open import open_store
@@ -33,7 +34,6 @@ from tests.fleet import Fleet, until
 from tools.bootstrap.build import build_bootstrap
 from tools.demo.covers import make_covers
 from tools.fleet.ec2_fleet import Ec2Fleet
-from tools.fleet.instance_request import Machine
 from tools.fleet.readiness import Readiness
 
 _ROLE = """

@@ -55,6 +55,7 @@ class InstanceRecord:
     profile: str
     metadata: dict[str, Any]
     tags: dict[str, str] = field(default_factory=dict)
+    groups: list[str] = field(default_factory=list)
     has_started: bool = False
 
 
@@ -177,6 +178,7 @@ class Instances:
             params.get("IamInstanceProfile", {}).get("Name", ""),
             params.get("MetadataOptions", {}),
             tags.get("instance", {}),
+            params.get("SecurityGroupIds", []),
         )
         record.status.set("pending", then="running", after_s=self._site.delays.run_s)
         self.records[record.id] = record
@@ -235,6 +237,13 @@ class Instances:
             "LaunchTime": moment(record.launched_ns),
             "Placement": {"AvailabilityZone": record.zone},
             "PrivateIpAddress": record.address,
+            **({"SubnetId": record.subnet_id} if record.subnet_id else {}),
+            "SecurityGroups": [{"GroupId": group, "GroupName": group} for group in record.groups],
+            **(
+                {"IamInstanceProfile": {"Arn": f"arn:aws:iam::{ACCOUNT_ID}:instance-profile/{record.profile}"}}
+                if record.profile
+                else {}
+            ),
             "ClientToken": record.token,
             "BlockDeviceMappings": [
                 {"DeviceName": volume.attachment.device, "Ebs": {"VolumeId": volume.id}}

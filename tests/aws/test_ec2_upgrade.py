@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from synclib.clock import SeededEntropy, SystemClock
+from synclib.core.machine import Machine
 from synclib.core.rollout import NodeSpec, Rollout, State
 from synclib.engine.host import Host
 from synclib.engine.rollout import Driver, Journal, plan
@@ -28,7 +29,6 @@ from tests.fleet import Fleet, Load, Proxy, asks, drawn, until
 from tests.pictures import small_wall
 from tools.bootstrap.build import build_bootstrap
 from tools.fleet.ec2_fleet import Ec2Fleet
-from tools.fleet.instance_request import Machine
 from tools.fleet.proxy_admin import ProxyAdmin
 from tools.fleet.readiness import Readiness
 

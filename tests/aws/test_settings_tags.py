@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from synclib.clock import SeededEntropy
+from synclib.core.machine import Machine
 from synclib.core.rollout import NodeSpec
 from synclib.errors import Invalid
 from synclib.store.memory import MemoryStore
@@ -13,13 +14,16 @@ from tests.aws.clients import client
 from tests.aws.requests import IMAGE
 from tests.aws.standin import Standin
 from tools.fleet.ec2_fleet import Ec2Fleet
-from tools.fleet.instance_request import Machine, Start, requests, user_data
+from tools.fleet.instance_request import Start, requests, user_data
 from tools.fleet.readiness import Readiness
 from tools.fleet.settings_tags import settings_of, settings_tags
 
 
-def fleet_of(standin: Standin) -> Ec2Fleet:
-    machine = Machine(IMAGE, ["c7g.large"], list(standin.instances.subnets)[:1])
+def machine_of(standin: Standin) -> Machine:
+    return Machine(IMAGE, ("c7g.large",), tuple(standin.instances.subnets)[:1])
+
+
+def fleet_of(standin: Standin, machine: Machine | None = None) -> Ec2Fleet:
     calls = Calls(standin.clock, SeededEntropy(1))
     return Ec2Fleet(client(standin, "ec2"), Readiness(MemoryStore(), None), machine, "s3://bucket", calls)
 
@@ -27,13 +31,28 @@ def fleet_of(standin: Standin) -> Ec2Fleet:
 @pytest.mark.parametrize("values", [{}, {"dataset": "covers"}, {"listen": "[::]:80", "note": "a=b c", "empty": ""}])
 def test_a_node_is_started_again_as_it_was(standin: Standin, values: dict[str, str]) -> None:
     spec = NodeSpec(node="render-1", role="render", release="fleet@1", pins={"covers": 4}, values=values)
-    fleet_of(standin).start(spec)
+    fleet_of(standin, machine_of(standin)).start(spec)
     # By another operator, who was told nothing.
-    assert fleet_of(standin).running("render") == [spec]
+    other = fleet_of(standin)
+    [found] = other.running("render")
+    assert found == spec.model_copy(update={"machine": machine_of(standin)})
+    other.drain(found)
+    standin.clock.sleep(600)
+    other.start(found)
+    assert other.running("render") == [found]
+    assert len(standin.instances.records) == 2
+
+
+def test_a_node_of_no_known_machine_is_not_started(standin: Standin) -> None:
+    spec = NodeSpec(node="render-1", role="render", release="fleet@1")
+    for act in (fleet_of(standin).check, fleet_of(standin).start):
+        with pytest.raises(Invalid, match="what machine"):
+            act(spec)
+    assert not standin.instances.records
 
 
 def test_where_it_stays_is_said_anew(standin: Standin) -> None:
-    fleet = fleet_of(standin)
+    fleet = fleet_of(standin, machine_of(standin))
     spec = NodeSpec(node="render-1", role="render", release="fleet@1", pins={"covers": 4})
     fleet.start(spec)
     fleet.note_pins(spec.model_copy(update={"pins": {"covers": 5}}))

@@ -10,11 +10,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from synclib.core.machine import Machine
 from synclib.core.rollout import NodeSpec, Traffic, View
-from synclib.errors import Conflict
+from synclib.errors import Conflict, Invalid
 from synclib.volume.aws_calls import Calls
 from tools.fleet.ec2_instances import Instance, instances, run_instance, tag_instances, terminate
-from tools.fleet.instance_request import PINS_TAG, Machine, Start, pins_text, requests
+from tools.fleet.instance_request import PINS_TAG, Start, pins_text, requests
 from tools.fleet.pins import parse_pins
 from tools.fleet.readiness import Readiness
 from tools.fleet.settings_tags import settings_of
@@ -24,13 +25,13 @@ _ATTEMPTS = 8
 
 
 class Ec2Fleet:
-    """``machine``: what new instances are. ``store``: its URL."""
+    """``machine``: what instances are that are not said to be another. ``store``: its URL."""
 
     def __init__(
         self,
         ec2: Any,
         readiness: Readiness,
-        machine: Machine,
+        machine: Machine | None,
         store: str,
         calls: Calls | None = None,
     ) -> None:
@@ -52,6 +53,7 @@ class Ec2Fleet:
                 release=instance.tags.get("boxlink:release", ""),
                 pins=parse_pins(instance.tags.get(PINS_TAG, "").split()),
                 values=settings_of(instance.tags),
+                machine=instance.machine,
             )
             for name, instance in sorted(found.items())
         ]
@@ -78,7 +80,7 @@ class Ec2Fleet:
             pins=spec.pins,
             is_from_snapshot=bool(spec.snapshot),
         )
-        tries = requests(self._machine, start)
+        tries = requests(self._machine_of(spec), start)
         for attempt in range(_ATTEMPTS):
             try:
                 run_instance(self._ec2, [_renamed(request, attempt) for request in tries], self._calls)
@@ -90,7 +92,13 @@ class Ec2Fleet:
     def check(self, spec: NodeSpec) -> None:
         """Invalid where no instance could be asked for. What its role says is looked at before: ReleaseRoles."""
         start = Start(spec.node, spec.role, self._store, spec.release, values=spec.values, pins=spec.pins)
-        requests(self._machine, start)
+        requests(self._machine_of(spec), start)
+
+    def _machine_of(self, spec: NodeSpec) -> Machine:
+        machine = spec.machine or self._machine
+        if machine is None:
+            raise Invalid(f"what machine {spec.node} is to be is not known", hint="--image AMI --type TYPE")
+        return machine
 
     def drain(self, spec: NodeSpec) -> None:
         self._draining.add(spec.node)

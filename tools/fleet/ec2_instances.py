@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from botocore.exceptions import BotoCoreError
+from pydantic import ValidationError
 
 from synclib.clock import SystemClock, SystemEntropy
+from synclib.core.machine import Machine
 from synclib.errors import Conflict, Full, Invalid, Unavailable, Unsupported
 from synclib.volume.aws_calls import Calls, client_settings
 from synclib.volume.aws_errors import translate
@@ -39,6 +41,7 @@ class Instance:
     kind: str
     address: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    machine: Machine | None = None
 
 
 def client(settings: Mapping[str, str | None]) -> Any:
@@ -206,4 +209,18 @@ def _instance(row: Mapping[str, Any]) -> Instance:
         str(row.get("InstanceType", "")),
         str(row.get("PrivateIpAddress", "")),
         {str(tag.get("Key")): str(tag.get("Value", "")) for tag in row.get("Tags", [])},
+        _machine(row),
     )
+
+
+def _machine(row: Mapping[str, Any]) -> Machine | None:
+    """What another one like it is asked for; None for an answer that does not say it."""
+    image, kind, subnet = row.get("ImageId"), row.get("InstanceType"), row.get("SubnetId")
+    profile = str(row.get("IamInstanceProfile", {}).get("Arn", "")).rpartition("/")[2]
+    groups = tuple(str(group.get("GroupId", "")) for group in row.get("SecurityGroups", []))
+    if not image or not kind:
+        return None
+    try:
+        return Machine(str(image), (str(kind),), (str(subnet),) if subnet else (), groups, profile)
+    except ValidationError:
+        return None

@@ -10,23 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from synclib.core.machine import Machine
 from synclib.errors import Invalid
 from tools.fleet.settings_tags import settings_tags
 
 USER_DATA_BYTES_MAX = 16 << 10
 PINS_TAG = "boxlink:pins"
 _TAG_CHARACTERS_MAX = 256
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The kind of instance. ``types`` and ``subnets`` in order of preference: the next is tried where one is full."""
-
-    image: str
-    types: Sequence[str]
-    subnets: Sequence[str] = ()
-    security_groups: Sequence[str] = ()
-    profile: str = ""
 
 
 @dataclass(frozen=True)

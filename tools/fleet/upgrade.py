@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from synclib.core.machine import Machine
 from synclib.core.names import node_key, swap_key
 from synclib.core.rollout import Phase, Rollout, State
 from synclib.core.snapshot_tags import IN_USE
@@ -170,11 +171,16 @@ def _nodes(context: Context, asked: Asked, readiness: Readiness, host: Host) -> 
     if asked.local is None:
         from tools.fleet.ec2_instances import client
 
-        return Ec2Fleet(client(context.s3_settings()), readiness, machine_of(*asked.machine), context.url)
+        return Ec2Fleet(client(context.s3_settings()), readiness, _machine(asked), context.url)
     environ = environment(context.url)
     return LocalFleet(
         asked.local, readiness, environ, host.clock, host.entropy, lambda name: _release_directory(context, asked, name)
     )
+
+
+def _machine(asked: Asked) -> Machine | None:
+    """None where nothing was said of it: then new nodes are on such as the old ones are."""
+    return machine_of(*asked.machine) if any(asked.machine) else None
 
 
 def _release_directory(context: Context, asked: Asked, name: str) -> Path | None:
@@ -197,7 +203,8 @@ def _change(site: Site) -> Change:
         if seq is not None:
             raise Invalid("--seq and --snapshot both say which seq", hint="leave one of them out")
         seq = seq_of(open_driver(site.context, site.host, asked.driver_name, asked.pool), asked.snapshot)
-    return Change.of(release, seq, asked.snapshot or "", parse_values(asked.values), is_swap=asked.is_swap)
+    values = parse_values(asked.values)
+    return Change.of(release, seq, asked.snapshot or "", values, is_swap=asked.is_swap, machine=_machine(asked))
 
 
 def _fleet(site: Site, rollout: Rollout) -> Fleet:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from synclib.core.machine import Machine
 from synclib.core.rollout import NodeSpec, Rollout
 from synclib.core.snapshot_tags import parse_tags
 from synclib.engine.rollout import plan
@@ -29,26 +30,37 @@ class Change:
     snapshot: str
     values: Mapping[str, str]
     swap: str = ""
+    machine: Machine | None = None
 
     @classmethod
     def of(
-        cls, release: str | None, seq: str | None, snapshot: str, values: Mapping[str, str], *, is_swap: bool
+        cls,
+        release: str | None,
+        seq: str | None,
+        snapshot: str,
+        values: Mapping[str, str],
+        *,
+        is_swap: bool,
+        machine: Machine | None = None,
     ) -> Change:
         """Invalid where nothing is to be changed. ``seq``: DATASET=SEQ."""
         pins = parse_pins([] if seq is None else [seq])
         if release is None and not pins and not values:
             raise Invalid("to what?", hint="--release NAME@SEQ, --seq DATASET=SEQ, --snapshot ID, or --set NAME=VALUE")
-        return cls(release, pins, snapshot, values, next(iter(pins)) if is_swap else "")
+        return cls(release, pins, snapshot, values, next(iter(pins)) if is_swap else "", machine)
 
     def new_of(self, old: NodeSpec) -> NodeSpec:
         """What takes the place of a node, but for its name."""
         change: dict[str, object] = {} if self.release is None else {"release": self.release}
+        change |= {} if self.machine is None else {"machine": self.machine}
         change |= {"pins": {**old.pins, **self.pins}, "values": {**old.values, **self.values}}
         return old.model_copy(update={**change, "snapshot": self.snapshot})
 
     def is_so(self, old: NodeSpec) -> bool:
         new = self.new_of(old)
-        # Where a node began is no part of what it is; which volume it stands on is what a swap is about.
+        # Where a node began is no part of what it is, nor on which machine; which volume it stands on is what a swap is
+        # about.
+        new = new.model_copy(update={"machine": old.machine})
         return (new if self.swap else new.model_copy(update={"snapshot": old.snapshot})) == old
 
 
@@ -99,10 +111,9 @@ def check_ready(nodes: LocalFleet | Ec2Fleet, rollout: Rollout) -> None:
 def check_same(rollout: Rollout, change: Change) -> None:
     """Conflict where what is under way is not this change."""
     for step in rollout.steps:
-        if (
-            rollout.swap != change.swap
-            or change.new_of(step.old).model_copy(update={"node": step.new.node}) != step.new
-        ):
+        # On what machine is asked of whoever begins it, and stands in the journal for who goes on.
+        known = {"node": step.new.node, **({} if change.machine is not None else {"machine": step.new.machine})}
+        if rollout.swap != change.swap or change.new_of(step.old).model_copy(update=known) != step.new:
             raise Conflict(
                 f"{rollout.id} is under way, to something else",
                 hint=f"finish it with its own options, or boxlink upgrade {rollout.role} --abort",
