@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from tests.engine.test_release import Site, content, every_kill
 from tests.imds_server import Imds, serving
 from tests.tiny_wheel import write_wheel
 from tools.bootstrap.build import build_bootstrap
+from tools.bootstrap.cloud_init import CLOUD_CONFIG
 from tools.bootstrap.failure import Failure
 from tools.bootstrap.links import CURRENT, linked_seq
 from tools.bootstrap.log import Log
@@ -130,6 +133,20 @@ def test_the_verb_does_the_same(instance: Instance) -> None:
     snippet = subprocess.run([*boxlink, "--cloud-init"], check=True, capture_output=True, text=True).stdout
     assert snippet.startswith("#cloud-config\n")
     assert len(snippet.encode()) < 16 << 10
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_the_unit_of_the_snippet_is_one(tmp_path: Path) -> None:
+    _, _, rest = CLOUD_CONFIG.partition("boxlink-bootstrap.service\n")
+    _, _, rest = rest.partition("content: |\n")
+    lines = itertools.takewhile(lambda line: line.startswith("      "), rest.splitlines())
+    unit = tmp_path / "boxlink-bootstrap.service"
+    unit.write_text("".join(f"{line.strip()}\n" for line in lines))
+    assert "ExecStart=" in unit.read_text()
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_why_a_boot_failed_is_in_the_store(instance: Instance, imds: Imds) -> None:
