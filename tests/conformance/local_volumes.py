@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import pytest
 
 from synclib.clock import SystemClock
 from synclib.disk.mounts import MNT_DETACH, mounted_on, unmount
-from synclib.volume.base import BLOCK_BYTES
+from synclib.errors import Conflict
+from synclib.volume import local_pool
+from synclib.volume.base import BLOCK_BYTES, Snapshot
 from synclib.volume.local import LocalDriver
 from synclib.volume.local_pool import loop_devices
 
@@ -53,6 +55,34 @@ def local_volumes(directory: Path) -> Iterator[LocalPlace]:
         yield LocalPlace(directory)
     finally:
         end_pool(directory / "pool")
+
+
+@contextmanager
+def copied_volumes(directory: Path) -> Iterator[LocalPlace]:
+    """Where there is no mkfs.xfs: what a volume or a snapshot is made of is copied."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_pool.shutil, "which", lambda name: None if name == "mkfs.xfs" else f"/sbin/{name}")
+        patch.setattr(local_pool, "_can_clone", lambda directory: False)
+        with local_volumes(directory) as place:
+            place.driver = _Obedient(directory / "pool", place.clock)
+            yield place
+            assert "mkfs.xfs" in place.driver.pool.why_copies or not (directory / "pool").exists()
+
+
+class _Obedient(LocalDriver):
+    """Does what the driver says where it cannot copy a volume that is in use: takes it off meanwhile."""
+
+    def snapshot(self, volume_id: str, *, token: str, tags: Mapping[str, str]) -> Snapshot:
+        try:
+            return super().snapshot(volume_id, token=token, tags=tags)
+        except Conflict as error:
+            if error.hint != "detach it first":
+                raise
+        (volume,) = self.volumes([volume_id])
+        self.detach(volume_id, volume.node)
+        found = super().snapshot(volume_id, token=token, tags=tags)
+        self.attach(volume_id, volume.node)
+        return found
 
 
 def end_pool(pool: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 from synclib.clock import Clock
 from synclib.volume.base import VolumeDriver
 from tests.conformance.ebs_volumes import ebs_volumes
-from tests.conformance.local_volumes import local_volumes
+from tests.conformance.local_volumes import copied_volumes, local_volumes
 
 
 class VolumePlace(Protocol):
@@ -34,4 +34,8 @@ class VolumePlace(Protocol):
     def read(self, volume_id: str, index: int) -> bytes: ...
 
 
-DRIVERS: dict[str, Callable[[Path], AbstractContextManager[VolumePlace]]] = {"ebs": ebs_volumes, "local": local_volumes}
+DRIVERS: dict[str, Callable[[Path], AbstractContextManager[VolumePlace]]] = {
+    "ebs": ebs_volumes,
+    "local": local_volumes,
+    "local copies": copied_volumes,
+}
