@@ -28,7 +28,7 @@ from synclib.disk.faults import disk_errors
 
 REGION_UNITS = 256
 _GROW_UNITS = 1 << 16
-_BLOCK_BYTES = 4096  # of a file system: at most as much becomes a block of its own
+_BLOCK_BYTES = 512  # of a file system, at least: a small ext4 has blocks of 1 KiB
 _CLOCK = struct.Struct("<5Q")
 _LOCK_S = 2.0
 _LOCK_LOOK_S = 0.0005
@@ -134,13 +134,16 @@ class CacheRecord:
     def change_states(self, first: int, before: bytes, states: bytes) -> None:
         """As :meth:`set_states`, but only where a block of the file is another one than ``before``: what is a hole
         stays one, for a full disk has no block for whoever is about to empty it."""
-        start, stop = first, first + len(states)
-        while start < stop:
-            end = min((start // _BLOCK_BYTES + 1) * _BLOCK_BYTES, stop)
-            piece = states[start - first : end - first]
-            if piece != before[start - first : end - first]:
-                os.pwrite(self._held, piece, start)
-            start = end
+        start = end = first
+        stop = first + len(states)
+        while end < stop:
+            begin, end = end, min((end // _BLOCK_BYTES + 1) * _BLOCK_BYTES, stop)
+            is_changed = states[begin - first : end - first] != before[begin - first : end - first]
+            if not is_changed or end == stop:
+                last = end if is_changed else begin
+                if start < last:
+                    os.pwrite(self._held, states[start - first : last - first], start)
+                start = end
 
     def sync_states(self) -> None:
         os.fdatasync(self._held)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from synclib.core.entry import ADDRESS_UNIT
 from synclib.core.eviction import Limits, is_held
 from synclib.core.extent_map import Extent
 from synclib.disk.blob_cache import BlobCache
+from synclib.disk.cache_record import CacheRecord
 from synclib.disk.hydrated import note_native
 from synclib.lazy.scrub import scrub
 from tests.cached_space import CachedSpace, churn, publish_space, read_at_random
@@ -288,3 +294,26 @@ def test_a_scrub_finds_what_is_damaged_on_the_disk(place: Path) -> None:
         assert not any(space.cache.has(extent) for extent in extents[::50])
         assert scrub(space.cache, [space.map], space.prepared.address_end, lambda _: True).damaged == 0
         space.assert_all_right()
+
+
+@given(st.sets(st.integers(0, 6000), max_size=12), st.integers(0, 700), st.integers(1, 5000))
+def test_only_blocks_that_change_are_written(changed: set[int], first: int, length: int) -> None:
+    """What is a hole of the record stays one: a full disk has no block for whoever is about to empty it."""
+    with tempfile.TemporaryDirectory() as place, contextlib.closing(CacheRecord(Path(place), 8192)) as record:
+        before = record.states(first, first + length)
+        states = bytearray(before)
+        for at in changed:
+            if at < length:
+                states[at] = 9
+        written: set[int] = set()
+
+        def pwrite(descriptor: int, data: bytes, start: int) -> int:
+            written.update(range(start // 512, -(-(start + len(data)) // 512)))
+            return real(descriptor, data, start)
+
+        real = os.pwrite
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pwrite", pwrite)
+            record.change_states(first, before, bytes(states))
+        assert record.states(first, first + length) == states
+        assert written == {(first + at) // 512 for at in changed if at < length}
