@@ -23,6 +23,7 @@ from synclib.core.rollout import (
     alarm_of,
     batches,
     decide,
+    gone_of,
     ids_of,
     parse_rollout,
     rolled_back,
@@ -35,6 +36,7 @@ from synclib.store.base import Store
 
 _LOOK_S = 0.25
 _STORE_S_MAX = 600.0
+_CLEAR_S = 60.0
 # A store that is not mounted misses what was there a moment ago.
 _AWAY = (Unavailable, Missing)
 Say = Callable[[str, Rollout], None]
@@ -54,6 +56,10 @@ class Fleet(Protocol):
 
     def traffic(self) -> Traffic | None:
         """What the proxy counted; None where there is none to ask."""
+
+    def clear(self, specs: Sequence[NodeSpec]) -> list[str]:
+        """Take away what ended nodes have left, above all what is paid for. What is not gone yet, for a person:
+        the same call again goes on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +193,7 @@ class Driver:
             decision = decided(rollout, views, waited_s, self._ready_s_max, self._alarm())
             if decision.rollout != rollout:
                 self._bake(rollout, decision.rollout)
+                self._clear(decision.rollout)
                 entry = self._patient(entry, lambda was, now=decision.rollout: self._journal.replace(was, now))  # type: ignore[misc]
                 self._changed_at = self._host.clock.monotonic()
                 self._tell(rollout, entry.rollout)
@@ -274,6 +281,24 @@ class Driver:
         self._baked = rollout.batch()
         until = self._host.clock.monotonic() + self._bake_s
         while self._host.clock.monotonic() < until and not self._alarm():
+            self._host.clock.sleep(_LOOK_S)
+
+    def _clear(self, rollout: Rollout) -> None:
+        """At its end, before the journal says so: whoever is killed here is followed by another who does it."""
+        if not rollout.state.is_final:
+            return
+        until = self._host.clock.monotonic() + _CLEAR_S
+        while True:
+            is_hopeless = False
+            try:
+                left = self._fleet.clear(gone_of(rollout))
+            except BoxlinkError as error:
+                left, is_hopeless = [error.message], not error.is_retryable
+            if not left:
+                return
+            if is_hopeless or self._host.clock.monotonic() > until:
+                self._say(f"left behind, see that it goes: {'; '.join(left)[:1000]}", rollout)
+                return
             self._host.clock.sleep(_LOOK_S)
 
     def _tell(self, former: Rollout, rollout: Rollout) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from synclib.clock import SystemClock
-from synclib.core.snapshot_tags import IN_USE
+from synclib.core.snapshot_tags import IN_USE, NODE
 from synclib.volume.local import LocalDriver
 from tests.conformance.local_volumes import end_pool
 from tests.e2e.test_fleet import changed
@@ -74,5 +74,27 @@ def test_nodes_are_rolled_to_a_snapshot(rolled: Rolled) -> None:
     driver = LocalDriver(rolled.fleet.root / "pool", SystemClock())
     assert driver.snapshots([snapshot])[0].tags.get(IN_USE) == ""
     assert {volume.snapshot_id for volume in driver.volumes()} == {snapshot}
+    _rolled_on(rolled, admin_of(proxy))
     unknown = rolled.boxlink(*rolled.upgrade_words(admin_of(proxy), "--snapshot", "snap-00000000"), code=10)
     assert "there is no snapshot" in unknown["error"]["message"]
+
+
+def _rolled_on(rolled: Rolled, admin: str) -> None:
+    """To another snapshot, by a command that is killed when the last old node has ended: the same again lets go what
+    the old ones had."""
+    driver = LocalDriver(rolled.fleet.root / "pool", SystemClock())
+    second = rolled.boxlink("snapshot", "create", "covers")["snapshot"]
+    source = driver.create_volume(size_gib=1, zone="local", token="a stranger's", tags={NODE: "render-000001-1"})
+    words = rolled.upgrade_words(admin, "--snapshot", second)
+    process = subprocess.Popen([*boxlink_command(), *words], env=rolled.environ, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    with process.stderr as lines:
+        assert any("render-000001-2 has ended" in line for line in lines)
+        process.kill()
+    process.wait()
+    rolled.boxlink(*words)
+    assert rolled.names() == ["render-000002-1", "render-000002-2"]
+    held = {volume.tags[NODE]: volume for volume in driver.volumes() if volume.id != source.id}
+    assert sorted(held) == rolled.names(), "the old ones' volumes went with them"
+    assert {volume.snapshot_id for volume in held.values()} == {second}
+    assert driver.volumes([source.id]), "one that no node was given is nobody's to delete"

@@ -7,20 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synclib.core.names import node_key, swap_key
-from synclib.core.rollout import Rollout, State
+from synclib.core.rollout import Rollout, State, gone_of
 from synclib.core.snapshot_tags import IN_USE
 from synclib.engine.host import Host
 from synclib.engine.rollout import Driver, Entry, Fleet, Journal
 from synclib.errors import Conflict, Invalid, Missing, Unavailable
 from synclib.store.base import Store
+from synclib.volume.base import VolumeDriver
 from tools.cli_context import Context
 from tools.cli_engine import open_host
 from tools.cli_machine import machine_of
-from tools.cli_snapshot import open_driver
+from tools.cli_snapshot import default_driver, open_driver
 from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.fetched import fetched
 from tools.fleet.find_role import parse_values
 from tools.fleet.local_fleet import LocalFleet, environment
+from tools.fleet.node_file import LocalNode
 from tools.fleet.pins import check_pins
 from tools.fleet.proxy_admin import ProxyAdmin
 from tools.fleet.readiness import Readiness
@@ -185,8 +187,24 @@ def _nodes(context: Context, asked: Asked, readiness: Readiness, host: Host) -> 
         return Ec2Fleet(client(context.s3_settings()), readiness, machine_of(*asked.machine), context.url)
     environ = environment(context.url)
     return LocalFleet(
-        asked.local, readiness, environ, host.clock, host.entropy, lambda name: _release_directory(context, asked, name)
+        asked.local,
+        readiness,
+        environ,
+        host.clock,
+        host.entropy,
+        lambda name: _release_directory(context, asked, name),
+        lambda node: _volumes(context, host, node),
     )
+
+
+def _volumes(context: Context, host: Host, node: LocalNode) -> VolumeDriver | None:
+    """As the node itself finds its driver: by the settings, for it got none of this command's options."""
+    if default_driver(context) != "local":
+        return None
+    from synclib.volume.local import LocalDriver
+
+    pool = None if context.settings is None else context.settings.volume.pool
+    return LocalDriver(node.directory / (pool or "state/boxlink/volumes"), host.clock)
 
 
 def _release_directory(context: Context, asked: Asked, name: str) -> Path | None:
@@ -224,7 +242,7 @@ def _driver(site: Site, fleet: Fleet) -> Driver:
 
 
 def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
-    """What is left of nodes that are no longer needed goes; an upgrade that did not end as ``wanted`` is an error."""
+    """What nodes that are no longer needed have said goes; an upgrade that did not end as ``wanted`` is an error."""
     if rollout.state.is_final:
         site.need(rollout, "")
     if rollout.state is State.FAILED:
@@ -234,11 +252,9 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
         for step in rollout.steps:
             site.nodes.note_pins(step.new if rollout.state is State.DONE else step.old)
     elif rollout.state.is_final:
-        gone = [step.old if rollout.state is State.DONE else step.new for step in rollout.steps]
-        for spec in gone:
+        for spec in gone_of(rollout):
             site.store.delete(node_key(spec.node))  # what it said of itself
             site.store.delete(swap_key(spec.node))
-        site.nodes.clear(gone)
     if rollout.state is State.ROLLED_BACK and wanted is not State.ROLLED_BACK:
         raise Conflict(f"{rollout.id} was taken back: {rollout.reason}", hint="correct it, then upgrade again")
     _show(site.context, rollout)
