@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,6 +194,39 @@ def test_killed_anywhere_and_run_again_it_is_there_once(shelf: Shelf, way: str) 
         assert len(found) == len(shelf.driver.snapshots()) == number
         assert len(shelf.driver.volumes()) == (way == "--volume")
     assert at_work > 1  # how many depends on the machine's other work
+
+
+@pytest.mark.parametrize(
+    ("method", "when", "is_attached"),
+    [
+        ("attach", "after", False),
+        ("snapshot", "after", False),
+        ("tag", "after", False),
+        ("detach", "before", False),
+        ("snapshot", "before", True),
+        ("tag", "after", True),
+    ],
+)
+def test_killed_while_it_has_the_volume_the_same_again_leaves_that_as_it_was(
+    shelf: Shelf, method: str, when: str, is_attached: bool
+) -> None:
+    """Also where the snapshot is whole already, and nothing is left to do but that."""
+    driver = shelf.driver
+    volume_id = driver.create_volume(size_gib=1, zone="here", token="own", tags={}).id
+    if is_attached:
+        driver.attach(volume_id, "n1")
+    program = [sys.executable, "-m", "tests.mount.killed_volume_snapshot", shelf.machine.place, volume_id, method, when]
+    killed = subprocess.run(program, cwd=Path(__file__).parents[2], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert driver.volumes()[0].state is VolumeState.IN_USE
+    shelf.snapshot("create", "covers", "--volume", volume_id)
+    assert len(complete_ones(shelf.kit, driver)) == len(driver.snapshots()) == 1
+    assert driver.volumes()[0].state is (VolumeState.IN_USE if is_attached else VolumeState.AVAILABLE)
+    # What somebody attaches afterwards is theirs.
+    driver.attach(volume_id, "n1")
+    shelf.publish(2)
+    shelf.snapshot("create", "covers", "--volume", volume_id)
+    assert driver.volumes()[0].state is VolumeState.IN_USE
 
 
 def worked(shelf: Shelf, seconds: float | None, *words: object) -> float:
