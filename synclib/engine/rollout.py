@@ -98,6 +98,17 @@ class Journal:
         """The newest journal of a role that is not at its end."""
         return self.find(role).opened
 
+    def snapshots_needed(self) -> set[str]:
+        """The snapshots that upgrades of any role need which are not at their end: to go on, or to go back."""
+        names = [info.key.removeprefix(upgrade_prefix()) for info in self._store.list(upgrade_prefix())]
+        needed: set[str] = set()
+        for role in sorted({name.rpartition("-")[0] for name in names} - {""}):
+            last, _ = ids_of(role, names)
+            entry = self.read(last) if last else None
+            if entry is not None and not entry.rollout.state.is_final:
+                needed |= {spec.snapshot for step in entry.rollout.steps for spec in (step.old, step.new)}
+        return needed - {""}
+
     def read(self, name: str, etag: str | None = None) -> Entry | None:
         """A journal; None while it has ``etag``."""
         key = upgrade_key(name)

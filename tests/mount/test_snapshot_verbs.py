@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from synclib.clock import SystemClock, SystemEntropy
+from synclib.core.rollout import NodeSpec, State
 from synclib.core.snapshot_tags import IN_USE
 from synclib.core.volume_layout import decode_header
+from synclib.engine.rollout import Entry, Journal, plan
 from synclib.store.file import FileStore
 from synclib.volume.base import VolumeState
 from synclib.volume.local import LocalDriver
@@ -92,6 +94,40 @@ def test_create_show_and_prune(shelf: Shelf) -> None:
     assert complete_ones(shelf.kit, shelf.driver) == [names[2], names[0]]
     assert "which are to go" in shelf.snapshot("prune", code=2)["error"]["message"]
     assert "there is no" in shelf.snapshot("show", "snap-0", code=10)["error"]["message"]
+
+
+def test_what_an_upgrade_under_way_needs_is_not_pruned(shelf: Shelf) -> None:
+    """Tagged or not: whoever was killed may not have come to it, and of two upgrades one ends first."""
+    snapshots = [shelf.snapshot("create", "covers")["snapshot"]]
+    for number in (2, 3, 4):
+        shelf.publish(number)
+        snapshots.append(shelf.snapshot("create", "covers")["snapshot"])
+    journal = Journal(shelf.kit.store, shelf.kit.host)
+
+    def begin(role: str, old: str, new: str) -> Entry:
+        def new_of(spec: NodeSpec) -> NodeSpec:
+            return spec.model_copy(update={"node": f"{spec.node}-new", "snapshot": new})
+
+        olds = [NodeSpec(node=f"{role}-1", role=role, snapshot=old)]
+        return journal.create(plan(journal.find(role).next_id, olds, new_of, 1, ""))
+
+    def pruned(*words: object) -> list[str]:
+        return sorted(row["snapshot"] for row in shelf.snapshot("prune", *words, "--keep-last", 1)["deleted"])
+
+    ended = begin("render", "", snapshots[2])
+    journal.replace(ended, ended.rollout.model_copy(update={"state": State.DONE}))
+    one = begin("render", snapshots[0], snapshots[1])
+    other = begin("render-more", "", snapshots[1])
+    assert pruned("--dry-run") == pruned() == [snapshots[2]]
+    journal.replace(one, one.rollout.model_copy(update={"state": State.DONE}))
+    assert pruned() == [snapshots[0]], "what only the one needed to go back"
+    journal.replace(other, other.rollout.model_copy(update={"state": State.ROLLED_BACK}))
+    assert pruned() == [snapshots[1]]
+    # A journal that cannot be read says nothing of what is needed.
+    shelf.publish(5)
+    shelf.snapshot("create", "covers")
+    shelf.kit.store.put("upgrade/render-000003", b"{")
+    assert shelf.snapshot("prune", "--keep-last", 1, code=20)["error"]["kind"] == "corrupt"
 
 
 def test_a_tag_cannot_make_the_last_good_one_go(shelf: Shelf) -> None:

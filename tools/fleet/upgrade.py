@@ -79,11 +79,15 @@ class Site:
         self.context.note(f"boxlink: {rollout.id} ({done}/{len(rollout.steps)}): {text}")
 
     def need(self, rollout: Rollout, by: str) -> None:
-        """Say at the snapshots that an upgrade needs who needs them, so that none is pruned meanwhile."""
+        """Say at the snapshots that an upgrade needs who needs them, for a person to see; ``by``: its id, empty when it
+        does no longer. What another has written there stays: prune reads the journals besides."""
         specs = [spec for step in rollout.steps for spec in (step.old, step.new)]
         for name in {spec.snapshot for spec in specs} - {""}:
+            driver = open_driver(self.context, self.host, self.asked.driver_name, self.asked.pool)
             try:
-                open_driver(self.context, self.host, self.asked.driver_name, self.asked.pool).tag(name, {IN_USE: by})
+                found = driver.snapshots([name])
+                if not found or found[0].tags.get(IN_USE, "") == ("" if by else rollout.id):
+                    driver.tag(name, {IN_USE: by})
             except Missing:
                 if any(step.new.snapshot == name for step in rollout.steps) and by:
                     raise
