@@ -169,11 +169,20 @@ class Driver:
     """Carries a rollout to its end. One at a time has the journal: who is overtaken ends with Fenced."""
 
     def __init__(
-        self, journal: Journal, fleet: Fleet, host: Host, say: Say, *, ready_s_max: float, bake_s: float
+        self,
+        journal: Journal,
+        fleet: Fleet,
+        host: Host,
+        say: Say,
+        *,
+        ready_s_max: float,
+        bake_s: float,
+        settle: Callable[[Rollout], None] = lambda _: None,
     ) -> None:
-        """``bake_s``: how long the proxy is watched after a batch, before the next."""
+        """``bake_s``: how long the proxy is watched after a batch, before the next. ``settle``: what is done at the end
+        besides, before the journal says so."""
         self._journal, self._fleet, self._host, self._say = journal, fleet, host, say
-        self._ready_s_max, self._bake_s = ready_s_max, bake_s
+        self._ready_s_max, self._bake_s, self._settle = ready_s_max, bake_s, settle
         self._before: Traffic | None = None
         self._changed_at = 0.0
         self._baked = -1
@@ -204,7 +213,10 @@ class Driver:
             decision = decided(rollout, views, waited_s, self._ready_s_max, self._alarm())
             if decision.rollout != rollout:
                 self._bake(rollout, decision.rollout)
-                self._clear(decision.rollout)
+                if decision.rollout.state.is_final:
+                    # Before the journal says so: whoever is killed here is followed by another who does it.
+                    self._clear(decision.rollout)
+                    self._settle(decision.rollout)
                 entry = self._patient(entry, lambda was, now=decision.rollout: self._journal.replace(was, now))  # type: ignore[misc]
                 self._changed_at = self._host.clock.monotonic()
                 self._tell(rollout, entry.rollout)
@@ -295,9 +307,7 @@ class Driver:
             self._host.clock.sleep(_LOOK_S)
 
     def _clear(self, rollout: Rollout) -> None:
-        """At its end, before the journal says so: whoever is killed here is followed by another who does it."""
-        if not rollout.state.is_final:
-            return
+        """Until nothing is left of what has ended; what does not go is said."""
         until = self._host.clock.monotonic() + _CLEAR_S
         while True:
             is_hopeless = False

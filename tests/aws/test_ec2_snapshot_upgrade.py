@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ from tools.lazy_probe import why_not_lazy
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
+    with rigged_with_volumes(tmp_path) as rig:
+        yield rig
+
+
+@contextmanager
+def rigged_with_volumes(tmp_path: Path) -> Iterator[Rig]:
     if trouble := why_not() or why_not_lazy(tmp_path):
         pytest.skip(trouble)
     (tmp_path / "ebs.toml").write_text('[volume]\ndriver = "ebs"\n')

@@ -242,23 +242,32 @@ def _fleet(site: Site, rollout: Rollout) -> Fleet:
 
 def _driver(site: Site, fleet: Fleet) -> Driver:
     asked = site.asked
-    return Driver(site.journal, fleet, site.host, site.say, ready_s_max=asked.ready_s_max, bake_s=asked.bake_s)
+    return Driver(
+        site.journal,
+        fleet,
+        site.host,
+        site.say,
+        ready_s_max=asked.ready_s_max,
+        bake_s=asked.bake_s,
+        settle=lambda rollout: _settle(site, rollout),
+    )
+
+
+def _settle(site: Site, rollout: Rollout) -> None:
+    site.need(rollout, "")
+    for spec in gone_of(rollout):
+        site.store.delete(node_key(spec.node))  # what it said of itself
+        site.store.delete(swap_key(spec.node))
 
 
 def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
-    """What nodes that are no longer needed have said goes; an upgrade that did not end as ``wanted`` is an error."""
-    if rollout.state.is_final:
-        site.need(rollout, "")
+    """Nodes that stay may go on from here; an upgrade that did not end as ``wanted`` is an error."""
     if rollout.state is State.FAILED:
         raise Unavailable(f"{rollout.id} could not be taken back: {rollout.reason}", hint=_hint_of_failed(rollout))
     if rollout.state.is_final and isinstance(fleet, SwapFleet):
         fleet.keep(rollout)
         for step in rollout.steps:
             site.nodes.note_pins(step.new if rollout.state is State.DONE else step.old)
-    elif rollout.state.is_final:
-        for spec in gone_of(rollout):
-            site.store.delete(node_key(spec.node))  # what it said of itself
-            site.store.delete(swap_key(spec.node))
     if rollout.state is State.ROLLED_BACK and wanted is not State.ROLLED_BACK:
         raise Conflict(f"{rollout.id} was taken back: {rollout.reason}", hint="correct it, then upgrade again")
     _show(site.context, rollout)
