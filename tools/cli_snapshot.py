@@ -45,12 +45,9 @@ def driver_options(function: F) -> F:
 def open_driver(context: Context, host: Host, name: str | None, pool: Path | None) -> VolumeDriver:
     """The driver that is asked for, on the command line or in ``boxlink.toml``; else that of the store's kind."""
     settings = context.settings.volume if context.settings is not None else None
-    if settings is not None and name is None:
-        name = settings.driver
-    if settings is not None and pool is None and settings.pool is not None and name != "ebs":
+    if settings is not None and pool is None and settings.pool is not None and (name or settings.driver) != "ebs":
         pool = Path(settings.pool)
-    if name is None:
-        name = "ebs" if context.url.startswith("s3:") else "local"
+    name = name or default_driver(context)
     if name == "local":
         from synclib.volume.local import LocalDriver
 
@@ -58,6 +55,14 @@ def open_driver(context: Context, host: Host, name: str | None, pool: Path | Non
     if pool is not None:
         raise Invalid("--pool is of the local driver", hint="--driver local")
     return _open_ebs(context, host)
+
+
+def default_driver(context: Context) -> str:
+    """Which driver is meant where no option names one."""
+    settings = context.settings.volume if context.settings is not None else None
+    if settings is not None and settings.driver is not None:
+        return settings.driver
+    return "ebs" if context.url.startswith("s3:") else "local"
 
 
 def _open_ebs(context: Context, host: Host) -> VolumeDriver:

@@ -195,6 +195,13 @@ def decide(rollout: Rollout, views: Mapping[str, View], waited_s: float, ready_s
     return Decision(rollout)
 
 
+def gone_of(rollout: Rollout) -> list[NodeSpec]:
+    """The nodes that are no longer needed at a rollout's end; none of a swap, whose nodes stay."""
+    if rollout.swap or rollout.state not in (State.DONE, State.ROLLED_BACK):
+        return []
+    return [step.old if rollout.state is State.DONE else step.new for step in rollout.steps]
+
+
 def rolled_back(rollout: Rollout, reason: str) -> Rollout:
     """The rollout when it turns round. One that is being rolled back, or is at its end, stays as it is."""
     if rollout.state not in (State.RUNNING, State.PAUSED):

@@ -4,9 +4,10 @@ needed."""
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from synclib.core.snapshot_tags import NODE, SnapshotTags, owner_tags, token_of
+from synclib.core.snapshot_tags import NODE, STORE, SnapshotTags, owner_tags, token_of
 from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.engine.host import Host
@@ -114,10 +115,39 @@ def release_volumes(driver: VolumeDriver, host: Host, store: str, dataset: str, 
         if volume.id == kept or START not in volume.tags:
             continue
         _forget(_token_path(host, driver, volume.tags[START], node))
-        if volume.state is VolumeState.IN_USE:
-            driver.detach(volume.id, node)
-        try:
-            driver.delete_volume(volume.id)
-        except Conflict:
+        if not _is_let_go(driver, volume, node):
             left.append(volume.id)
     return left
+
+
+def release_ended(driver: VolumeDriver, store: str, ended: Callable[[frozenset[str]], Collection[str]]) -> list[str]:
+    """Detach and delete the volumes that nodes which have ended started from, of all datasets of a store. The ids of
+    those that are not gone yet, as :func:`release_volumes`. ``ended``: which of these nodes have, as the driver knows
+    them.
+
+    Only what is tagged as made for that: of this store, by that node, of the snapshot that it is of. One that somebody
+    has attached elsewhere is theirs.
+    """
+    started = [volume for volume in driver.volumes(tags={STORE: store}) if _is_started_from(volume)]
+    gone = set(ended(frozenset(volume.tags[NODE] for volume in started)))
+    return [
+        volume.id
+        for volume in started
+        if volume.tags[NODE] in gone and not _is_let_go(driver, volume, volume.tags[NODE])
+    ]
+
+
+def _is_started_from(volume: Volume) -> bool:
+    owner = volume.tags.get(NODE, "")
+    is_made_so = bool(volume.snapshot_id) and volume.tags.get(START) == volume.snapshot_id
+    return bool(owner) and is_made_so and volume.node in ("", owner) and volume.state is not VolumeState.DELETING
+
+
+def _is_let_go(driver: VolumeDriver, volume: Volume, node: str) -> bool:
+    try:
+        if volume.state is VolumeState.IN_USE:
+            driver.detach(volume.id, node)
+        driver.delete_volume(volume.id)
+    except Conflict:
+        return False
+    return True

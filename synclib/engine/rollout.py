@@ -23,6 +23,7 @@ from synclib.core.rollout import (
     alarm_of,
     batches,
     decide,
+    gone_of,
     ids_of,
     parse_rollout,
     rolled_back,
@@ -35,6 +36,7 @@ from synclib.store.base import Store
 
 _LOOK_S = 0.25
 _STORE_S_MAX = 600.0
+_CLEAR_S = 60.0
 # A store that is not mounted misses what was there a moment ago.
 _AWAY = (Unavailable, Missing)
 Say = Callable[[str, Rollout], None]
@@ -54,6 +56,10 @@ class Fleet(Protocol):
 
     def traffic(self) -> Traffic | None:
         """What the proxy counted; None where there is none to ask."""
+
+    def clear(self, specs: Sequence[NodeSpec]) -> list[str]:
+        """Take away what ended nodes have left, above all what is paid for. What is not gone yet, for a person:
+        the same call again goes on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,17 @@ class Journal:
     def open_of(self, role: str) -> Entry | None:
         """The newest journal of a role that is not at its end."""
         return self.find(role).opened
+
+    def snapshots_needed(self) -> set[str]:
+        """The snapshots that upgrades of any role need which are not at their end: to go on, or to go back."""
+        names = [info.key.removeprefix(upgrade_prefix()) for info in self._store.list(upgrade_prefix())]
+        needed: set[str] = set()
+        for role in sorted({name.rpartition("-")[0] for name in names} - {""}):
+            last, _ = ids_of(role, names)
+            entry = self.read(last) if last else None
+            if entry is not None and not entry.rollout.state.is_final:
+                needed |= {spec.snapshot for step in entry.rollout.steps for spec in (step.old, step.new)}
+        return needed - {""}
 
     def read(self, name: str, etag: str | None = None) -> Entry | None:
         """A journal; None while it has ``etag``."""
@@ -152,11 +169,20 @@ class Driver:
     """Carries a rollout to its end. One at a time has the journal: who is overtaken ends with Fenced."""
 
     def __init__(
-        self, journal: Journal, fleet: Fleet, host: Host, say: Say, *, ready_s_max: float, bake_s: float
+        self,
+        journal: Journal,
+        fleet: Fleet,
+        host: Host,
+        say: Say,
+        *,
+        ready_s_max: float,
+        bake_s: float,
+        settle: Callable[[Rollout], None] = lambda _: None,
     ) -> None:
-        """``bake_s``: how long the proxy is watched after a batch, before the next."""
+        """``bake_s``: how long the proxy is watched after a batch, before the next. ``settle``: what is done at the end
+        besides, before the journal says so."""
         self._journal, self._fleet, self._host, self._say = journal, fleet, host, say
-        self._ready_s_max, self._bake_s = ready_s_max, bake_s
+        self._ready_s_max, self._bake_s, self._settle = ready_s_max, bake_s, settle
         self._before: Traffic | None = None
         self._changed_at = 0.0
         self._baked = -1
@@ -187,6 +213,10 @@ class Driver:
             decision = decided(rollout, views, waited_s, self._ready_s_max, self._alarm())
             if decision.rollout != rollout:
                 self._bake(rollout, decision.rollout)
+                if decision.rollout.state.is_final:
+                    # Before the journal says so: whoever is killed here is followed by another who does it.
+                    self._clear(decision.rollout)
+                    self._settle(decision.rollout)
                 entry = self._patient(entry, lambda was, now=decision.rollout: self._journal.replace(was, now))  # type: ignore[misc]
                 self._changed_at = self._host.clock.monotonic()
                 self._tell(rollout, entry.rollout)
@@ -274,6 +304,22 @@ class Driver:
         self._baked = rollout.batch()
         until = self._host.clock.monotonic() + self._bake_s
         while self._host.clock.monotonic() < until and not self._alarm():
+            self._host.clock.sleep(_LOOK_S)
+
+    def _clear(self, rollout: Rollout) -> None:
+        """Until nothing is left of what has ended; what does not go is said."""
+        until = self._host.clock.monotonic() + _CLEAR_S
+        while True:
+            is_hopeless = False
+            try:
+                left = self._fleet.clear(gone_of(rollout))
+            except BoxlinkError as error:
+                left, is_hopeless = [error.message], not error.is_retryable
+            if not left:
+                return
+            if is_hopeless or self._host.clock.monotonic() > until:
+                self._say(f"left behind, see that it goes: {'; '.join(left)[:1000]}", rollout)
+                return
             self._host.clock.sleep(_LOOK_S)
 
     def _tell(self, former: Rollout, rollout: Rollout) -> None:

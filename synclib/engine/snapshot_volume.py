@@ -2,7 +2,8 @@
 block, says so in its header, and is then snapshotted.
 
 Killed anywhere and run again it goes on: until the header says the new seq the volume is of the old one, and what was
-written is written again.
+written is written again. That this machine attached the volume is noted before it does, so that whoever is killed while
+it has it is followed by one who lets it go.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from synclib.core.volume_layout import (
     record_offset,
 )
 from synclib.core.volume_plan import GIB
+from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.engine.host import Host, Progress
-from synclib.engine.node_volume import attach_volume
+from synclib.engine.node_volume import attach_volume, detach_volume
 from synclib.engine.snapshot_direct import Created, held, locked, renewing, state_directory
 from synclib.engine.snapshots import find, newest_confirmed
 from synclib.engine.volume_content import BlobBlocks, SeqFiles, header_block, plan_for, put_all, seq_files
@@ -36,6 +38,7 @@ from synclib.volume.base import Volume, VolumeDriver, VolumeState
 from synclib.volume.waiting import snapshot_is_completed, wait_until
 
 _COMPLETED_S = 7200.0
+_ATTACHED = "attached"  # names the volume that is to be detached again
 
 
 def create_from_volume(
@@ -53,7 +56,8 @@ def create_from_volume(
 
     Conflict for a volume that holds something else, Full for one that is too small.
     """
-    with locked(state_directory(dataset, host, driver)):
+    with locked(state_directory(dataset, host, driver)) as directory:
+        _put_back(driver, host, directory / _ATTACHED, node)
         head = dataset.read_head()
         done = Created(head.manifest.seq, head.manifest.digest)
         found = find(driver, dataset.store.url, dataset.name)
@@ -62,7 +66,7 @@ def create_from_volume(
         if newest is not None and newest.manifest.seq == head.manifest.seq:
             done.snapshot_id = newest.id
             return done
-        with _device(driver, host, volume_id, node) as (volume, path):
+        with _device(driver, host, volume_id, node, directory / _ATTACHED) as (volume, path):
             header, before = _standing(dataset, path, done)
             with (
                 held(dataset, host, head, before, is_dry_run=is_dry_run) as holder,
@@ -75,18 +79,44 @@ def create_from_volume(
 
 
 @contextmanager
-def _device(driver: VolumeDriver, host: Host, volume_id: str, node: str) -> Iterator[tuple[Volume, Path]]:
-    """A volume's device here; one that was not attached is detached again."""
+def _device(driver: VolumeDriver, host: Host, volume_id: str, node: str, note: Path) -> Iterator[tuple[Volume, Path]]:
+    """A volume's device here; one that was not attached is detached again, which stands in ``note`` until it is."""
     found = driver.volumes([volume_id])
     if not found:
         raise Missing(f"there is no volume {volume_id}", hint="boxlink snapshot volume ID makes one")
     volume = found[0]
+    is_lent = volume.state is VolumeState.AVAILABLE
+    if is_lent:
+        with disk_errors():
+            write_atomic(note, volume_id.encode())
     path = attach_volume(driver, host, volume, node)
     try:
         yield volume, path
     finally:
-        if volume.state is VolumeState.AVAILABLE:
+        if is_lent:
             driver.detach(volume_id, node)
+            _forget(note)
+
+
+def _put_back(driver: VolumeDriver, host: Host, note: Path, node: str) -> None:
+    """Detach the volume that a killed run had attached here, and wait until it is as it was."""
+    with disk_errors():
+        try:
+            volume_id = note.read_text()
+        except FileNotFoundError:
+            return
+    for volume in driver.volumes([volume_id]):
+        if volume.node != node:
+            continue
+        if volume.state is VolumeState.ATTACHING:
+            attach_volume(driver, host, volume, node)
+        detach_volume(driver, host, volume_id, node)
+    _forget(note)
+
+
+def _forget(note: Path) -> None:
+    with disk_errors():
+        note.unlink(missing_ok=True)
 
 
 def _standing(dataset: Dataset, path: Path, done: Created) -> tuple[Header | None, Manifest | None]:

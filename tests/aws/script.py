@@ -48,7 +48,7 @@ class Script:
     ``exhausted``: zones, or (zone, type) pairs, without capacity. ``busy_volumes``: their detach stays busy until they
     are taken out of the set. ``hidden_s``: for so long a new resource is not found. ``is_empty_page_first``: each
     listing of blocks begins with a page that holds nothing but the next token. ``reached`` is told of each operation
-    before it is done, and again after, before its answer goes; what it raises is the answer.
+    before it is done, and again after, before its answer goes; what it raises is the answer. ``caller``: whose it is.
     """
 
     exhausted: set[str | tuple[str, str]] = field(default_factory=set)
@@ -56,6 +56,7 @@ class Script:
     hidden_s: float = 0.0
     is_empty_page_first: bool = False
     flipped_blocks: set[tuple[str, int]] = field(default_factory=set)
+    caller: str = ""
     reached: Callable[[str, bool], None] = lambda operation, is_done: None
     _failures: dict[str, list[Refused]] = field(default_factory=dict)
     _lost: Counter[str] = field(default_factory=Counter)

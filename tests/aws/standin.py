@@ -168,6 +168,7 @@ class Standin:
         with self._lock:
             self.requests[operation.name] += 1
             self._settle()
+            self.script.caller = self._identities[signed.access_key].name
             self._authorize(service, self._identities[signed.access_key], operation.name, params)
             self.script.before(operation.name)
             answer = self._handler(service, operation.name)(params)

@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from synclib.core.rollout import NodeSpec, Rollout, State
+from synclib.core.machine import Machine
+from synclib.core.rollout import NodeSpec, Phase, Rollout, State
 from synclib.engine.rollout import Driver, plan
+from tests.aws.clients import client
 from tests.aws.loop_devices import loop_devices, why_not
+from tests.aws.policies import policy_document
 from tests.aws.records import REGION
+from tests.aws.requests import IMAGE
 from tests.aws.standin import Standin, running_standin
 from tests.aws.test_ec2_upgrade import Rig, rigged
 from tests.aws.test_snapshot_start import end_mounts
@@ -21,12 +26,19 @@ from tests.e2e.test_fleet import changed
 from tests.e2e.test_upgrade import ROLE
 from tests.fleet import Load, asks, drawn, until
 from tests.pictures import small_wall
+from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.swap_fleet import SwapFleet, standing
 from tools.lazy_probe import why_not_lazy
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
+    with rigged_with_volumes(tmp_path) as rig:
+        yield rig
+
+
+@contextmanager
+def rigged_with_volumes(tmp_path: Path) -> Iterator[Rig]:
     if trouble := why_not() or why_not_lazy(tmp_path):
         pytest.skip(trouble)
     (tmp_path / "ebs.toml").write_text('[volume]\ndriver = "ebs"\n')
@@ -44,10 +56,9 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
                 yield rig
             finally:
                 # Its programs first: they would mount again what is not there.
-                left = list(rig.machines.running.values())
                 rig.machines.end_all()
-                for machine in left:
-                    end_mounts(machine)
+                for directory in (tmp_path / "machines").iterdir():
+                    end_mounts(directory)
 
 
 def snapshot(rig: Rig) -> str:
@@ -82,6 +93,84 @@ def swap(rig: Rig, snapshot_id: str, seq: int) -> Rollout:
     for step in done.steps:
         rig.instances.note_pins(step.new)
     return done
+
+
+def is_paid_for(rig: Rig) -> list[tuple[str, str]]:
+    """(kind, what): an instance by its node, a volume by the snapshot and the node that has it."""
+    with rig.standin.locked():
+        records = list(rig.standin.instances.records.values())
+        names = {record.id: record.tags["boxlink:node"] for record in records}
+        live = [("instance", names[record.id]) for record in records if record.status.state != "terminated"]
+        held = [
+            ("volume", f"{each.snapshot_id} of {names[each.attachment.instance_id] if each.attachment else 'nobody'}")
+            for each in rig.standin.volumes.records.values()
+        ]
+        return sorted([*live, *held])
+
+
+def as_operator(rig: Rig) -> None:
+    """Who rolls has an operator's rights and no more (docs/iam/operator.json)."""
+    who = rig.standin.identity("operator", policy_document("operator"))
+    machine = Machine(IMAGE, ["c7g.large"], list(rig.standin.instances.subnets)[:1], profile="boxlink-node")
+    store = f"file://{rig.fleet.store}"
+    rig.instances = Ec2Fleet(client(rig.standin, "ec2", who), rig.readiness, machine, store, rig.calls)
+
+
+def strangers_volume(rig: Rig, snapshot_id: str, **tags: str) -> str:
+    listed = [{"Key": name.replace("_", ":"), "Value": value} for name, value in tags.items()]
+    made = rig.ec2.create_volume(
+        AvailabilityZone="eu-central-1a",
+        Size=1,
+        VolumeType="gp3",
+        SnapshotId=snapshot_id,
+        TagSpecifications=[{"ResourceType": "volume", "Tags": listed}],
+    )
+    return str(made["VolumeId"])
+
+
+def test_the_volumes_of_instances_that_were_rolled_away_go(rig: Rig) -> None:
+    as_operator(rig)
+    first = snapshot(rig)
+    rig.launch(first)
+    assert is_paid_for(rig) == [
+        ("instance", "render-1"),
+        ("instance", "render-2"),
+        ("volume", f"{first} of render-1"),
+        ("volume", f"{first} of render-2"),
+    ]
+    rig.fleet.publish(changed(small_wall(10)))
+    second = snapshot(rig)
+    store, ours = f"file://{rig.fleet.store}", "i-0123456789abcdef0"
+    strangers = [
+        strangers_volume(rig, first, boxlink_store="file:///other", boxlink_node=ours, boxlink_start=first),
+        strangers_volume(rig, first, boxlink_store=store, boxlink_node="operator", boxlink_start=first),
+        strangers_volume(rig, first, boxlink_store=store, boxlink_node=ours),
+    ]
+    done = rig.roll({"pins": {"covers": 2}, "snapshot": second})
+    assert done.state is State.DONE
+    for volume_id in strangers:
+        rig.ec2.delete_volume(VolumeId=volume_id)  # each is still there
+    news = [
+        ("instance", "new-1"),
+        ("instance", "new-2"),
+        ("volume", f"{second} of new-1"),
+        ("volume", f"{second} of new-2"),
+    ]
+    until(lambda: is_paid_for(rig) == news, "nothing of the old ones is paid for")
+
+
+def test_the_volumes_of_instances_that_were_taken_back_go(rig: Rig) -> None:
+    """The first one is replaced, and comes back as another instance; the second is never ready."""
+    as_operator(rig)
+    first = snapshot(rig)
+    rig.launch(first)
+    rig.fleet.publish(changed(small_wall(10)))
+    new = {"pins": {"covers": 2}, "snapshot": snapshot(rig)}
+    done = rig.roll(new, ready_s_max=25, more={"render-2": {"release": "fleet@9"}})
+    assert done.state is State.ROLLED_BACK
+    assert [step.new.node for step in done.steps if step.phase is Phase.UNDONE] == ["new-1", "new-2"]
+    olds = [("instance", "render-1"), ("instance", "render-2"), ("volume", f"{first} of render-2")]
+    until(lambda: is_paid_for(rig) == olds, "what began and ended between is not paid for")
 
 
 def test_instances_begin_from_volumes_of_a_snapshot_and_swap_them(rig: Rig) -> None:

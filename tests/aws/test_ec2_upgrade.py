@@ -61,15 +61,23 @@ class Rig:
         (roles / "render.toml").write_text(self.role + note)
         self.fleet.boxlink("release", "publish", "fleet", str(roles.parent), "--key", str(self.key))
 
-    def launch(self) -> None:
+    def launch(self, snapshot: str = "") -> None:
         for number in (1, 2):
-            spec = NodeSpec(node=f"render-{number}", role="render", release="fleet@1", pins={"covers": 1})
-            self.instances.start(spec)
+            self.instances.start(
+                NodeSpec(
+                    node=f"render-{number}", role="render", release="fleet@1", pins={"covers": 1}, snapshot=snapshot
+                )
+            )
         until(lambda: list(self.proxy.states().values()) == ["active"] * 2, "both are found", 90)
 
-    def roll(self, new: dict[str, Any], ready_s_max: float = 90) -> Rollout:
+    def roll(
+        self, new: dict[str, Any], ready_s_max: float = 90, more: Mapping[str, dict[str, Any]] | None = None
+    ) -> Rollout:
+        """``more``: what is new of one node besides, by its old name."""
+
         def new_of(old: NodeSpec) -> NodeSpec:
-            return old.model_copy(update={"node": old.node.replace("render", "new"), **new})
+            own = (more or {}).get(old.node, {})
+            return old.model_copy(update={"node": old.node.replace("render", "new"), **new, **own})
 
         olds = self.instances.running("render")
         assert [old.pins for old in olds] == [{"covers": 1}] * 2, "they say where they stay"

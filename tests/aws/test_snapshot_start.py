@@ -73,18 +73,18 @@ def fleet(standin: Standin, publisher: Publisher, tmp_path: Path) -> Iterator[Ma
             yield found
         finally:
             for machine in list(found.running.values()):
-                end_mounts(machine)
+                end_mounts(machine.directory)
 
 
-def end_mounts(machine: Machine) -> None:
-    """As the machine's end would: every process that was told of its directory, and every mount."""
+def end_mounts(directory: Path) -> None:
+    """As a machine's end would: every process that was told of its directory, and every mount."""
     for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
         with suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if f"{machine.directory}/".encode() in words and b"tools.mount_" in words:
+            if f"{directory}/".encode() in words and b"tools.mount_" in words:
                 os.kill(pid, signal.SIGKILL)
     with open("/proc/self/mountinfo") as file:
-        places = [line.split(" ")[4] for line in file if f" {machine.directory}/" in line]
+        places = [line.split(" ")[4] for line in file if f" {directory}/" in line]
     for place in reversed(places):
         subprocess.run(["umount", "-l", place], check=False, capture_output=True)
 

@@ -11,7 +11,7 @@ import pytest
 
 from synclib.clock import ManualClock
 from synclib.core.snapshot_tags import SnapshotTags
-from synclib.engine.node_volume import make_volume, release_volumes
+from synclib.engine.node_volume import make_volume, release_ended, release_volumes
 from synclib.errors import Conflict, Unsupported
 from synclib.volume import local_pool
 from synclib.volume.base import Snapshot, Volume, VolumeState
@@ -89,6 +89,31 @@ def test_after_a_release_it_is_made_anew(kit: Kit, driver: Spent, snapshot: Snap
     second = make_volume(driver, kit.host, snapshot, TAGS, "a", "n1")
     assert second.id != first.id
     assert second.state is VolumeState.AVAILABLE
+
+
+def test_those_of_nodes_that_have_ended_go_and_no_others(kit: Kit, driver: Spent, snapshot: Snapshot) -> None:
+    made = make_volume(driver, kit.host, snapshot, TAGS, "a", "n1")
+    lives = make_volume(driver, kit.host, snapshot, TAGS, "a", "n2")
+
+    def other(**tags: str) -> str:
+        named = {f"boxlink:{name}": value for name, value in tags.items()}
+        token = repr(sorted(tags.items()))
+        return driver.create_volume(
+            size_gib=1, zone="a", token=token, tags={**made.tags, **named}, snapshot_id=snapshot.id
+        ).id
+
+    other(dataset="maps")  # ours too
+    kept = {lives.id, other(store="file:///other"), other(start="snap-another"), other(start=""), other(node="")}
+    asked: list[frozenset[str]] = []
+
+    def ended(names: frozenset[str]) -> set[str]:
+        asked.append(names)
+        return {"n1"}
+
+    assert release_ended(driver, TAGS.store, ended) == []
+    assert {volume.id for volume in driver.volumes()} == kept
+    assert release_ended(driver, TAGS.store, ended) == [], "again it finds nothing"
+    assert asked == [frozenset({"n1", "n2"}), frozenset({"n2"})]
 
 
 def test_one_that_cannot_go_yet_is_named(

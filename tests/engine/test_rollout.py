@@ -26,7 +26,7 @@ from synclib.core.rollout import (
 )
 from synclib.engine.host import Host
 from synclib.engine.rollout import Driver, Entry, Journal, plan
-from synclib.errors import BoxlinkError, Conflict, Corrupt, Fenced, Missing, Unavailable
+from synclib.errors import BoxlinkError, Conflict, Corrupt, Fenced, Invalid, Missing, Unavailable
 from synclib.store.base import Body, Fetched, ObjectInfo
 from synclib.store.memory import MemoryStore
 
@@ -85,6 +85,7 @@ class ModelFleet:
     starts: list[str] = field(default_factory=list)
     refuses: str = ""
     effects_left: int | None = None
+    leaves: set[str] = field(default_factory=set)  # what is paid for after they have ended
     fewest: int = 1 << 30
 
     def serving(self) -> list[str]:
@@ -116,6 +117,7 @@ class ModelFleet:
             raise Missing("there is no such release")
         if spec.node not in self.there():
             self.starts.append(spec.node)
+            self.leaves.add(spec.node)
             self.nodes[spec.node] = Fake(self.clock.monotonic() + self.ready_s.get(spec.node, 2.0))
         self._effect()
 
@@ -127,6 +129,15 @@ class ModelFleet:
 
     def traffic(self) -> Traffic | None:
         return self.figures
+
+    def clear(self, specs: Sequence[NodeSpec]) -> list[str]:
+        """One at a call: the others are not gone yet."""
+        self._effect()
+        left = [spec.node for spec in specs if spec.node in self.leaves]
+        assert not set(left) & set(self.there()), "only what has ended is cleared"
+        self.leaves -= {*left[:1]}
+        self._effect()
+        return left[1:]
 
 
 class Rig:
@@ -279,8 +290,26 @@ def test_a_driver_that_is_killed_anywhere_is_followed_by_another(tmp_path: Path,
         assert done.state is (State.ROLLED_BACK if bad else State.DONE), number
         assert rig.fleet.there() == rig.names[0 if bad else 1], number
         assert rig.fleet.fewest == 3, number
+        assert sorted(rig.fleet.leaves) == rig.fleet.there(), f"{number}: nothing is paid for that has ended"
         assert bad or len(set(rig.fleet.starts)) == len(rig.fleet.starts), "nothing was started twice"
     raise AssertionError("it takes more steps than that?")
+
+
+def test_what_cannot_be_taken_away_is_said_and_holds_nothing_up(rig: Rig) -> None:
+    rig.fleet.clear = lambda specs: [f"volume of {spec.node}" for spec in specs]  # type: ignore[method-assign]
+    assert rig.run().state is State.DONE
+    assert rig.said[-2].startswith("left behind, see that it goes: volume of old-0; volume of old-1")
+
+    def refused(specs: Sequence[NodeSpec]) -> list[str]:
+        raise Invalid("no right to delete")
+
+    rig.fleet.clear = refused  # type: ignore[method-assign]
+    rig.olds = [rig.new_of(spec) for spec in rig.olds]
+    rig.new_of = lambda old: old.model_copy(update={"node": f"{old.node}-2"})  # type: ignore[method-assign]
+    before = rig.clock.monotonic()
+    assert rig.run().state is State.DONE
+    assert "no right to delete" in rig.said[-2]
+    assert rig.clock.monotonic() - before < 60, "nothing is asked for in vain"
 
 
 def test_a_store_that_is_away_for_a_while_stops_nothing(rig: Rig) -> None:

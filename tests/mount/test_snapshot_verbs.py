@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import Any
 import pytest
 
 from synclib.clock import SystemClock, SystemEntropy
+from synclib.core.rollout import NodeSpec, State
 from synclib.core.snapshot_tags import IN_USE
 from synclib.core.volume_layout import decode_header
+from synclib.engine.rollout import Entry, Journal, plan
 from synclib.store.file import FileStore
 from synclib.volume.base import VolumeState
 from synclib.volume.local import LocalDriver
@@ -90,6 +94,40 @@ def test_create_show_and_prune(shelf: Shelf) -> None:
     assert complete_ones(shelf.kit, shelf.driver) == [names[2], names[0]]
     assert "which are to go" in shelf.snapshot("prune", code=2)["error"]["message"]
     assert "there is no" in shelf.snapshot("show", "snap-0", code=10)["error"]["message"]
+
+
+def test_what_an_upgrade_under_way_needs_is_not_pruned(shelf: Shelf) -> None:
+    """Tagged or not: whoever was killed may not have come to it, and of two upgrades one ends first."""
+    snapshots = [shelf.snapshot("create", "covers")["snapshot"]]
+    for number in (2, 3, 4):
+        shelf.publish(number)
+        snapshots.append(shelf.snapshot("create", "covers")["snapshot"])
+    journal = Journal(shelf.kit.store, shelf.kit.host)
+
+    def begin(role: str, old: str, new: str) -> Entry:
+        def new_of(spec: NodeSpec) -> NodeSpec:
+            return spec.model_copy(update={"node": f"{spec.node}-new", "snapshot": new})
+
+        olds = [NodeSpec(node=f"{role}-1", role=role, snapshot=old)]
+        return journal.create(plan(journal.find(role).next_id, olds, new_of, 1, ""))
+
+    def pruned(*words: object) -> list[str]:
+        return sorted(row["snapshot"] for row in shelf.snapshot("prune", *words, "--keep-last", 1)["deleted"])
+
+    ended = begin("render", "", snapshots[2])
+    journal.replace(ended, ended.rollout.model_copy(update={"state": State.DONE}))
+    one = begin("render", snapshots[0], snapshots[1])
+    other = begin("render-more", "", snapshots[1])
+    assert pruned("--dry-run") == pruned() == [snapshots[2]]
+    journal.replace(one, one.rollout.model_copy(update={"state": State.DONE}))
+    assert pruned() == [snapshots[0]], "what only the one needed to go back"
+    journal.replace(other, other.rollout.model_copy(update={"state": State.ROLLED_BACK}))
+    assert pruned() == [snapshots[1]]
+    # A journal that cannot be read says nothing of what is needed.
+    shelf.publish(5)
+    shelf.snapshot("create", "covers")
+    shelf.kit.store.put("upgrade/render-000003", b"{")
+    assert shelf.snapshot("prune", "--keep-last", 1, code=20)["error"]["kind"] == "corrupt"
 
 
 def test_a_tag_cannot_make_the_last_good_one_go(shelf: Shelf) -> None:
@@ -192,6 +230,39 @@ def test_killed_anywhere_and_run_again_it_is_there_once(shelf: Shelf, way: str) 
         assert len(found) == len(shelf.driver.snapshots()) == number
         assert len(shelf.driver.volumes()) == (way == "--volume")
     assert at_work > 1  # how many depends on the machine's other work
+
+
+@pytest.mark.parametrize(
+    ("method", "when", "is_attached"),
+    [
+        ("attach", "after", False),
+        ("snapshot", "after", False),
+        ("tag", "after", False),
+        ("detach", "before", False),
+        ("snapshot", "before", True),
+        ("tag", "after", True),
+    ],
+)
+def test_killed_while_it_has_the_volume_the_same_again_leaves_that_as_it_was(
+    shelf: Shelf, method: str, when: str, is_attached: bool
+) -> None:
+    """Also where the snapshot is whole already, and nothing is left to do but that."""
+    driver = shelf.driver
+    volume_id = driver.create_volume(size_gib=1, zone="here", token="own", tags={}).id
+    if is_attached:
+        driver.attach(volume_id, "n1")
+    program = [sys.executable, "-m", "tests.mount.killed_volume_snapshot", shelf.machine.place, volume_id, method, when]
+    killed = subprocess.run(program, cwd=Path(__file__).parents[2], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert driver.volumes()[0].state is VolumeState.IN_USE
+    shelf.snapshot("create", "covers", "--volume", volume_id)
+    assert len(complete_ones(shelf.kit, driver)) == len(driver.snapshots()) == 1
+    assert driver.volumes()[0].state is (VolumeState.IN_USE if is_attached else VolumeState.AVAILABLE)
+    # What somebody attaches afterwards is theirs.
+    driver.attach(volume_id, "n1")
+    shelf.publish(2)
+    shelf.snapshot("create", "covers", "--volume", volume_id)
+    assert driver.volumes()[0].state is VolumeState.IN_USE
 
 
 def worked(shelf: Shelf, seconds: float | None, *words: object) -> float:

@@ -262,10 +262,11 @@ def prune(
     boxlink snapshot prune covers --keep-last 7
     boxlink snapshot prune --older-than 30d
 
-    Never the newest complete one of a dataset, nor one that somebody needs (tag boxlink:in-use). What is not complete
-    goes by its age alone.
+    Never the newest complete one of a dataset, nor one that an upgrade under way needs, or whoever put the tag
+    boxlink:in-use. What is not complete goes by its age alone.
     """
     from synclib.core.names import dataset_root
+    from synclib.engine.rollout import Journal
     from synclib.engine.snapshots import find, newest_confirmed, prunable
     from synclib.errors import Invalid
     from synclib.lazy.dataset import Dataset
@@ -276,6 +277,7 @@ def prune(
         raise Invalid("which are to go?", hint="--keep-last N, --older-than 30d, or both")
     host, store = open_host(context), context.open_store()
     driver = open_driver(context, host, driver_name, pool)
+    journal = Journal(store, host)
     gone: list[dict[str, object]] = []
     kept = 0
     for name in [dataset] if dataset is not None else dataset_names(store):
@@ -284,6 +286,10 @@ def prune(
         going = prunable(found, newest, keep_last, older_than, host.clock.wall_ns())
         kept += len(found.snapshots) - len(going)
         for known in going:
+            # Right before it goes: the tag alone has room for one upgrade, and comes after the journal.
+            if known.snapshot.id in journal.snapshots_needed():
+                kept += 1
+                continue
             if not dry_run:
                 driver.delete_snapshot(known.snapshot.id)
             gone.append(_row(known))

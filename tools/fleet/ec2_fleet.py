@@ -12,9 +12,20 @@ from typing import Any
 
 from synclib.core.machine import Machine
 from synclib.core.rollout import NodeSpec, Traffic, View
+from synclib.core.snapshot_tags import store_tag
+from synclib.engine.node_volume import release_ended
 from synclib.errors import Conflict, Invalid
 from synclib.volume.aws_calls import Calls
-from tools.fleet.ec2_instances import Instance, instances, run_instance, tag_instances, terminate
+from synclib.volume.ebs import EbsDriver
+from tools.fleet.ec2_instances import (
+    INSTANCE_ID,
+    Instance,
+    instances,
+    real_calls,
+    run_instance,
+    tag_instances,
+    terminate,
+)
 from tools.fleet.instance_request import PINS_TAG, Start, pins_text, requests
 from tools.fleet.pins import parse_pins
 from tools.fleet.readiness import Readiness
@@ -38,6 +49,8 @@ class Ec2Fleet:
         self._ec2, self._readiness, self._machine = ec2, readiness, machine
         self._store, self._calls = store, calls
         self._draining: set[str] = set()
+        known = calls or real_calls()
+        self._volumes = EbsDriver(ec2, None, known.clock, known.entropy)  # volumes alone: it reads no block
 
     def running(self, role: str) -> list[NodeSpec]:
         """What runs of a role, as its instances' tags say. Invalid for a tag that no launch of ours writes."""
@@ -113,8 +126,16 @@ class Ec2Fleet:
     def traffic(self) -> Traffic | None:
         return self._readiness.traffic()
 
-    def clear(self, specs: Sequence[NodeSpec]) -> None:
-        """Instances leave nothing."""
+    def clear(self, specs: Sequence[NodeSpec]) -> list[str]:
+        """An instance that ends leaves the volumes that it made to start from. Those of all that have ended go, of
+        whatever name: a node that was started again had another instance before, and EC2 forgets it within the hour."""
+        left = release_ended(self._volumes, store_tag(self._store), self._ended)
+        return [f"volume {volume_id}" for volume_id in left]
+
+    def _ended(self, ids: frozenset[str]) -> set[str]:
+        wanted = sorted(each for each in ids if INSTANCE_ID.fullmatch(each))
+        found = instances(self._ec2, wanted, None, self._calls) if wanted else []
+        return set(wanted) - {each.id for each in found if each.state != "terminated"}
 
     def _of(self, spec: NodeSpec) -> list[Instance]:
         found = instances(self._ec2, (), {"boxlink:node": spec.node}, self._calls)

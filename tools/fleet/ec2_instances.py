@@ -28,7 +28,7 @@ _PAGES_MAX = 1000
 _FILTER_VALUES_MAX = 200
 _LIVE = ("pending", "running", "stopping", "stopped")
 _GOING = ("shutting-down", "terminated")
-_ID = re.compile(r"i-[0-9a-f]{8,17}")
+INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _found(ec2: Any, calls: Calls, filters: list[dict[str, Any]]) -> list[Instan
 
 def _instance(row: Mapping[str, Any]) -> Instance:
     instance_id, state = row.get("InstanceId"), row.get("State", {}).get("Name")
-    if not isinstance(instance_id, str) or not _ID.fullmatch(instance_id) or state not in (*_LIVE, *_GOING):
+    if not isinstance(instance_id, str) or not INSTANCE_ID.fullmatch(instance_id) or state not in (*_LIVE, *_GOING):
         raise Unsupported(f"AWS answered with the instance {str(instance_id)[:40]!r}, which is {str(state)[:40]!r}")
     return Instance(
         instance_id,

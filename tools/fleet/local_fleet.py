@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,10 @@ from pathlib import Path
 
 from synclib.clock import Clock, Entropy
 from synclib.core.rollout import NodeSpec, Traffic, View
+from synclib.core.snapshot_tags import store_tag
+from synclib.engine.node_volume import release_ended
 from synclib.errors import Unavailable
+from synclib.volume.base import VolumeDriver
 from tools.fleet.local_nodes import Wish, check_wish, is_alive, nodes, remove, start, stop
 from tools.fleet.node_file import LocalNode
 from tools.fleet.pins import read_pins
@@ -21,7 +25,8 @@ DRAIN_S = 90.0
 
 
 class LocalFleet:
-    """Nodes below ``directory``. ``release_directory``: where a release (NAME@SEQ) stands, once it is here."""
+    """Nodes below ``directory``. ``release_directory``: where a release (NAME@SEQ) stands, once it is here.
+    ``volumes``: whose volumes a node has; None where they are not this machine's images."""
 
     def __init__(
         self,
@@ -31,10 +36,11 @@ class LocalFleet:
         clock: Clock,
         entropy: Entropy,
         release_directory: Callable[[str], Path | None],
+        volumes: Callable[[LocalNode], VolumeDriver | None],
     ) -> None:
         self._directory, self._readiness, self._environ = directory, readiness, environ
         self._clock, self._entropy = clock, entropy
-        self._release_directory = release_directory
+        self._release_directory, self._volumes = release_directory, volumes
         self._draining: dict[str, threading.Thread] = {}
 
     def running(self, role: str) -> list[NodeSpec]:
@@ -104,12 +110,21 @@ class LocalFleet:
     def traffic(self) -> Traffic | None:
         return self._readiness.traffic()
 
-    def clear(self, specs: Sequence[NodeSpec]) -> None:
-        """Take away what nodes that have ended leave here."""
+    def clear(self, specs: Sequence[NodeSpec]) -> list[str]:
+        """Their mounts, their volumes, and their directories."""
         known = {node.node: node for node in nodes(self._directory)}
+        left: list[str] = []
         for spec in specs:
             if spec.node in known and not is_alive(known[spec.node]):
-                remove(known[spec.node])
+                left += remove(known[spec.node], functools.partial(self._release, known[spec.node]))
+        return left
+
+    def _release(self, node: LocalNode) -> list[str]:
+        driver = self._volumes(node)
+        if driver is None:
+            return []
+        store = store_tag(self._environ["BOXLINK_STORE"])
+        return [f"volume {each}" for each in release_ended(driver, store, lambda names: names & {node.node})]
 
 
 def _admin_of(node: LocalNode) -> str:

@@ -19,7 +19,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,8 +134,12 @@ def stop(node: LocalNode, drain_s: float) -> bool:
         return running is None or running.process.end(drain_s)
 
 
-def remove(node: LocalNode) -> None:
-    """Take a stopped node's mounts and its directory away. Conflict while it runs."""
+def remove(node: LocalNode, release: Callable[[], list[str]] = list) -> list[str]:
+    """Take a stopped node's mounts, its volumes and its directory away. Conflict while it runs.
+
+    ``release``: lets its volumes go, and names those that are not gone yet: these are returned, and its directory stays
+    until a later call, for a volume may be an image below it.
+    """
     from tools.demo.mounts import end_mounts
 
     with _alone(node.directory):
@@ -150,7 +154,14 @@ def remove(node: LocalNode) -> None:
 
         if node.data.is_dir():
             end_mounts(node.data, boxlink)
+        if left := release():
+            return left
+        # What names it goes last: whoever is killed here finds it again.
+        for path in node.directory.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
         shutil.rmtree(node.directory)
+        return []
 
 
 def _running(node: LocalNode) -> LocalNode | None:

@@ -55,6 +55,10 @@ class SwapFleet:
     def traffic(self) -> Traffic | None:
         return self._readiness.traffic()
 
+    def clear(self, specs: Sequence[NodeSpec]) -> list[str]:
+        """No node ends, and each lets its own volumes go."""
+        return []
+
     def keep(self, rollout: Rollout) -> None:
         """At its end: what the nodes stood on before may go."""
         for step in rollout.steps:

@@ -7,20 +7,22 @@ from pathlib import Path
 
 from synclib.core.machine import Machine
 from synclib.core.names import node_key, swap_key
-from synclib.core.rollout import Phase, Rollout, State
+from synclib.core.rollout import Phase, Rollout, State, gone_of
 from synclib.core.snapshot_tags import IN_USE
 from synclib.engine.host import Host
 from synclib.engine.rollout import Driver, Entry, Fleet, Journal
 from synclib.errors import Conflict, Invalid, Missing, Unavailable
 from synclib.store.base import Store
+from synclib.volume.base import VolumeDriver
 from tools.cli_context import Context
 from tools.cli_engine import open_host
 from tools.cli_machine import machine_of, machine_words
-from tools.cli_snapshot import open_driver
+from tools.cli_snapshot import default_driver, open_driver
 from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.fetched import fetched
 from tools.fleet.find_role import parse_values
 from tools.fleet.local_fleet import LocalFleet, environment
+from tools.fleet.node_file import LocalNode
 from tools.fleet.pins import check_pins
 from tools.fleet.proxy_admin import ProxyAdmin
 from tools.fleet.readiness import Readiness
@@ -52,11 +54,15 @@ class Site:
         self.context.note(f"boxlink: {rollout.id} ({done}/{len(rollout.steps)}): {text}")
 
     def need(self, rollout: Rollout, by: str) -> None:
-        """Say at the snapshots that an upgrade needs who needs them, so that none is pruned meanwhile."""
+        """Say at the snapshots that an upgrade needs who needs them, for a person to see; ``by``: its id, empty when it
+        does no longer. What another has written there stays: prune reads the journals besides."""
         specs = [spec for step in rollout.steps for spec in (step.old, step.new)]
         for name in {spec.snapshot for spec in specs} - {""}:
+            driver = open_driver(self.context, self.host, self.asked.driver_name, self.asked.pool)
             try:
-                open_driver(self.context, self.host, self.asked.driver_name, self.asked.pool).tag(name, {IN_USE: by})
+                found = driver.snapshots([name])
+                if not found or found[0].tags.get(IN_USE, "") == ("" if by else rollout.id):
+                    driver.tag(name, {IN_USE: by})
             except Missing:
                 if any(step.new.snapshot == name for step in rollout.steps) and by:
                     raise
@@ -174,13 +180,29 @@ def _nodes(context: Context, asked: Asked, readiness: Readiness, host: Host) -> 
         return Ec2Fleet(client(context.s3_settings()), readiness, _machine(asked), context.url)
     environ = environment(context.url)
     return LocalFleet(
-        asked.local, readiness, environ, host.clock, host.entropy, lambda name: _release_directory(context, asked, name)
+        asked.local,
+        readiness,
+        environ,
+        host.clock,
+        host.entropy,
+        lambda name: _release_directory(context, asked, name),
+        lambda node: _volumes(context, host, node),
     )
 
 
 def _machine(asked: Asked) -> Machine | None:
     """None where nothing was said of it: then new nodes are on such as the old ones are."""
     return machine_of(*asked.machine) if any(asked.machine) else None
+
+
+def _volumes(context: Context, host: Host, node: LocalNode) -> VolumeDriver | None:
+    """As the node itself finds its driver: by the settings, for it got none of this command's options."""
+    if default_driver(context) != "local":
+        return None
+    from synclib.volume.local import LocalDriver
+
+    pool = None if context.settings is None else context.settings.volume.pool
+    return LocalDriver(node.directory / (pool or "state/boxlink/volumes"), host.clock)
 
 
 def _release_directory(context: Context, asked: Asked, name: str) -> Path | None:
@@ -215,13 +237,26 @@ def _fleet(site: Site, rollout: Rollout) -> Fleet:
 
 def _driver(site: Site, fleet: Fleet) -> Driver:
     asked = site.asked
-    return Driver(site.journal, fleet, site.host, site.say, ready_s_max=asked.ready_s_max, bake_s=asked.bake_s)
+    return Driver(
+        site.journal,
+        fleet,
+        site.host,
+        site.say,
+        ready_s_max=asked.ready_s_max,
+        bake_s=asked.bake_s,
+        settle=lambda rollout: _settle(site, rollout),
+    )
+
+
+def _settle(site: Site, rollout: Rollout) -> None:
+    site.need(rollout, "")
+    for spec in gone_of(rollout):
+        site.store.delete(node_key(spec.node))  # what it said of itself
+        site.store.delete(swap_key(spec.node))
 
 
 def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
-    """What is left of nodes that are no longer needed goes; an upgrade that did not end as ``wanted`` is an error."""
-    if rollout.state.is_final:
-        site.need(rollout, "")
+    """Nodes that stay may go on from here; an upgrade that did not end as ``wanted`` is an error."""
     if rollout.state is State.PAUSED:
         _show_paused(site.context, site.asked, rollout)
         return
@@ -233,12 +268,6 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
         fleet.keep(rollout)
         for step in rollout.steps:
             site.nodes.note_pins(step.new if rollout.state is State.DONE else step.old)
-    elif rollout.state.is_final:
-        gone = [step.old if rollout.state is State.DONE else step.new for step in rollout.steps]
-        for spec in gone:
-            site.store.delete(node_key(spec.node))  # what it said of itself
-            site.store.delete(swap_key(spec.node))
-        site.nodes.clear(gone)
     if rollout.state is State.ROLLED_BACK and wanted is not State.ROLLED_BACK:
         raise Conflict(f"{rollout.id} was taken back: {rollout.reason}", hint="correct it, then upgrade again")
     _show(site.context, rollout)
@@ -248,7 +277,9 @@ def _hint_of_failed(asked: Asked, rollout: Rollout) -> str:
     if not rollout.swap:
         lacking = next((step.old for step in rollout.steps if step.phase is not Phase.UNDONE), rollout.steps[0].old)
         local = [] if asked.local is None else ["--local", str(asked.local)]
-        machine = machine_words(*asked.machine)
+        on = lacking.machine
+        known = asked.machine if on is None else (on.image, on.types, on.subnets, on.security_groups, on.profile)
+        machine = machine_words(*known)
         return f"{launch_command(lacking, [*local, *machine])} starts it again, and so each that is missing"
     return (
         "no node was ended: boxlink status says how each does; see that its boxlink sync runs and reaches the store, "
