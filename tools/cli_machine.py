@@ -39,3 +39,17 @@ def machine_of(
             raise Invalid(f"{name} is needed for EC2", hint="or do it on this machine: --local DIR")
     assert image is not None
     return Machine(image, types, subnets, groups, profile)
+
+
+def machine_words(
+    image: str | None, types: tuple[str, ...], subnets: tuple[str, ...], groups: tuple[str, ...], profile: str
+) -> list[str]:
+    """These options as they stand on a command line."""
+    given = (
+        ("--image", () if image is None else (image,)),
+        ("--type", types),
+        ("--subnet", subnets),
+        ("--security-group", groups),
+        ("--profile", (profile,) if profile else ()),
+    )
+    return [word for name, values in given for value in values for word in (name, value)]

@@ -13,8 +13,10 @@ from synclib.errors import Partial, Unavailable
 from synclib.store.base import Store
 from tools.cli_context import Context, shown
 from tools.cli_engine import size_text
+from tools.log_text import line_text
 
 _WATCH_S = 5.0
+_LINE_MAX = 200
 
 
 def show_fleet(context: Context, lag_max: int, *, is_check: bool, is_watch: bool) -> None:
@@ -41,13 +43,13 @@ def show_fleet(context: Context, lag_max: int, *, is_check: bool, is_watch: bool
 def _look(context: Context, store: Store, lag_max: int) -> tuple[str, dict[str, object]]:
     rows, problems = fleet_rows(store, SystemClock(), lag_max, with_logs=True)
     alarms = [f"{row.seen.node}: {alarm}" for row in rows for alarm in row.alarms] + problems
-    lines = [_line(row) for row in rows] or ["no node has said anything"]
+    lines = [row_text(row) for row in rows] or ["no node has said anything"]
     if alarms:
         lines += ["", f"{len(alarms)} alarms:", *(f"  {_one_line(alarm)}" for alarm in alarms)]
     return "\n".join(lines), {"nodes": [_object(row) for row in rows], "alarms": alarms}
 
 
-def _line(row: Row) -> str:
+def row_text(row: Row) -> str:
     seen, status = row.seen, row.seen.status
     words = [seen.node]
     if status is not None:
@@ -69,7 +71,7 @@ def _line(row: Row) -> str:
     if status is not None and status.is_stopped:
         words.append("stopped")
     text = ("! " if row.alarms else "  ") + _one_line(", ".join(words))
-    return text + (f"\n      {_one_line(seen.last_line)}" if seen.last_line else "")
+    return text + (f"\n      {_one_line(line_text(seen.last_line)[:_LINE_MAX])}" if seen.last_line else "")
 
 
 def _one_line(text: str) -> str:
@@ -86,5 +88,5 @@ def _object(row: Row) -> dict[str, object]:
         "registrations": {key: found.model_dump() for key, found in seen.registrations.items()},
         "lag": dict(row.lag),
         "alarms": list(row.alarms),
-        "last_line": seen.last_line,
+        "last_line": seen.last_line[:_LINE_MAX],
     }

@@ -140,7 +140,8 @@ def prepare_as(rung: Rung, dataset: Dataset, host: Host, manifest: Manifest) -> 
     """Bring here what a seq needs to be mounted so. Unsupported where nothing can be mounted."""
     if rung.mode is None:
         raise Unsupported(
-            f"nothing can be mounted here: {rung.why}", hint="use boxlink restore, cat, ls, which need no mount"
+            f"nothing can be mounted here: {rung.why}",
+            hint="boxlink restore DATASET DIR and boxlink cat DATASET PATH need no mount",
         )
     if rung.mode is Mode.FUSE:
         return prepare_tree(dataset, host, manifest, rung.why)

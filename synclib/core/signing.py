@@ -64,5 +64,7 @@ def parse_public(data: bytes) -> str:
     lines = [line.strip() for line in data[:KEY_FILE_BYTES_MAX].decode(errors="replace").splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if len(keys) != 1 or not _HEX.fullmatch(keys[0]):
-        raise Invalid("this is no public key", hint="it is one line of 64 hex digits; boxlink release key makes one")
+        raise Invalid(
+            "this is no public key", hint="it is one line of 64 hex digits; boxlink release key FILE makes one"
+        )
     return keys[0]

@@ -106,8 +106,14 @@ def _check_move(name: str, former: Channel, wanted: Channel, *, is_back_allowed:
     if wanted.seq < former.seq and not is_back_allowed:
         raise Conflict(
             f"channel {name} stands at seq {former.seq}: every follower would go back",
-            hint=f"boxlink channel set {name} … {wanted.seq} --back, if that is meant",
+            hint=f"boxlink channel set {name} {_words(wanted)} --back, if that is meant",
         )
+
+
+def _words(channel: Channel) -> str:
+    """As ``boxlink channel set`` takes them."""
+    name = channel.root.partition("/")[2]
+    return f"{name} {channel.seq}{'' if channel.release is None else ' --release'}"
 
 
 def _change(store: Store, host: Host, name: str, change: Callable[[Channel | None], Channel | None]) -> Channel:

@@ -218,5 +218,12 @@ class _Ranges:
             return decode_chunk(chunk, data)
         except Corrupt as error:
             error.key = key
-            error.hint = f"boxlink verify {self._root.partition('/')[2]} --data names all that is damaged"
+            error.hint = _hint_of_damage(self._root)
             raise
+
+
+def _hint_of_damage(root: str) -> str:
+    kind, _, name = root.partition("/")
+    if kind == "release":
+        return f"see who may write to the store; boxlink release ls {name} lists other seqs of it"
+    return f"boxlink verify {name} --data names all that is damaged"

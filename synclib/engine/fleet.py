@@ -24,7 +24,7 @@ from synclib.lazy.dataset import Dataset
 from synclib.store.base import Store, in_spite_of_strangers
 
 NODES_MAX = 10_000
-_LINE_MAX = 200
+_LINE_MAX = 16 << 10  # a line of JSON that is cut can no longer be read
 
 
 def fleet_rows(store: Store, clock: Clock, lag_max: int, *, with_logs: bool) -> tuple[list[Row], list[str]]:
@@ -109,7 +109,7 @@ def _said_at(line: str) -> str:
     """Lines of JSON with a field ``at`` in the order of their time; others before them."""
     try:
         return str(json.loads(line)["at"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -197,11 +198,18 @@ def read_statement(store: Store, name: str, seq: int | None) -> Statement:
             raise Corrupt(f"the statement of seq {seq} is of seq {statement.seq}")
     except Missing as error:
         what = f"release {name}" if seq is None else f"seq {seq} of release {name}"
-        raise Missing(f"there is no {what}", hint="boxlink release publish NAME DIR", key=key) from error
+        hint = f"boxlink release publish {name} DIR" if seq is None else f"boxlink release ls {name} lists them"
+        raise Missing(f"there is no {what}", hint=hint, key=key) from error
     except BoxlinkError as error:
         error.key = error.key or key
         raise
     return statement
+
+
+def release_command(verb: str, place: Path, seq: int | None = None) -> str:
+    """A command line of ``boxlink release`` that is about a seq of the release which stands at ``place`` (DIR/NAME)."""
+    words = ["boxlink", "release", verb, place.name, *([] if seq is None else ["--seq", str(seq)])]
+    return shlex.join([*words, "--into", str(place.parent)])
 
 
 def statements(store: Store, name: str) -> list[int]:

@@ -18,13 +18,11 @@ from synclib.core.parents import with_parents
 from synclib.core.release import Statement
 from synclib.core.treehash import TreeHash
 from synclib.disk.held import Held
-from synclib.engine.release import VENV
+from synclib.engine.release import VENV, release_command
 from synclib.errors import Corrupt, Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.run_cache import RunCache
 from synclib.store.memory import MemoryStore
-
-_HINT = "boxlink release fetch brings it anew, once this directory is moved away"
 
 
 def check_standing(directory: Path, statement: Statement) -> None:
@@ -35,7 +33,7 @@ def check_standing(directory: Path, statement: Statement) -> None:
     if state is None or state.root != root or state.seq != statement.seq:
         raise Missing(
             f"nothing tells what release {statement.release} seq {statement.seq} should be here",
-            hint=_HINT,
+            hint=_hint(directory, statement),
             path=str(directory),
         )
     # What is not here is damage, not something to fetch.
@@ -47,18 +45,27 @@ def check_standing(directory: Path, statement: Statement) -> None:
         if entry.directory == b"" and entry.name == VENV.encode():
             raise Corrupt(f"a release brings no {VENV}", path=str(directory))
         if not _stands(os.path.join(top, entry.path), entry):
-            raise _damaged(directory, entry.path)
+            raise _damaged(directory, entry.path, statement)
     if tree.hexdigest() != statement.digest:
         raise Corrupt(
-            f"release {statement.release} seq {statement.seq} is not what was signed", hint=_HINT, path=str(directory)
+            f"release {statement.release} seq {statement.seq} is not what was signed",
+            hint=_hint(directory, statement),
+            path=str(directory),
         )
-    _check_no_more(top, chain)
+    _check_no_more(directory, chain, statement)
 
 
-def _damaged(directory: Path, path: bytes) -> Corrupt:
+def _damaged(directory: Path, path: bytes, statement: Statement) -> Corrupt:
     return Corrupt(
-        "it is not as it was signed", hint=_HINT, path=os.fsdecode(os.path.join(os.fsencode(directory), path))
+        "it is not as it was signed",
+        hint=_hint(directory, statement),
+        path=os.fsdecode(os.path.join(os.fsencode(directory), path)),
     )
+
+
+def _hint(directory: Path, statement: Statement) -> str:
+    command = release_command("fetch", directory.parent, statement.seq)
+    return f"{command} brings it anew, once this directory is moved away"
 
 
 def _stands(path: bytes, entry: Entry) -> bool:
@@ -82,8 +89,9 @@ def _has_bytes(path: bytes, entry: Entry) -> bool:
         ) and not file.read(1)
 
 
-def _check_no_more(top: bytes, chain: Chain) -> None:
+def _check_no_more(place: Path, chain: Chain, statement: Statement) -> None:
     """Also a file too many may be run."""
+    top = os.fsencode(place)
     ours = {STATE_DIRECTORY.encode(), VENV.encode()}
     for parent, folders, files in os.walk(top):
         directory = os.path.relpath(parent, top) if parent != top else b""
@@ -91,4 +99,4 @@ def _check_no_more(top: bytes, chain: Chain) -> None:
             folders[:] = [name for name in folders if name not in ours]
         for name in (*folders, *files):
             if chain.lookup(sort_key(directory, name)) is None:
-                raise _damaged(Path(os.fsdecode(top)), os.path.join(directory, name))
+                raise _damaged(place, os.path.join(directory, name), statement)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synclib.core.manifest import Head
-from synclib.core.names import tag_key, tag_prefix
+from synclib.core.names import dataset_root, tag_key, tag_prefix
 from synclib.core.tag import TAG_BYTES_MAX, Tag, decode_tag, encode_tag
 from synclib.engine.head_swap import update_head
 from synclib.engine.host import Host
@@ -48,8 +48,15 @@ def _read(dataset: Dataset, key: str) -> Tag:
         return decode_tag(found.data)
     except BoxlinkError as error:
         error.key = error.key or key
-        error.hint = error.hint or f"boxlink tag {dataset.name} {key.rpartition('/')[2]} --delete"
+        error.hint = error.hint or _hint_of_damage(dataset, key.rpartition("/")[2])
         raise
+
+
+def _hint_of_damage(dataset: Dataset, name: str) -> str:
+    """A release's tags are those of channels: no verb but theirs writes them."""
+    if dataset.root != dataset_root(dataset.name):
+        return "see who may write to the store; take that object away"
+    return f"boxlink tag {dataset.name} {name} --delete"
 
 
 def read_tag(dataset: Dataset, name: str) -> Tag:

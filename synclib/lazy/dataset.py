@@ -48,7 +48,18 @@ class Dataset:
     def __init__(self, store: Store, root: str) -> None:
         self.store = store
         self.root = root
-        self.name = root.partition("/")[2]
+        kind, _, self.name = root.partition("/")
+        self._is_release = kind == "release"
+
+    @property
+    def title(self) -> str:
+        """Its name for a person: a release may be called as a dataset is."""
+        return f"release {self.name}" if self._is_release else self.name
+
+    @property
+    def listing(self) -> str:
+        """The command that lists its seqs."""
+        return f"boxlink release ls {self.name}" if self._is_release else f"boxlink log {self.name}"
 
     def read_head(self) -> HeadState:
         """The head now; Missing when nothing was ever published."""
@@ -69,8 +80,10 @@ class Dataset:
             self._check_store(error)
             if not self._has_history() or (is_empty_enough and self._head_with_history()):
                 raise Missing(
-                    f"{self.name} has never been published here",
-                    hint=f"boxlink publish {self.name} DIR",
+                    f"{self.title} has never been published here",
+                    hint=f"boxlink release publish {self.name} DIR"
+                    if self._is_release
+                    else f"boxlink publish {self.name} DIR",
                     dataset=self.name,
                     key=key,
                 ) from error
@@ -136,8 +149,8 @@ class Dataset:
             return state.manifest
         if not 0 < seq < state.manifest.seq:
             raise Missing(
-                f"{self.name} has no seq {seq}; its head is at {state.manifest.seq}",
-                hint=f"boxlink log {self.name} lists them",
+                f"{self.title} has no seq {seq}; its head is at {state.manifest.seq}",
+                hint=f"{self.listing} lists them",
                 dataset=self.name,
             )
         # Nothing that such a one names is ever condemned.
@@ -148,7 +161,9 @@ class Dataset:
         found = [self.read_manifest_object(info.key) for info in self.store.list(names.manifest_prefix(self.root, seq))]
         if found:
             return min(found, key=preference)
-        raise Missing(f"{self.name} no longer has seq {seq}", hint="boxlink log lists what is kept", dataset=self.name)
+        raise Missing(
+            f"{self.title} no longer has seq {seq}", hint=f"{self.listing} lists what is kept", dataset=self.name
+        )
 
     def check_condemned(self, head: HeadState, manifest: Manifest) -> None:
         """Missing for a seq that a collector has condemned: it may be gone at any moment."""
@@ -156,8 +171,8 @@ class Dataset:
         named = {manifest_id(manifest_digest(encode_manifest(manifest))), *(run.ulid for run in manifest.runs)}
         if manifest.seq != head.manifest.seq and not named.isdisjoint(condemned):
             raise Missing(
-                f"{self.name} seq {manifest.seq} is being collected",
-                hint=f"boxlink log {self.name} lists what is kept",
+                f"{self.title} seq {manifest.seq} is being collected",
+                hint=f"{self.listing} lists what is kept",
                 dataset=self.name,
             )
 
@@ -193,8 +208,8 @@ class Dataset:
                 last = middle - 1
         if found is None:
             raise Missing(
-                f"{self.name} has no seq of that time",
-                hint=f"boxlink log {self.name} lists what is kept",
+                f"{self.title} has no seq of that time",
+                hint=f"{self.listing} lists what is kept",
                 dataset=self.name,
             )
         return found

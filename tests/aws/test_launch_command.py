@@ -79,3 +79,63 @@ def test_no_room_is_full(standin: Standin, operator: Publisher) -> None:
     standin.script.exhausted |= set(standin.site.zones)
     assert operator.json(*words(standin, "--node", "render-1"), code=22)["error"]["kind"] == "full"
     assert standin.resources() == []
+
+
+ROLE = """
+role = "own"
+[values]
+listen = "127.0.0.1:0"
+[[process]]
+name = "a"
+run = ["true", "{listen}", "{must}"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("role", "more", "code", "says"),
+    [
+        ("render", ["--set", "nosuch=1"], 2, "role render has no value 'nosuch'"),
+        ("render", ["--set", "listen=bad"], 2, "is an address"),
+        ("own", [], 2, "{must} stands for nothing"),
+        ("own", ["--set", "must=1", "--set", "nosuch=1"], 2, "role own has no value 'nosuch'"),
+        ("other", [], 10, "release fleet@2 has no role other"),
+        ("render", ["--release", "fleet@9"], 10, "release fleet has no seq 9"),
+        ("render", ["--seq", "covers=9"], 10, "covers has no seq 9"),
+    ],
+)
+def test_what_no_instance_could_run_is_not_paid_for(
+    standin: Standin, operator: Publisher, role: str, more: list[str], code: int, says: str
+) -> None:
+    publish_role(operator, "own", ROLE)
+    _, _, *rest = words(standin, *more)
+    assert says in operator.json("launch", role, *rest, code=code)["error"]["message"]
+    assert standin.resources() == []
+
+
+def test_an_upgrade_looks_at_what_new_instances_are_told_before_any_is_started(
+    standin: Standin, operator: Publisher
+) -> None:
+    [node] = operator.json(*words(standin, "--node", "render-1", "--set", "dataset=covers"))["nodes"]
+    subnets = [word for subnet in standin.instances.subnets for word in ("--subnet", subnet)]
+    upgrade = ["upgrade", "render", "--image", IMAGE, "--type", KIND, "--profile", "boxlink-node", *subnets]
+    for dry in ([], ["--dry-run"]):
+        unknown = operator.json(*upgrade, "--set", "nosuch=1", *dry, code=2)["error"]
+        assert "role render has no value 'nosuch'" in unknown["message"]
+        assert "publish it with roles/render.toml in it" in unknown["hint"], "it is ours, not the release's"
+    # A release whose own role has other values is believed.
+    publish_role(operator, "render", ROLE.replace('"own"', '"render"'))
+    lacking = operator.json(*upgrade, "--release", "fleet", "--dry-run", code=2)["error"]
+    assert "role render has no value 'dataset'" in lacking["message"]
+    publish_role(operator, "render", ROLE.replace('"own"', '"render"').replace("{listen}", "{dataset}"))
+    assert "{must}" in operator.json(*upgrade, "--release", "fleet", code=2)["error"]["message"]
+    planned = operator.json(*upgrade, "--release", "fleet", "--set", "must=1", "--dry-run")
+    assert (planned["state"], planned["steps"][0]["new"]["release"]) == ("planned", "fleet@3")
+    assert [resource.id for resource in standin.resources()] == [node["instance"]], "nothing was started"
+    assert not list((operator.place / "store").glob("upgrade/*"))
+
+
+def publish_role(operator: Publisher, name: str, text: str) -> None:
+    release = operator.place.parent / "release"
+    (release / "roles").mkdir(exist_ok=True)
+    (release / f"roles/{name}.toml").write_text(text)
+    operator.run("release", "publish", "fleet", release)

@@ -84,7 +84,9 @@ def test_several_each_with_its_own_place_and_port(machine: Machine) -> None:
     until(lambda: all(answers(node) for node in found.values()))
     again = launch(machine, "--count", "3")
     assert [(node["pid"], node["is_new"]) for node in again] == [(node["pid"], False) for node in first]
-    machine.json("launch", "echo.toml", "--local", "nodes", "--node", "echo-2", "--stop")
+    one = machine.json("launch", "echo.toml", "--local", "nodes", "--node", "echo-2", "--stop")
+    assert one["nodes"] == [{"node": "echo-2", "drained": True, "was_up": True}]
+    assert one["others"] == ["echo-1", "echo-3"]
     assert [local_nodes.is_alive(node) for node in nodes(machine).values()] == [True, False, True]
     assert not answers(found["echo-2"])
     # The same place and port as before.
@@ -94,6 +96,27 @@ def test_several_each_with_its_own_place_and_port(machine: Machine) -> None:
     assert any(path.name.startswith("up-") for path in log.iterdir())
     machine.json("launch", "echo.toml", "--local", "nodes", "--count", "3", "--stop")
     assert not any(local_nodes.is_alive(node) for node in nodes(machine).values())
+
+
+def test_a_stop_without_a_number_is_of_all_nodes_of_the_role(machine: Machine) -> None:
+    """As an upgrade has named them too; another role's run on."""
+    place, wish = machine.place / "nodes", Wish(str(machine.place / "echo.toml"))
+    (machine.place / "other.toml").write_text((machine.place / "echo.toml").read_text().replace("echo", "other"))
+    other = Wish(str(machine.place / "other.toml"))
+    for name, what in (("echo-000001-1", wish), ("echo-000001-2", wish), ("echo-1", wish), ("other-1", other)):
+        local_nodes.start(place, name, what, machine.environment, SystemClock(), SeededEntropy(1))
+    words = ("launch", "echo", "--local", "nodes", "--stop")
+    planned = machine.run(*words, "--dry-run").decode().splitlines()
+    assert planned[0] == "echo-1 would be stopped"
+    assert all(local_nodes.is_alive(node) for node in nodes(machine).values()), "a dry run"
+    said = machine.run(*words).decode().splitlines()
+    assert said == [
+        "echo-1 stopped", "echo-000001-2 stopped", "echo-000001-1 stopped", "up as before: other-1",
+    ]  # fmt: skip
+    assert [name for name, node in nodes(machine).items() if local_nodes.is_alive(node)] == ["other-1"]
+    assert machine.json(*words)["nodes"][0] == {"node": "echo-1", "drained": True, "was_up": False}, "and again"
+    missing = machine.json("launch", "nosuch", "--local", "nodes", "--stop", code=10)["error"]
+    assert "other-1 (role other)" in missing["hint"]
 
 
 @pytest.mark.parametrize("moment", ["node.json", "holder"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -81,6 +82,38 @@ def test_key_publish_fetch_activate_rollback(machine: Machine) -> None:
     assert b"active" in machine.run("release", "ls", "fleet", *INTO)
 
 
+def test_what_a_hint_says_is_what_helps(machine: Machine) -> None:
+    """The command lines of hints are run as they stand, with who is trusted behind them."""
+    for version in ("1", "2"):
+        (machine.place / "build/version").write_text(version)
+        machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+
+    def hint(*words: object, code: int = 10) -> str:
+        found: str = machine.json(*words, code=code)["error"]["hint"]
+        return found
+
+    def follow(text: str) -> None:
+        assert text.startswith("boxlink ")
+        machine.run(*shlex.split(text)[1:], *TRUST)
+
+    follow(hint("release", "activate", "fleet", *INTO))
+    assert (machine.place / "here/fleet/2").is_dir(), "the current one"
+    follow(hint("release", "activate", "fleet@1", *INTO, *TRUST))
+    assert (machine.place / "here/fleet/1").is_dir()
+    machine.run("release", "activate", "fleet", "--seq", "2", *INTO, *TRUST)
+    follow(hint("release", "rollback", "fleet", *INTO))
+    assert os.readlink(machine.place / "here/fleet/current") == "1"
+    machine.run("release", "activate", "fleet@2", *INTO, *TRUST)
+    both = machine.json("release", "activate", "fleet@2", "1", *INTO, code=2)["error"]["message"]
+    assert both == "which seq of fleet: 1 or 2?"
+    for words in (("release", "fetch", "fleet@9", *INTO), ("channel", "set", "stable", "fleet", "9", "--release")):
+        assert hint(*words) == "boxlink release ls fleet lists them"
+    machine.run("channel", "set", "stable", "fleet", "2", "--release")
+    back = hint("channel", "set", "stable", "fleet", "1", "--release", code=13)
+    machine.run(*shlex.split(back.partition(",")[0])[1:])
+    assert machine.json("channel", "ls")["channels"][0]["seq"] == 1
+
+
 def test_old_ones_are_pruned_and_none_that_is_needed(machine: Machine) -> None:
     place = machine.place / "here/fleet"
     for version in ("1", "2", "3", "4", "5"):
@@ -104,12 +137,14 @@ def test_old_ones_are_pruned_and_none_that_is_needed(machine: Machine) -> None:
         standing = {path.name for path in place.iterdir()}
         assert standing == {
             *"2345", *(f"{seq}.{what}" for seq in range(2, 6) for what in ("json", "installed")),
-            "6.partial", "current", "previous", "lock",
+            "2.ran", "3.ran", "6.partial", "current", "previous", "lock",
         }  # fmt: skip
         user.communicate(b"\n")
     assert machine.json("release", "prune", "fleet", *INTO)["gone"] == [2]
     assert machine.json("release", "rollback", "fleet", *INTO)["seq"] == 3
     assert subprocess.run([place / "current/venv/bin/tool"], capture_output=True, check=True).stdout == b"1\n"
+    kept = machine.json("release", "prune", "fleet", *INTO)["kept"]
+    assert kept == {"3": "it runs", "4": "it ran, until an older one was taken", "5": "not activated yet"}
     assert machine.json("release", "prune", "other", *INTO, code=10)["error"]["kind"] == "missing"
 
 

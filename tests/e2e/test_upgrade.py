@@ -216,14 +216,26 @@ def test_paused_and_aborted(rolled: Rolled) -> None:
     words = ["upgrade", "render", "--local", str(rolled.place), "--bake", "0"]
     rolled.boxlink(*words, "--abort", code=10)
     process = subprocess.Popen(
-        [*boxlink_command(), *words, "--seq", "covers=2"], env=rolled.environ, stderr=subprocess.PIPE, text=True
-    )
+        [*boxlink_command(), *words, "--seq", "covers=2"],
+        env=rolled.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert process.stderr is not None
-    with process.stderr as lines:
+    assert process.stdout is not None
+    with process.stderr as lines, process.stdout as answer:
         assert any("is started" in line for line in lines)
-        assert rolled.boxlink(*words, "--pause")["state"] == "paused"
+        paused = rolled.boxlink(*words, "--pause")
         lines.read()
+        said = answer.read()
     assert process.wait(60) == 0
+    assert paused["state"] == "paused"
+    goes_on = f"boxlink upgrade render --local {rolled.place} --bake 0 --seq covers=2"
+    assert paused["goes_on_with"] == goes_on
+    # The one that rolled was not told but by the journal; it says the same.
+    assert "render-000001: paused, an operator paused it" in said
+    assert "0 of 2 nodes are done; at work: render-1 (starting); not begun: render-2\n" in said
+    assert f"the same command again goes on: {goes_on}\n" in said
+    refused = rolled.boxlink(*words, "--pause", code=13)["error"]
+    assert (refused["message"], "goes on with it" in refused["hint"]) == ("render-000001 is paused", True)
     conflict = rolled.boxlink(*words, "--seq", "covers=1", code=13)
     assert "is under way, to something else" in conflict["error"]["message"]
     again = rolled.boxlink("launch", "render", "--local", str(rolled.place), "--count", "2", code=13)
@@ -272,13 +284,17 @@ def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]
     rolled.fleet.publish(changed(small_wall(5)))
     wrong = rolled.boxlink(*words, "--seq", "covers=2", "--proxy", "127.0.0.1:9", code=11)
     assert "does not answer" in wrong["error"]["message"]
-    again = rolled.boxlink(
-        "launch", str(rolled.role), "--local", str(rolled.place), "--count", "1", "--seq", "covers=2"
-    )
-    assert again["nodes"][0]["is_new"] is False
+    launch = ("launch", str(rolled.role), "--local", str(rolled.place), "--count", "1")
+    for seqs in ((), ("--seq", "covers=1")):
+        assert rolled.boxlink(*launch, *seqs)["nodes"][0]["is_new"] is False
+    for more in ((), ("--dry-run",)):
+        other = rolled.boxlink(*launch, "--seq", "covers=2", *more, code=13)["error"]
+        assert other["message"] == "node render-1 is up, and stays at seq 1 of covers, not at seq 2"
+        assert other["hint"].startswith(f"boxlink upgrade render --local {rolled.place} --seq covers=2 ")
     assert (rolled.place / "render-1/data/covers/synch.active").read_text() == "seq=1\n", "what runs is left as it is"
     planned = rolled.boxlink(*words, "--seq", "covers=2", "--dry-run")
     assert [step["new"]["node"] for step in planned["steps"]] == ["render-000001-1"]
+    assert planned["state"] == "planned"
     assert rolled.names() == ["render-1"]
 
 

@@ -22,6 +22,7 @@ from synclib.errors import BoxlinkError, Corrupt, Unavailable
 from synclib.store.memory import MemoryStore
 from synclib.store.open import open_store
 from tests.kit import Kit
+from tools.fleet_status import row_text
 
 DIGEST = "5" * 64
 
@@ -130,7 +131,10 @@ def test_a_fleet_is_read_from_the_store(tmp_path: Path) -> None:
     kit.store.put("node/n1", said.model_dump_json().encode())
     kit.store.put("proxy/10.0.0.1.p80", Registration(handles=["/"], node="n1").model_dump_json().encode())
     kit.store.put("proxy/10.0.0.2.p80", b"I handle '/tiles/*'. Cache for 365d")
-    older, newer = (json.dumps({"at": f"2026-01-0{day}", "event": "e"}) for day in (1, 2))
+    # Longer than what is shown of it: it is JSON, and is read before it is cut.
+    older, newer = (json.dumps({"text": "x" * 300, "at": f"2026-01-0{day}", "event": "e"}) for day in (1, 2))
+    deep = "[" * 100_000
+    kit.store.put(f"log/n1/c.log/{0:020}", zstd.compress(f"{deep}\n".encode()))
     kit.store.put(f"log/n1/a.log/{0:020}", zstd.compress(f"{newer}\n".encode()))
     kit.store.put(f"log/n1/b.log/{0:020}", zstd.compress(f"{older}\n".encode()))
     clock.advance(7)
@@ -141,6 +145,9 @@ def test_a_fleet_is_read_from_the_store(tmp_path: Path) -> None:
     row = by_name["n1"]
     assert (row.lag, row.alarms, round(row.seen.age_s)) == ({"covers": 1}, [], 7)
     assert row.seen.last_line == newer
+    shown = row_text(row)
+    assert "\n      2026-01-02 e text=xxx" in shown
+    assert "{" not in shown
     assert list(row.seen.registrations) == ["proxy/10.0.0.1.p80"]
 
 

@@ -4,6 +4,7 @@ DIR/<name>/<seq>/       a release
            current      the one that runs
            previous     the one before, for `boxlink release rollback`
            next         one that `boxlink up` is to try
+           <seq>.ran    that seq was `current` once, and another came in its place
 """
 
 from __future__ import annotations
@@ -31,9 +32,19 @@ def switch(place: Path, seq: int) -> bool:
     if old == seq:
         return False
     if old is not None:
+        note_ran(place, old)
         link(place, PREVIOUS, old)
     link(place, CURRENT, seq)
     return True
+
+
+def ran_path(place: Path, seq: int) -> Path:
+    return place / f"{seq}.ran"
+
+
+def note_ran(place: Path, seq: int) -> None:
+    """Before another takes the place of the one that runs; the link that is switched next makes it last."""
+    ran_path(place, seq).touch()
 
 
 def link(place: Path, name: str, seq: int) -> None:

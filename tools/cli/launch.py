@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from tools.fleet.local_nodes import Wish
     from tools.fleet.node_file import LocalNode
 
-_STOP_S = 150.0  # longer than the built-in roles take
-
 
 @click.command()
 @click.argument("role")
@@ -27,13 +25,16 @@ _STOP_S = 150.0  # longer than the built-in roles take
 @click.option("--release", default="", metavar="NAME[@SEQ]", help="A release of the store; else what runs now.")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the role. Repeatable.")
 @click.option("--seq", "seqs", multiple=True, metavar="DATASET=SEQ", help="They stay at a seq. Repeatable.")
-@click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="So many: ROLE-1, ROLE-2, …")
+@click.option("--count", type=click.IntRange(1, 1000), help="So many: ROLE-1, ROLE-2, …; one by default.")
 @click.option("--node", "name", metavar="NAME", help="The name of the one node.")
-@click.option("--stop", is_flag=True, help="Let these local nodes drain and end instead.")
+@click.option(
+    "--stop", is_flag=True,
+    help="Let local nodes drain and end instead: all of the role below DIR, or those of --count or --node.",
+)  # fmt: skip
 @click.option("--trust", multiple=True, type=click.Path(path_type=Path), help="A public key of releases. Repeatable.")
 @click.option("--allow-unsigned", is_flag=True, help="Take a release that nobody has signed.")
 @machine_options
-@click.option("--dry-run", is_flag=True, help="Say what would be started, or asked of EC2; start nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be started, stopped, or asked of EC2; do nothing.")
 @verb
 def command(
     context: Context,
@@ -42,7 +43,7 @@ def command(
     release: str,
     values: tuple[str, ...],
     seqs: tuple[str, ...],
-    count: int,
+    count: int | None,
     name: str | None,
     stop: bool,
     trust: tuple[Path, ...],
@@ -58,17 +59,18 @@ def command(
 
     \b
     boxlink launch render --local ./nodes --count 3
-    boxlink launch render --local ./nodes --count 3 --stop
+    boxlink launch render --local ./nodes --stop
     boxlink launch render --release fleet --image ami-0abc --type m7g.large --type m6g.large --dry-run
 
-    A local node that is up already is left as it is. Its boxlink up goes on by itself.
+    A local node that is up already is left as it is; it is a conflict where --seq, --set or --release say something
+    else than it is. Its boxlink up goes on by itself.
     """
     from synclib.core.names import check_node
     from synclib.errors import Invalid
     from tools.fleet.find_role import parse_values
     from tools.fleet.pins import parse_pins
 
-    if name is not None and count > 1:
+    if name is not None and (count or 1) > 1:
         raise Invalid("--node names one node, --count makes several", hint="leave one of them out")
     set_values = parse_values(values)
     stem = Path(role).stem
@@ -78,12 +80,15 @@ def command(
         machine = (image, types, subnets, groups, profile)
         given = None if name is None else [check_node(name)]
         pins = parse_pins(seqs)
-        _launch_instances(context, given, count, stem, release, set_values, pins, machine, is_dry_run=dry_run)
+        _launch_instances(context, given, count or 1, stem, release, set_values, pins, machine, is_dry_run=dry_run)
         return
-    names = [check_node(name)] if name is not None else [f"{stem}-{number + 1}" for number in range(count)]
+    names = [check_node(name)] if name is not None else [f"{stem}-{number + 1}" for number in range(count or 1)]
     pins = parse_pins(seqs)
     if stop:
-        _stop(context, local, names)
+        from tools.fleet.local_stop import stop_local
+
+        is_all = name is None and count is None
+        stop_local(context, local, role, None if is_all else names, is_dry_run=dry_run)
         return
     _launch_local(context, local, names, role, release, set_values, pins, trust, allow_unsigned, is_dry_run=dry_run)
 
@@ -104,7 +109,7 @@ def _launch_local(
     from synclib.clock import SystemClock, SystemEntropy
     from synclib.engine.rollout import Journal
     from tools.cli_engine import open_host
-    from tools.fleet.local_nodes import Wish, check_wish, start
+    from tools.fleet.local_nodes import Wish, check_pinned, check_wish, is_alive, nodes, start
     from tools.fleet.pins import check_pins
 
     store = context.open_store()
@@ -113,7 +118,12 @@ def _launch_local(
     if is_dry_run:
         for name in names if not release else ():  # the role of a release is known once it was fetched
             check_wish(local.resolve() / name, Wish(role, values=values, pins=pins))
-        context.emit({"nodes": [{"node": name} for name in names]}, "\n".join(f"would start {name}" for name in names))
+        up = {node.node: node for node in nodes(local) if is_alive(node)}
+        for name in names:
+            if name in up:
+                check_pinned(up[name], pins)
+        lines = [f"{name} is up already" if name in up else f"would start {name}" for name in names]
+        context.emit({"nodes": [{"node": name, "is_up": name in up} for name in names]}, "\n".join(lines))
         return
     wish = _with_release(context, local, Wish(role, values=values, pins=pins), release, trust, allow_unsigned)
     environ = {**os.environ, "BOXLINK_STORE": context.url}
@@ -162,24 +172,6 @@ def _with_release(
     return dataclasses.replace(wish, release=f"{statement.release}@{statement.seq}", release_directory=done.directory)
 
 
-def _stop(context: Context, local: Path, names: list[str]) -> None:
-    import click
-
-    from synclib.errors import Missing, Partial
-    from tools.fleet.local_nodes import nodes, stop
-
-    known = {node.node: node for node in nodes(local)}
-    if unknown := [name for name in names if name not in known]:
-        hint = f"--node, one of {', '.join(known)}" if known else "nothing was launched there"
-        raise Missing(f"there is no node {unknown[0]}", path=str(local), hint=hint)
-    told = {name: stop(known[name], _STOP_S) for name in reversed(names)}
-    context.emit(
-        {"nodes": [{"node": name, "drained": drained} for name, drained in told.items()]}, f"{', '.join(told)} stopped"
-    )
-    if not all(told.values()):
-        raise click.exceptions.Exit(Partial.exit_code)
-
-
 def _fields(node: LocalNode) -> dict[str, object]:
     return {**node.model_dump(mode="json"), "directory": str(node.directory)}
 
@@ -205,7 +197,9 @@ def _launch_instances(
     from tools.fleet.ec2_instances import client, run_instance
     from tools.fleet.instance_request import Start, requests
     from tools.fleet.launch_names import launch_names
+    from tools.fleet.pins import check_pins
     from tools.fleet.release_place import full_name
+    from tools.fleet.release_role import ReleaseRoles
 
     kind = machine_of(*machine)
     if not release:
@@ -219,7 +213,10 @@ def _launch_instances(
         context.emit({"requests": plans}, json.dumps([tries[0] for tries in plans.values()], indent=1))
         return
     # The seq too, so that an instance that starts anew is what it was.
-    release = full_name(context.open_store(), release)
+    store = context.open_store()
+    release = full_name(store, release)
+    check_pins(store, pins)
+    ReleaseRoles(store).check(role, release, values)
     ec2, host = client(context.s3_settings()), open_host(context)
     wanted = [context.url, release, dict(values), dict(pins), machine]
     new = launch_names(host.state, role, count, wanted, host.clock, host.entropy)

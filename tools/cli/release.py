@@ -117,7 +117,7 @@ def publish(context: Context, name: str, directory: Path, key_file: Path | None)
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", metavar="NAME[@SEQ]")
 @click.option("--seq", type=click.IntRange(min=1), help="This seq; by default the current one.")
 @_INTO
 @_TRUST
@@ -128,12 +128,11 @@ def fetch(
     context: Context, name: str, seq: int | None, into: Path, trust: tuple[Path, ...], allow_unsigned: bool
 ) -> None:
     """Bring a release NAME here, beside the one that runs: checked, and its programs installed from its wheels."""
-    from synclib.core.names import check_dataset
     from tools.cli_engine import connect_of, costs_text, open_host, progress_bar
     from tools.fleet.release_place import fetch as bring
     from tools.fleet.release_place import read_trust
 
-    check_dataset(name)
+    name, seq = _which(name, seq)
     trusted = read_trust(trust, is_unsigned_allowed=allow_unsigned)
     store = context.open_store()
     host, connect = open_host(context), connect_of(context)
@@ -154,27 +153,45 @@ def fetch(
 
 
 @command.command()
-@click.argument("name")
-@click.argument("seq", type=click.IntRange(min=1), required=False)
+@click.argument("name", metavar="NAME[@SEQ]")
+@click.argument("number", metavar="[SEQ]", type=click.IntRange(min=1), required=False)
+@click.option("--seq", type=click.IntRange(min=1), help="This seq; by default the newest that is here.")
 @_INTO
 @_TRUST
 @_UNSIGNED
 @verb
 def activate(
-    context: Context, name: str, seq: int | None, into: Path, trust: tuple[Path, ...], allow_unsigned: bool
+    context: Context,
+    name: str,
+    number: int | None,
+    seq: int | None,
+    into: Path,
+    trust: tuple[Path, ...],
+    allow_unsigned: bool,
 ) -> None:
     """Let a release that was fetched be the one that runs: SEQ, or the newest that is here. It is checked again.
 
     DIR/NAME/current names it; what runs already goes on as it is until it is started again.
     """
-    from synclib.core.names import check_dataset
     from tools.fleet.release_place import activate as switch_to
     from tools.fleet.release_place import read_trust
 
-    check_dataset(name)
+    name, seq = _which(name, number, seq)
     statement, is_other = switch_to(name, seq, into, read_trust(trust, is_unsigned_allowed=allow_unsigned))
     result: dict[str, object] = {"release": name, "seq": statement.seq, "digest": statement.digest, "is_new": is_other}
     context.emit(result, f"release {name} {'is' if is_other else 'was'} at seq {statement.seq}")
+
+
+def _which(text: str, *seqs: int | None) -> tuple[str, int | None]:
+    """NAME or NAME@SEQ, and the seq in whichever way it was said. Invalid where it was said in two that differ."""
+    from synclib.errors import Invalid
+    from tools.fleet.release_place import parse_release
+
+    name, own = parse_release(text)
+    said = {seq for seq in (own, *seqs) if seq is not None}
+    if len(said) > 1:
+        raise Invalid(f"which seq of {name}: {' or '.join(map(str, sorted(said)))}?", hint=f"write {name}@SEQ alone")
+    return name, next(iter(said), None)
 
 
 @command.command()

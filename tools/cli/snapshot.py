@@ -216,7 +216,9 @@ def volume(
         raise Missing(f"there is no snapshot {snapshot_id}", hint="boxlink snapshot ls")
     known = Known(found[0], parse_tags(found[0].tags))
     if not known.is_complete:
-        raise Conflict(f"snapshot {snapshot_id} is not complete", hint="boxlink snapshot create finishes it")
+        raise Conflict(
+            f"snapshot {snapshot_id} is not complete", hint=f"boxlink snapshot create {known.tags.dataset} finishes it"
+        )
     usd = 0.0
     if driver.name == "ebs":
         if not zone:

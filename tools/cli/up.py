@@ -68,9 +68,7 @@ def command(
     from tools.notify import SOCKET
 
     if release is not None and not release.is_dir():
-        raise Invalid(
-            "there is no such release", path=str(release), hint="boxlink release ls names those that are here"
-        )
+        raise Invalid("there is no such release", path=str(release), hint="boxlink release ls NAME lists what is here")
     kept = os.environ.get(KEPT, "")
     place = Place(data.resolve(), context.node, None if release is None else release.resolve())
     found = find_role(role, place.release)

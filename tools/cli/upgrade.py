@@ -87,7 +87,8 @@ def command(
     With --swap no node is started: each makes a volume of the snapshot, lets its own go, and goes on with the new one,
     one node after the other; how long its port went without an answer is said.
     """
-    from tools.fleet.upgrade import Asked, pause_upgrade, take_back, upgrade
+    from tools.fleet.upgrade import pause_upgrade, take_back, upgrade
+    from tools.fleet.upgrade_asked import Asked
 
     machine = (image, types, subnets, groups, profile)
     asked = Asked(

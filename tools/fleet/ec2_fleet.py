@@ -88,7 +88,7 @@ class Ec2Fleet:
         raise Conflict(f"{spec.node} was started and ended {_ATTEMPTS} times", hint="see its console, and its log")
 
     def check(self, spec: NodeSpec) -> None:
-        """Invalid where no instance could be asked for. Its role is in its release, and is not looked at here."""
+        """Invalid where no instance could be asked for. What its role says is looked at before: ReleaseRoles."""
         start = Start(spec.node, spec.role, self._store, spec.release, values=spec.values, pins=spec.pins)
         requests(self._machine, start)
 

@@ -12,6 +12,7 @@ from synclib.core.role import BUILT_IN_VALUES, ROLE_BYTES_MAX, Process, Role, pa
 from synclib.errors import Invalid, Missing
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
 _VALUE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _SHIPPED = Path(__file__).parent / "roles"
 
@@ -44,6 +45,12 @@ def find_role(name: str, release: Path | None) -> Role:
             raise Invalid(f"the role cannot be read: {error.strerror}", path=str(path)) from error
     known = ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.toml")))
     raise Missing(f"there is no role {name}", hint=f"name a TOML file, one in ./roles, or one of: {known}")
+
+
+def shipped_role(name: str) -> Role | None:
+    """One that boxlink itself brings; None where it has none of that name."""
+    path = _SHIPPED / f"{name}.toml"
+    return parse_role(path.read_bytes(), str(path)) if _NAME.fullmatch(name) and path.exists() else None
 
 
 def role_file(name: str, release: Path | None) -> Path | None:
@@ -96,6 +103,15 @@ def processes_of(role: Role, place: Place, values: Mapping[str, str]) -> list[Pr
                 f"role {role.role} has no value {name!r}", hint=f"it has: {', '.join(sorted(role.values)) or 'none'}"
             )
     return role.with_values({**values, **place.values(role.role)})
+
+
+def check_values(role: Role, place: Place, values: Mapping[str, str]) -> None:
+    """Invalid for values with which a role cannot run: one that it does not have, one that it lacks, an address that is
+    none."""
+    processes_of(role, place, values)
+    for name, value in values.items():
+        if ADDRESS.fullmatch(role.values.get(name, "")) and not ADDRESS.fullmatch(value):
+            raise Invalid(f"value {name!r} of role {role.role} is an address, not {value!r}", hint=f"{name}=HOST:PORT")
 
 
 def environment_of(place: Place, environ: Mapping[str, str], process: Process) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from synclib.disk.atomic import write_atomic
-from synclib.engine.release import VENV
+from synclib.engine.release import VENV, release_command
 from synclib.errors import Corrupt
 
 _DIGEST_CHARACTERS = 64
@@ -37,7 +37,7 @@ def check_installed(place: Path, seq: int) -> None:
     if noted != _digest(directory).encode():
         raise Corrupt(
             "it is not as it was installed from the release's wheels",
-            hint="boxlink release fetch brings the release anew, once its directory is moved away",
+            hint=f"{release_command('fetch', place, seq)} brings it anew, once its directory is moved away",
             path=str(directory / VENV),
         )
 

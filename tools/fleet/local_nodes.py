@@ -13,8 +13,8 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import select
+import shlex
 import shutil
 import socket
 import subprocess
@@ -27,17 +27,16 @@ from pathlib import Path
 from synclib.clock import Clock, Entropy
 from synclib.core.names import check_node
 from synclib.errors import Conflict, Corrupt, Invalid, Unavailable
-from tools.fleet.find_role import Place, find_role, processes_of, role_file
+from tools.fleet.find_role import ADDRESS, Place, check_values, find_role, role_file
 from tools.fleet.free_port import free_port
 from tools.fleet.node_file import LocalNode, read_node, write_node
 from tools.fleet.one_up import holder
-from tools.fleet.pins import write_pins
+from tools.fleet.pins import read_pins, write_pins
 from tools.fleet.process_id import process_id
 from tools.fleet.programs import boxlink_of
 from tools.notify import READY, SOCKET
 
 READY_S = 60.0
-_ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
 _LAST_WORDS_BYTES = 2000
 _VALUES_BYTES_MAX = 32 << 10  # as JSON: half of what is read of a node's file
 _said: set[Path] = set()  # whose files could not be read
@@ -63,7 +62,7 @@ def start(
     by this call.
 
     ``environ``: what it gets beside its own names; the store is in it. Conflict where a node of that name is up as
-    something else, Unavailable where it does not come up.
+    something else, or at other seqs; Unavailable where it does not come up.
     """
     place = directory.resolve() / check_node(node)
     check_wish(place, wish)  # what cannot be started leaves no directory
@@ -73,6 +72,7 @@ def start(
         wanted = _wanted(place, wish, known, clock, entropy)
         if known is not None and (running := _running(known)) is not None:
             _check_same(running, wanted)
+            check_pinned(running, wish.pins)
             return running, False
         write_pins(place / "data", wish.pins, is_from_snapshot=wish.is_from_snapshot)
         write_node(wanted)
@@ -94,10 +94,7 @@ def check_wish(place: Path, wish: Wish) -> None:
     """Invalid, or Missing, for what ``boxlink up`` would not take: a role that is not there, a value that it does not
     have, an address that is none, more than can be noted. ``place``: the node's directory, there or not."""
     role = find_role(wish.role, wish.release_directory)
-    processes_of(role, Place(place / "data", place.name, wish.release_directory), wish.values)
-    for name, value in wish.values.items():
-        if _ADDRESS.fullmatch(role.values.get(name, "")) and not _ADDRESS.fullmatch(value):
-            raise Invalid(f"value {name!r} of role {role.role} is an address, not {value!r}", hint=f"{name}=HOST:PORT")
+    check_values(role, Place(place / "data", place.name, wish.release_directory), wish.values)
     size = len(json.dumps(dict(wish.values)))
     if size > _VALUES_BYTES_MAX:
         raise Invalid(f"the values take {size} bytes, of {_VALUES_BYTES_MAX} at most", hint="name a file in them")
@@ -175,13 +172,28 @@ def _check_same(running: LocalNode, wanted: LocalNode) -> None:
             )
 
 
+def check_pinned(running: LocalNode, pins: Mapping[str, int]) -> None:
+    """Conflict where a node that is up stands at another seq than one of these, or at none: it is not moved under who
+    reads there. A dataset that ``pins`` does not name may be anywhere."""
+    there = read_pins(running.data)
+    for dataset, seq in pins.items():
+        if there.get(dataset) != seq:
+            stands = f"stays at seq {there[dataset]}" if dataset in there else "stays at no seq"
+            place = shlex.quote(str(running.directory.parent))
+            raise Conflict(
+                f"node {running.node} is up, and {stands} of {dataset}, not at seq {seq}",
+                hint=f"boxlink upgrade {running.role} --local {place} --seq {dataset}={seq} rolls all to it",
+                path=str(running.directory),
+            )
+
+
 def _wanted(place: Path, wish: Wish, known: LocalNode | None, clock: Clock, entropy: Entropy) -> LocalNode:
     role = find_role(wish.role, wish.release_directory)
     kept = {} if known is None else known.ports
     taken = {port for other in nodes(place.parent) if other.node != place.name for port in other.ports.values()}
     ports: dict[str, int] = {}
     for name, value in role.values.items():
-        if _ADDRESS.fullmatch(value) and name not in wish.values:
+        if ADDRESS.fullmatch(value) and name not in wish.values:
             ports[name] = kept.get(name) or free_port(taken | set(ports.values()), entropy)
     file = role_file(wish.role, wish.release_directory)
     return LocalNode(

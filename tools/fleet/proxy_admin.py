@@ -28,7 +28,8 @@ class ProxyAdmin:
             return {str(one["address"]) for one in found if one["state"] == "active" and not one["ejected"]}
         except (ValueError, KeyError, TypeError) as error:
             raise Unavailable(
-                f"{self._address} is no proxy's admin address", hint="what boxlink proxy --admin names"
+                f"{self._address} is no proxy's admin address",
+                hint="HOST:PORT that the proxy was started with: its --admin",
             ) from error
 
     def traffic(self) -> Traffic:

@@ -18,7 +18,7 @@ from synclib.core.registration import Channel
 from synclib.core.release import Statement
 from synclib.engine.channels import Read, read_channel
 from synclib.engine.host import Connect, Host, no_progress
-from synclib.engine.release import read_statement
+from synclib.engine.release import read_statement, release_command
 from synclib.errors import BoxlinkError, Invalid
 from synclib.store.base import Store
 from tools.fleet.programs import boxlink_of
@@ -65,7 +65,10 @@ def decide(channel: Channel, release: str, running: int) -> tuple[int | None, st
     if channel.frozen:
         return None, f"it is frozen, at seq {channel.seq}"
     if channel.seq < running:
-        return None, f"it stands at seq {channel.seq}, older than seq {running} that runs: boxlink release rollback"
+        return (
+            None,
+            f"it stands at seq {channel.seq}, older than seq {running} that runs: boxlink release rollback {release}",
+        )
     return channel.seq, ""
 
 
@@ -122,7 +125,7 @@ class ReleaseFollower:
             forget(self._place)
         if found is None or found.seq != seq:
             return False
-        again = f"boxlink release activate {self._following.release} {seq} and a new start try it all the same"
+        again = f"{release_command('activate', self._place, seq)} and a new start try it all the same"
         self._tell(f"release {self._following.release} seq {seq} is not taken: {found.why} ({again})")
         return True
 

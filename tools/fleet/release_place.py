@@ -4,6 +4,7 @@ DIR/<name>/<seq>/           a release, whole, with its venv
            <seq>.json       what was signed of it
            <seq>.installed  the digest of its venv
            <seq>.partial    one that is being fetched
+           <seq>.ran        it ran here, before another did
            current, previous, next
            refused          what was tried last, and did not live
 """
@@ -25,7 +26,7 @@ from synclib.core.signing import KEY_FILE_BYTES_MAX, parse_public
 from synclib.disk.atomic import fsync_directory, sync_file_system, write_atomic
 from synclib.disk.faults import disk_errors
 from synclib.engine.host import Connect, Host, Progress
-from synclib.engine.release import check_trusted, read_statement
+from synclib.engine.release import check_trusted, read_statement, release_command
 from synclib.engine.release_check import check_standing
 from synclib.engine.restore import RestoreOptions, restore
 from synclib.errors import BoxlinkError, Conflict, Corrupt, Invalid, Missing, Partial, Unavailable
@@ -34,7 +35,7 @@ from synclib.store.base import Store
 from synclib.store.meter import Meter
 from tools.bootstrap.environment import make_environment
 from tools.bootstrap.failure import Failure
-from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, SEQ, link, linked_seq, switch
+from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, SEQ, link, linked_seq, note_ran, switch
 from tools.fleet.installed import check_installed, note_installed
 from tools.fleet.release_refused import forget
 
@@ -195,9 +196,14 @@ def rollback(name: str, into: Path) -> tuple[int, bool]:
     with disk_errors(), existing(place):
         seq = linked_seq(place, PREVIOUS)
         if seq is None:
-            raise Missing(f"no release {name} ran before", hint=f"boxlink release activate {name} SEQ", path=str(place))
-        is_other = linked_seq(place, CURRENT) != seq
+            here = [found for found in seqs(place) if found != linked_seq(place, CURRENT)]
+            hint = release_command("activate", place, here[-1]) if here else "no other seq of it is here"
+            raise Missing(f"no release {name} ran before", hint=hint, path=str(place))
+        running = linked_seq(place, CURRENT)
+        is_other = running != seq
         if is_other:
+            if running is not None:
+                note_ran(place, running)
             link(place, CURRENT, seq)
         return seq, is_other
 
@@ -244,9 +250,8 @@ def _read(place: Path, seq: int) -> Statement:
         return statement
     except FileNotFoundError as error:
         what = f"seq {seq} of release {place.name}" if seq else f"release {place.name}"
-        raise Missing(
-            f"{what} was not fetched here", hint=f"boxlink release fetch {place.name}", path=str(place)
-        ) from error
+        hint = release_command("fetch", place, seq or None)
+        raise Missing(f"{what} was not fetched here", hint=hint, path=str(place)) from error
     except BoxlinkError as error:
         error.path = str(path)
         raise
@@ -261,7 +266,7 @@ def statement_path(place: Path, seq: int) -> Path:
 def existing(place: Path) -> Iterator[None]:
     """Alone with the place of a release that was fetched here. Missing where none was."""
     if not place.is_dir():
-        raise Missing(f"release {place.name} was not fetched here", hint=f"boxlink release fetch {place.name}")
+        raise Missing(f"release {place.name} was not fetched here", hint=release_command("fetch", place))
     with _alone(place):
         yield
 

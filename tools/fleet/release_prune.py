@@ -1,8 +1,8 @@
 """Releases on this machine that nobody needs any more: away with them, and with the boot tars beside them.
 
 Kept are the one that runs and the one before (for a rollback at once), what is newer than the one that runs (it was
-fetched to be activated), and whatever a process of this machine still uses. A release is renamed to ``<seq>.gone``
-before anything in it goes, so that one that is half gone never stands there as a release.
+fetched to be activated, or ran and may again), and whatever a process of this machine still uses. A release is renamed
+to ``<seq>.gone`` before anything in it goes, so that one that is half gone never stands there as a release.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from synclib.core.names import check_dataset
 from synclib.disk.atomic import fsync_directory
 from synclib.disk.faults import disk_errors
-from tools.bootstrap.links import CURRENT, PREVIOUS, SEQ, linked_seq
+from tools.bootstrap.links import CURRENT, PREVIOUS, SEQ, linked_seq, ran_path
 from tools.fleet.installed import installed_path
 from tools.fleet.release_place import existing, seqs, statement_path
 
@@ -57,12 +57,13 @@ def _decide(place: Path) -> Pruned:
     here, running, before = seqs(place), linked_seq(place, CURRENT), linked_seq(place, PREVIOUS)
     done, in_use = Pruned(), used(place)
     for seq in here:
-        if running is None or seq > running:
-            done.kept[seq] = "not activated yet"
-        elif seq == running:
+        if seq == running:
             done.kept[seq] = "it runs"
         elif seq == before:
             done.kept[seq] = "it ran before"
+        elif running is None or seq > running:
+            has_run = ran_path(place, seq).exists()
+            done.kept[seq] = "it ran, until an older one was taken" if has_run else "not activated yet"
         elif seq in in_use:
             done.kept[seq] = f"process {in_use[seq]} uses it"
         else:
@@ -114,6 +115,7 @@ def _remove(place: Path, path: Path) -> None:
         path.rename(gone)
         statement_path(place, int(path.name)).unlink(missing_ok=True)
         installed_path(place, int(path.name)).unlink(missing_ok=True)
+        ran_path(place, int(path.name)).unlink(missing_ok=True)
         path = gone
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

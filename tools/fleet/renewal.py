@@ -51,7 +51,7 @@ def follower_of(
     if release is None or not SEQ.fullmatch(release.name):
         raise Invalid(
             f"role {role.role} follows channel {role.release_channel}, and no release of it runs",
-            hint="boxlink release fetch and activate one, then --release DIR/NAME/current",
+            hint="boxlink release fetch NAME, boxlink release activate NAME, then --release DIR/NAME/current",
         )
     if any(process.name == FOLLOWER for process in role.process):
         raise Invalid(f"a process of role {role.role} is called {FOLLOWER}", hint="call it something else")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from synclib.core.names import node_key, swap_key
-from synclib.core.rollout import Rollout, State
+from synclib.core.rollout import Phase, Rollout, State
 from synclib.core.snapshot_tags import IN_USE
 from synclib.engine.host import Host
 from synclib.engine.rollout import Driver, Entry, Fleet, Journal
@@ -15,7 +14,7 @@ from synclib.errors import Conflict, Invalid, Missing, Unavailable
 from synclib.store.base import Store
 from tools.cli_context import Context
 from tools.cli_engine import open_host
-from tools.cli_machine import machine_of
+from tools.cli_machine import machine_of, machine_words
 from tools.cli_snapshot import open_driver
 from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.fetched import fetched
@@ -25,36 +24,11 @@ from tools.fleet.pins import check_pins
 from tools.fleet.proxy_admin import ProxyAdmin
 from tools.fleet.readiness import Readiness
 from tools.fleet.release_place import full_name
+from tools.fleet.release_role import ReleaseRoles
 from tools.fleet.swap_fleet import SwapFleet, keep
+from tools.fleet.upgrade_asked import Asked
 from tools.fleet.upgrade_plan import Change, check_ready, check_same, planned, seq_of
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The words of the command. ``machine``: of EC2 (tools/cli_machine.py)."""
-
-    role: str
-    local: Path | None
-    release: str | None
-    seq: str | None
-    snapshot: str | None
-    is_swap: bool
-    driver_name: str | None
-    pool: Path | None
-    proxy_address: str | None
-    batch: int
-    ready_s_max: float
-    bake_s: float
-    trust: tuple[Path, ...]
-    is_unsigned_allowed: bool
-    values: tuple[str, ...]
-    machine: tuple[str | None, tuple[str, ...], tuple[str, ...], tuple[str, ...], str]
-    is_dry_run: bool
-
-    @property
-    def place(self) -> str:
-        """Where its nodes are."""
-        return "ec2" if self.local is None else f"{os.uname().nodename}:{self.local.resolve()}"
+from tools.fleet.upgrade_text import command_of, launch_command, paused_text, standing_text, would_text
 
 
 @dataclass(frozen=True)
@@ -90,20 +64,20 @@ class Site:
 def pause_upgrade(context: Context, asked: Asked) -> None:
     journal = Journal(context.open_store(), open_host(context))
     opened = _under_way(journal, asked)
-    if asked.is_dry_run:
-        _show(context, opened.rollout)
-        return
     if opened.rollout.state is not State.RUNNING:
-        raise Conflict(f"{opened.rollout.id} is {opened.rollout.state}")
+        raise Conflict(f"{opened.rollout.id} is {opened.rollout.state}", hint=_hint_of_standing(opened.rollout))
+    if asked.is_dry_run:
+        _show_would(context, opened.rollout, "would be paused")
+        return
     change = {"state": State.PAUSED, "reason": "an operator paused it"}
-    _show(context, journal.replace(opened, opened.rollout.model_copy(update=change)).rollout)
+    _show_paused(context, asked, journal.replace(opened, opened.rollout.model_copy(update=change)).rollout)
 
 
 def take_back(context: Context, asked: Asked) -> None:
     journal = Journal(context.open_store(), open_host(context))
     opened = _under_way(journal, asked)
     if asked.is_dry_run:
-        _show(context, opened.rollout)
+        _show_would(context, opened.rollout, "would be taken back")
         return
     site = _open(context, asked, journal, opened)
     fleet = _fleet(site, opened.rollout)
@@ -130,11 +104,13 @@ def upgrade(context: Context, asked: Asked) -> None:
             for node in site.nodes.running(asked.role):
                 keep(site.store, node.node, found.last)
         rollout = planned(site.nodes, found.next_id, site.store, asked.role, change, asked.batch, asked.place)
-        if rollout is not None and not (asked.is_dry_run and change.release):
-            for step in rollout.steps:
-                site.nodes.check(step.new)
-        if rollout is None or asked.is_dry_run:
-            _show(context, rollout)
+        if rollout is not None:
+            _check_new(site, change, rollout)
+        if rollout is None:
+            _show(context, None)
+            return
+        if asked.is_dry_run:
+            _show_plan(context, rollout)
             return
         check_ready(site.nodes, rollout)
         entry = journal.create(rollout.model_copy(update={"driver": site.host.node}))
@@ -142,12 +118,24 @@ def upgrade(context: Context, asked: Asked) -> None:
         return
     check_same(opened.rollout, change)
     if asked.is_dry_run:
-        _show(context, opened.rollout)
+        _show_would(context, opened.rollout, "would be gone on with")
         return
     context.note(f"boxlink: {opened.rollout.id} is under way, and goes on here")
     is_paused = opened.rollout.state is State.PAUSED
     fleet = _fleet(site, opened.rollout)
     _run(site, _driver(site, fleet).take(opened, state=State.RUNNING if is_paused else None))
+
+
+def _check_new(site: Site, change: Change, rollout: Rollout) -> None:
+    """Invalid, or Missing, for nodes that could not be started as they are to be."""
+    is_local = site.asked.local is not None
+    if is_local and site.asked.is_dry_run and change.release:
+        return  # the role is in the release, which a dry run does not fetch
+    roles = ReleaseRoles(site.store)
+    for step in rollout.steps:
+        site.nodes.check(step.new)
+        if not is_local:
+            roles.check(step.new.role, step.new.release, step.new.values)
 
 
 def _run(site: Site, entry: Entry) -> None:
@@ -227,8 +215,13 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
     """What is left of nodes that are no longer needed goes; an upgrade that did not end as ``wanted`` is an error."""
     if rollout.state.is_final:
         site.need(rollout, "")
+    if rollout.state is State.PAUSED:
+        _show_paused(site.context, site.asked, rollout)
+        return
     if rollout.state is State.FAILED:
-        raise Unavailable(f"{rollout.id} could not be taken back: {rollout.reason}", hint=_hint_of_failed(rollout))
+        raise Unavailable(
+            f"{rollout.id} could not be taken back: {rollout.reason}", hint=_hint_of_failed(site.asked, rollout)
+        )
     if rollout.state.is_final and isinstance(fleet, SwapFleet):
         fleet.keep(rollout)
         for step in rollout.steps:
@@ -244,22 +237,43 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
     _show(site.context, rollout)
 
 
-def _hint_of_failed(rollout: Rollout) -> str:
+def _hint_of_failed(asked: Asked, rollout: Rollout) -> str:
     if not rollout.swap:
-        return "boxlink launch starts what is missing"
+        lacking = next((step.old for step in rollout.steps if step.phase is not Phase.UNDONE), rollout.steps[0].old)
+        local = [] if asked.local is None else ["--local", str(asked.local)]
+        machine = machine_words(*asked.machine)
+        return f"{launch_command(lacking, [*local, *machine])} starts it again, and so each that is missing"
     return (
         "no node was ended: boxlink status says how each does; see that its boxlink sync runs and reaches the store, "
         "which still holds what it was asked (swap/), then say the upgrade again"
     )
 
 
+def _hint_of_standing(rollout: Rollout) -> str:
+    if rollout.state is State.PAUSED:
+        return "the command that it was begun with goes on with it; --abort takes it back"
+    return "it is being taken back, which stands still for nobody"
+
+
 def _show(context: Context, rollout: Rollout | None) -> None:
     if rollout is None:
         context.emit({"id": None, "state": "done", "steps": []}, "every node is so already")
         return
-    lines = [f"{rollout.id}: {rollout.state}{', ' + rollout.reason if rollout.reason else ''}"]
-    for step in rollout.steps:
-        where = f"{step.old.snapshot} -> {step.new.snapshot}" if rollout.swap else f"-> {step.new.node}"
-        seen = "" if step.downtime_ms is None else f"  {step.downtime_ms:.0f} ms without an answer at most"
-        lines.append(f"  batch {step.batch}: {step.old.node} {where}  {step.phase}{seen}")
-    context.emit(rollout.model_dump(mode="json"), "\n".join(lines))
+    context.emit(rollout.model_dump(mode="json"), standing_text(rollout))
+
+
+def _show_plan(context: Context, rollout: Rollout) -> None:
+    """Of one that is not begun: no journal has it."""
+    context.emit({**rollout.model_dump(mode="json"), "state": "planned"}, would_text(rollout, "would be begun"))
+
+
+def _show_would(context: Context, rollout: Rollout, would: str) -> None:
+    """Of one that is under way: it is ``state`` now, and stays so."""
+    context.emit(rollout.model_dump(mode="json"), would_text(rollout, f"is {rollout.state} and {would}"))
+
+
+def _show_paused(context: Context, asked: Asked, rollout: Rollout) -> None:
+    """Where it stands, and what goes on: whoever drove it may not be who paused it."""
+    text = f"{standing_text(rollout)}\n{paused_text(rollout, asked.place_words)}"
+    goes_on = command_of(rollout, asked.place_words)
+    context.emit({**rollout.model_dump(mode="json"), "goes_on_with": goes_on}, text)

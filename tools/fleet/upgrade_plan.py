@@ -59,7 +59,9 @@ def seq_of(driver: VolumeDriver, snapshot: str) -> str:
         raise Missing(f"there is no snapshot {snapshot}", hint="boxlink snapshot ls")
     tags = parse_tags(found[0].tags)
     if not tags.is_complete or found[0].state is not SnapshotState.COMPLETED:
-        raise Conflict(f"snapshot {snapshot} is not complete", hint="boxlink snapshot show says what is missing")
+        raise Conflict(
+            f"snapshot {snapshot} is not complete", hint=f"boxlink snapshot show {snapshot} says what is missing"
+        )
     return f"{tags.dataset}={tags.seq}"
 
 

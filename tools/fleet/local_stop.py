@@ -1,0 +1,72 @@
+"""``boxlink launch --stop``: local nodes drain and end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from synclib.errors import Missing, Partial
+from tools.cli_context import Context
+from tools.fleet.local_nodes import is_alive, nodes, stop
+from tools.fleet.node_file import LocalNode
+
+STOP_S = 150.0  # longer than the built-in roles take
+
+
+def stop_local(context: Context, local: Path, role: str, names: Sequence[str] | None, *, is_dry_run: bool) -> None:
+    """Let nodes below ``local`` end, the last one first, and say each, and which of others run on. ``names``: of which
+    nodes; None: all of ``role``, whatever an upgrade has named them. Partial where one had to be killed."""
+    known = {node.node: node for node in nodes(local)}
+    chosen = _of_role(known, local, role) if names is None else _named(known, local, names)
+    up = {node.node for node in known.values() if is_alive(node)}
+    told: list[dict[str, object]] = []
+    lines: list[str] = []
+    for node in reversed(chosen):
+        was_up = node.node in up
+        if was_up and not is_dry_run:
+            context.note(f"boxlink: {node.node} drains")
+        drained = is_dry_run or stop(node, STOP_S)
+        told.append({"node": node.node, "was_up": was_up, **({} if is_dry_run else {"drained": drained})})
+        lines.append(f"{node.node} {_what_became(was_up=was_up, drained=drained, is_dry_run=is_dry_run)}")
+    others = sorted(up - {node.node for node in chosen})
+    if others:
+        lines.append(f"up as before: {', '.join(others)}")
+    context.emit({"nodes": told, "others": others}, "\n".join(lines))
+    if not all(row.get("drained", True) for row in told):
+        raise click.exceptions.Exit(Partial.exit_code)
+
+
+def _of_role(known: dict[str, LocalNode], local: Path, role: str) -> list[LocalNode]:
+    """``role``: as for a launch: a name, or a file."""
+    file, name = str(Path(role).resolve()), Path(role).stem
+    found = [node for node in known.values() if node.role_file == file or node.role == name]
+    if not found:
+        hint = f"there are: {_rows(known)}" if known else "nothing was launched there"
+        raise Missing(f"there is no node of role {name}", path=str(local), hint=hint)
+    return found
+
+
+def _named(known: dict[str, LocalNode], local: Path, names: Sequence[str]) -> list[LocalNode]:
+    for name in names:
+        if name not in known:
+            hint = (
+                f"there are: {_rows(known)}; without --count and --node all of the role end"
+                if known
+                else "nothing was launched there"
+            )
+            raise Missing(f"there is no node {name}", path=str(local), hint=hint)
+    return [known[name] for name in names]
+
+
+def _rows(known: dict[str, LocalNode]) -> str:
+    return ", ".join(f"{node.node} (role {node.role})" for node in known.values())
+
+
+def _what_became(*, was_up: bool, drained: bool, is_dry_run: bool) -> str:
+    if not was_up:
+        return "was not up"
+    if is_dry_run:
+        return "would be stopped"
+    return "stopped" if drained else f"was killed: it did not end within {STOP_S:.0f} s"
