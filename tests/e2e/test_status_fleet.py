@@ -113,6 +113,10 @@ def test_all_that_is_known_of_each_node_and_one_that_lags(watched: Watched) -> N
     one = answer["nodes"][1]
     assert (one["status"]["role"], one["status"]["release"], one["lag"]) == ("render", "fleet@1", {"covers": 0})
     assert 0 < one["status"]["disk_free_bytes"] <= one["status"]["disk_bytes"]
+    # A built-in role's sync can be asked itself.
+    (proxy,) = (node for node in nodes(watched.place) if node.role == "proxy")
+    assert fetch(proxy.ports["sync_admin"], "/healthz").json()["is_advancing"] is True
+    assert b"boxlink_sync_start_time_seconds" in fetch(proxy.ports["sync_admin"], "/metrics").data
     # One that does not come after.
     sync = watched.sync_of("render-1")
     os.kill(sync, signal.SIGSTOP)
