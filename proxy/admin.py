@@ -40,20 +40,29 @@ async def serve_admin(pages: Pages, host: str, port: int) -> asyncio.Server:
 
 
 async def _answer(pages: Pages, head: bytes) -> bytes:
+    method, made = find_page(pages, head)
+    return encode_page(method, await made if inspect.isawaitable(made) else made)
+
+
+def find_page(pages: Pages, head: bytes) -> tuple[bytes, Page | Awaitable[Page]]:
+    """(method, page) that a request's head, with the empty line at its end, asks for."""
     method = b"GET"
     try:
         request = parse_request_head(head[:-4])
         method = request.method
         page = pages.get(request.path)
         if method not in (b"GET", b"HEAD"):
-            status, kind, body = json_page({"error": "only GET and HEAD"}, 405)
-        elif page is None:
-            status, kind, body = json_page({"error": "no such page", "pages": [p.decode() for p in pages]}, 404)
-        else:
-            made = page()
-            status, kind, body = await made if inspect.isawaitable(made) else made
+            return method, json_page({"error": "only GET and HEAD"}, 405)
+        if page is None:
+            return method, json_page({"error": "no such page", "pages": [p.decode() for p in pages]}, 404)
+        return method, page()
     except Refused as refusal:
-        status, kind, body = json_page({"error": refusal.message}, refusal.status)
+        return method, json_page({"error": refusal.message}, refusal.status)
+
+
+def encode_page(method: bytes, page: Page) -> bytes:
+    """The whole answer."""
+    status, kind, body = page
     fields = [
         (b"content-type", kind.encode()),
         (b"content-length", b"%d" % len(body)),

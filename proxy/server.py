@@ -22,13 +22,13 @@ from proxy.metrics import Counters, ProxyCollector, exposition
 from proxy.probe import probe_for_ever
 from proxy.registry import Poller, Registry
 from synclib.clock import Clock, Entropy
+from synclib.core.drain import DRAIN_S
 from synclib.core.registration import Registration
 from synclib.errors import BoxlinkError, Invalid
 from synclib.store.base import Store
 
 CACHE_BYTES = 256 << 20
 POLL_S = 2.0
-GRACE_S = 10.0
 FIRST_POLL_S = 5.0
 LET_GO_S = 3.0
 _BACKLOG = 4096
@@ -132,7 +132,7 @@ class ProxyServer:
         while self.shared.connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
 
-    async def stop(self, grace_s: float = GRACE_S) -> None:
+    async def stop(self, grace_s: float = DRAIN_S) -> None:
         """Accept nothing more, let what is under way end within ``grace_s`` seconds, then break it off."""
         self._poller.stop()
         self.shared.is_stopping = True

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from render.core import respond
@@ -177,10 +177,22 @@ class Traffic:
         self._last = clock.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_begun = False
+
+        async def begun(message: Message) -> None:
+            nonlocal is_begun
+            is_begun = True
+            await send(message)
+
         with self._lock:
             self._in_flight += 1
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, begun)
+        except asyncio.CancelledError:
+            # It ran longer than the server's end waits. A proxy asks another for what is a 503, and hands a 500 on.
+            if is_begun:
+                raise
+            await _send(respond.refused(503, "the server ends"))(scope, receive, send)
         finally:
             with self._lock:
                 self._in_flight -= 1

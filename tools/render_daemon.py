@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -23,6 +24,7 @@ from render.server import Site, Traffic
 from render.tiles import Tiles
 from render.walls import HeldWall, ListCovers, OpenReader, Walls, load_wall
 from synclib.clock import Clock
+from synclib.core.drain import DRAIN_S, END_S
 from synclib.core.markers import Down
 from synclib.core.names import DOWN, ERROR, proxy_key
 from synclib.errors import Invalid, Unavailable
@@ -51,10 +53,10 @@ class Plan:
     address: tuple[str, int]  # that it listens on
     release: str = ""
     is_shared: bool = False  # its port is handed to the server that takes its place
-    # After "draining" is said, proxies get this long to see it, and requests must have stopped for quiet_s.
+    # After "draining" is said, proxies get grace_s to see it, and requests must have stopped for quiet_s.
     grace_s: float = 5.0
     quiet_s: float = 1.0
-    drain_s_max: float = 30.0
+    drain_s_max: float = DRAIN_S  # from the signal on, all in all
 
 
 class Stop:
@@ -233,7 +235,7 @@ class RenderDaemon:
             ):
                 self._clock.sleep(0.05)
         is_removed = registrar.remove()
-        http.stop()
+        http.stop(started + self._plan.drain_s_max - self._clock.monotonic())
         self._log.info("stopped", is_unregistered=is_removed)
         self._say("stopped", unregistered=is_removed)
 
@@ -276,7 +278,6 @@ class HttpThread:
             server_header=False,
             # Longer than a proxy keeps its idle connections: the proxy closes first, and no request meets a close.
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=10,
         )
         self._server = _Server(config)
         self._thread = threading.Thread(
@@ -297,10 +298,11 @@ class HttpThread:
         """Another accepts in this one's place: accept nothing more, and end each connection with its next answer."""
         self._server.let_go()
 
-    def stop(self) -> None:
-        """Finish what is in flight, then close; bounded by uvicorn's graceful timeout."""
+    def stop(self, seconds: float = DRAIN_S) -> None:
+        """Finish what is in flight within so many seconds, cut what runs longer, and close."""
+        self._server.config.timeout_graceful_shutdown = max(0, math.ceil(seconds))
         self._server.should_exit = True
-        self._thread.join(timeout=15)
+        self._thread.join(timeout=max(0.0, seconds) + END_S)
 
 
 class _Server(uvicorn.Server):

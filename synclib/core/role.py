@@ -13,7 +13,7 @@
     [[process]]
     name = "render"
     run = ["boxlink", "render", "--data", "{data}", "--listen", "{listen}"]
-    stop_s = 45
+    stop_s = 60                     # 45, where it is left out
 
 They are started in this order and stopped in the other. ``{data}``, ``{node}``, ``{role}`` and ``{release}`` (the
 directory of the release that runs) always stand for something.
@@ -27,6 +27,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from synclib.core.drain import STOP_S
 from synclib.errors import Invalid
 
 ROLE_BYTES_MAX = 64 << 10
@@ -44,7 +45,7 @@ class Process(BaseModel):
     name: Name
     run: list[Word] = Field(min_length=1, max_length=256)
     environment: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Word] = {}
-    stop_s: float = Field(default=45, gt=0, le=600)
+    stop_s: float = Field(default=STOP_S, gt=0, le=600)
 
 
 class Role(BaseModel):

@@ -1,7 +1,8 @@
 """Channels: names that say which seq their followers should stand at, so that a bad publish does not reach every node.
 
 A channel is moved by compare-and-swap. The seq it names, and the one before, have tags, so that retention spares them:
-the tag is set first, so there is no moment at which a channel names what may be collected.
+the tag is set first. Of several operators who move it at once one has set it last, and not always the one whose seq the
+channel names then: so each, when it has moved or was refused, looks whether the tag is what the channel names.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from synclib.core.names import channel_key, channel_prefix, check_node
 from synclib.core.registration import CHANNEL_BYTES_MAX, MOVES_MAX, Channel, parse_channel
 from synclib.engine.head_swap import wait_after_conflict
 from synclib.engine.host import Host
-from synclib.engine.tags import set_tag
+from synclib.engine.tags import read_tag, set_tag
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Invalid, Missing
 from synclib.lazy.dataset import Dataset
 from synclib.store.base import Store
@@ -70,6 +71,7 @@ def move_channel(store: Store, host: Host, name: str, wanted: Channel, *, is_bac
     where there is no such seq.
     """
     dataset = Dataset(store, wanted.root)
+    is_tagged = False
 
     def moved(former: Channel | None) -> Channel | None:
         if former is not None:
@@ -77,12 +79,32 @@ def move_channel(store: Store, host: Host, name: str, wanted: Channel, *, is_bac
             if former.seq == wanted.seq:
                 return None
         dataset.manifest_at(wanted.seq)
+        nonlocal is_tagged
+        is_tagged = True
         if former is not None:
             set_tag(dataset, host, f"channel-{name}-before", former.seq)
         set_tag(dataset, host, f"channel-{name}", wanted.seq)
         return wanted
 
-    return _change(store, host, name, moved)
+    try:
+        return _change(store, host, name, moved)
+    finally:
+        if is_tagged:
+            _spare(dataset, host, name)
+
+
+def _spare(dataset: Dataset, host: Host, name: str) -> None:
+    """Let the tag of a channel be of the seq that it names now."""
+    for _ in range(_ATTEMPTS):
+        try:
+            read = read_channel(dataset.store, name)
+            tagged = read_tag(dataset, f"channel-{name}").seq
+        except (Missing, Corrupt):
+            return  # taken away or damaged meanwhile: it names nothing
+        assert read is not None
+        if read.channel.root != dataset.root or read.channel.seq == tagged:
+            return
+        set_tag(dataset, host, f"channel-{name}", read.channel.seq)
 
 
 def freeze_channel(store: Store, host: Host, name: str, *, is_frozen: bool) -> Channel:

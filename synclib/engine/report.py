@@ -70,12 +70,15 @@ class Reporter:
     def _status(self, datasets: Mapping[str, BoxlinkError | None], former: NodeStatus | None) -> NodeStatus:
         """``former``: whose figures are good enough, so that mounts are not asked each time."""
         downs = {name: down for name in datasets if (down := self._down(name)) is not None}
+        seqs = {name: down.seq for name, down in downs.items()}
+        if former is not None and former.seq != seqs:
+            former = None  # what is mounted now was not there, or was another mount
         mounts = self._identity.mounts() if former is None else {}
         disk = shutil.disk_usage(self._data)
         return NodeStatus(
             role=self._identity.role,
             release=self._identity.release,
-            seq={name: down.seq for name, down in downs.items()},
+            seq=seqs,
             mode={name: down.mode for name, down in downs.items()},
             reason={name: down.reason[:_TEXT_MAX] for name, down in downs.items() if down.reason},
             hydrated=former.hydrated if former else {name: round(one.hydrated, 4) for name, one in mounts.items()},

@@ -17,6 +17,7 @@ import pytest
 
 from tests.e2e.boxlink_process import Machine, members, started, wait_for_end
 from tests.e2e.test_up import until, up
+from tests.e2e.test_up_admin import ask, metric
 from tests.tiny_wheel import write_wheel
 from tools.fleet import local_nodes
 from tools.fleet.node_file import LocalNode
@@ -284,6 +285,25 @@ def test_a_newer_release_that_does_not_live_is_refused_and_the_one_before_runs_a
         assert running.process.poll() is None, "it is the same process"
         assert running.end() == 0
         assert not members(running.process.pid)
+
+
+def test_up_tells_how_the_channel_is_followed(machine: Machine) -> None:
+    words = follow_from_the_first(machine)
+    with up(machine, *words, "--admin", "127.0.0.1:0") as running:
+        admin = running.wait("up")["admin"]
+        until(lambda: metric(admin, "release_wanted_seq") == 1)
+        assert (metric(admin, "release_seq"), metric(admin, "release_failing")) == (1, 0)
+        assert metric(admin, "process_running", process="follow-release") == 1
+        publish(machine, "2", "--key", "fleet.key")
+        statement = machine.place / f"store/release/fleet/signed/{2:020}"
+        statement.write_text(json.dumps({**json.loads(statement.read_text()), "key": "", "signature": ""}))
+        machine.run("channel", "set", "stable", "fleet", "2", "--release")
+        until(lambda: metric(admin, "release_failing") == 1)
+        assert (metric(admin, "release_seq"), metric(admin, "release_wanted_seq")) == (1, 2)
+        assert "is not signed" in ask(admin, "/healthz")[1]
+        machine.run("channel", "set", "stable", "fleet", "1", "--release", "--back")
+        until(lambda: metric(admin, "release_failing") == 0)
+        assert running.end() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -337,7 +337,7 @@ def test_the_built_in_roles_serve(machine: Machine) -> None:
     (machine.place / "source/a.txt").write_text("no cover")
     machine.run("init")
     machine.run("publish", "covers", "source")
-    with up(machine, "render", "--set", "listen=127.0.0.1:0") as running:
+    with up(machine, "render", "--set", "listen=127.0.0.1:0", "--set", "sync_admin=127.0.0.1:0") as running:
         until(lambda: any("ready" in said["line"] for said in running.all("output", process="render")))
         until(lambda: list((machine.place / "store").glob("proxy/*")))
         assert running.end() == 0

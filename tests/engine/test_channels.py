@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from synclib.engine.channels import channels, freeze_channel, move_channel, read
 from synclib.engine.follow import Follower
 from synclib.engine.tags import tags
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Missing
-from synclib.store.base import Body
+from synclib.store.base import Body, Fetched
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter
+from synclib.store.open import open_store
 from tests.engine.test_node import Silent
 from tests.kit import Kit, read_tree
 
@@ -86,6 +89,94 @@ def test_what_it_names_and_named_before_is_spared(kit: Kit) -> None:
         "channel-stable": 3,
         "channel-stable-before": 1,
     }
+
+
+class Meanwhile(MemoryStore):
+    """Another operator does something before call number ``at`` of the first one, all of it."""
+
+    at, calls = -1, 0
+    happens: Callable[[], object] = staticmethod(lambda: None)
+
+    def _call(self) -> None:
+        number, self.calls = self.calls, self.calls + 1
+        if number == self.at:
+            self.happens()
+
+    def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
+        self._call()
+        return super().get(key, size_max=size_max, if_none_match=if_none_match)
+
+    def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        self._call()
+        return super().put(key, body, if_absent=if_absent, if_match=if_match)
+
+
+@pytest.mark.parametrize(("first", "other"), [(2, 3), (3, 2)])
+def test_two_operators_at_any_moment_of_each_other(tmp_path: Path, first: int, other: int) -> None:
+    """One is refused, or goes on from what the other has put there; what it names in the end is spared."""
+    store = Meanwhile()
+    store.put("boxlink.json", b"{}")
+    kit = Kit(tmp_path, store)
+    for number in (1, 2, 3):
+        kit.write({b"a": b"%d" % number})
+        kit.publish()
+    ends = set()
+    for at in range(1000):
+        name = f"c{at}"
+        move_channel(store, kit.host, name, to(1), is_back_allowed=False)
+        said: dict[int, str] = {}
+
+        def try_move(seq: int, name: str = name, said: dict[int, str] = said) -> None:
+            try:
+                found = move_channel(store, kit.host, name, to(seq), is_back_allowed=False)
+                said[seq] = f"at {found.seq}"
+            except Conflict as error:
+                said[seq] = error.message
+
+        store.at, store.calls = at, 0
+        store.happens = lambda try_move=try_move: try_move(other)  # type: ignore[misc]
+        try_move(first)
+        if other not in said:
+            assert at > 6, "it happened somewhere"
+            break
+        read = read_channel(store, name)
+        assert read is not None
+        assert read.channel.seq == 3, at
+        assert said[3] == "at 3", at
+        assert said[2] in ("at 2", f"channel {name} stands at seq 3: every follower would go back"), at
+        named = {tag: found.seq for tag, found in tags(kit.dataset).items()}
+        assert named[f"channel-{name}"] == 3, at
+        if said[2] == "at 2":
+            assert named[f"channel-{name}-before"] == 2, at
+        ends.add(said[2] == "at 2")
+    assert ends == {True, False}, "each of them was first once"
+
+
+def test_many_operators_at_once(tmp_path: Path) -> None:
+    """Threads and a store of files: all are told how it ended, and it ended as the last of them said."""
+    (tmp_path / "store").mkdir()
+    store, _ = open_store(f"file://{tmp_path / 'store'}", {})
+    store.put("boxlink.json", b"{}")
+    kit = Kit(tmp_path, store)
+    for number in (1, 2, 3):
+        kit.write({b"a": b"%d" % number})
+        kit.publish()
+    move(kit, 1)
+
+    def try_move(seq: int) -> int | None:
+        try:
+            return move(kit, seq).seq
+        except Conflict:
+            return None
+
+    wanted = [2, 3, 2, 3]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        ended = list(pool.map(try_move, wanted))
+    assert [seq for seq, wish in zip(ended, wanted, strict=True) if wish == 3] == [3, 3]
+    assert set(ended) <= {2, 3, None}
+    read = read_channel(store, "stable")
+    assert read is not None
+    assert read.channel.seq == tags(kit.dataset)["channel-stable"].seq == 3
 
 
 class LosesAnswers(MemoryStore):

@@ -31,6 +31,13 @@ def command(context: Context, metrics: bool, fleet: bool, check: bool, watch: bo
     boxlink status --fleet --watch
     boxlink status --fleet --check        for alarms: what is wrong, and exit code 3
     """
+    if (check or watch) and (not fleet or (watch and (check or context.is_json))):
+        from synclib.errors import Invalid
+
+        raise Invalid(
+            "--check and --watch are ways to look at a fleet, and --watch never ends",
+            hint="boxlink status --fleet --check ends with an exit code, --fleet --watch is for a terminal",
+        )
     if fleet:
         from tools.fleet_status import show_fleet
 

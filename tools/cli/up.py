@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Who may sign releases that a role follows (else /etc/boxlink/trusted/*.pub). Repeatable.",
 )
+@click.option("--admin", metavar="HOST:PORT", help="Serve /healthz and /metrics here; port 0 takes a free one.")
 @click.option("--systemd", type=click.Path(path_type=Path), metavar="DIR", help="Write units into DIR; run nothing.")
 @node_option
 @verb
@@ -43,6 +44,7 @@ def command(
     source: str,
     release: Path | None,
     trust: tuple[Path, ...],
+    admin: str | None,
     systemd: Path | None,
 ) -> None:
     """Run the processes of ROLE, a TOML file or a name: render, proxy, or one in ./roles.
@@ -61,6 +63,7 @@ def command(
     import os
 
     from synclib.errors import Invalid
+    from tools.addresses import parse_address
     from tools.fleet.find_role import Place, environment_of, find_role, parse_values, processes_of
     from tools.fleet.pins import parse_pins, write_pins
     from tools.fleet.programs import command_of
@@ -69,6 +72,9 @@ def command(
 
     if release is not None and not release.is_dir():
         raise Invalid("there is no such release", path=str(release), hint="boxlink release ls NAME lists what is here")
+    if admin is not None and systemd is not None:
+        raise Invalid("--admin is of an up that runs, and units run without one", hint="each process has its own")
+    admin_address = None if admin is None else parse_address(admin, "--admin")
     kept = os.environ.get(KEPT, "")
     place = Place(data.resolve(), context.node, None if release is None else release.resolve())
     found = find_role(role, place.release)
@@ -103,26 +109,48 @@ def command(
     words = ["up", role, "--data", str(place.data), "--node", place.node]
     words += [word for value in values for word in ("--set", value)]
     words += [word for path in trust for word in ("--trust", str(path))]
+    words += ["--admin", admin] if admin is not None else []
     words += ["--store", context.store_url] if context.store_url else []
     flags = {"--json": context.is_json, "-q": context.is_quiet, "-v": context.is_verbose}
-    _run(context, found.role, planned, place, kept, [*words, *(flag for flag, is_set in flags.items() if is_set)])
+    words += [flag for flag, is_set in flags.items() if is_set]
+    _run(context, found.role, planned, place, kept, words, admin_address)
 
 
-def _run(context: Context, role: str, planned: list[Planned], place: Place, kept: str, words: list[str]) -> None:
+def _run(
+    context: Context,
+    role: str,
+    planned: list[Planned],
+    place: Place,
+    kept: str,
+    words: list[str],
+    admin_address: tuple[str, int] | None,
+) -> None:
     """Until all have ended. ``words``: of the command for a newer release, should one be to run then."""
     import os
 
     from synclib.clock import SystemClock
     from synclib.core.names import LOG_DIRECTORY
     from synclib.errors import Partial, Unavailable
+    from tools.addresses import bind, show_address
     from tools.fleet.console import Console
     from tools.fleet.one_up import hold
     from tools.fleet.supervisor import ON_TRIAL, RENEWING, Supervisor
 
     held = hold(place.data, role, os.getppid() if kept else os.getpid())
+    listener = None if admin_address is None else bind(*admin_address)
+    if listener is not None:
+        listener.listen()  # whoever reads below where it is finds it there
     console = Console(context, role, [process.name for process in planned], place.data / LOG_DIRECTORY)
-    console.event("up", role=role, node=place.node, data=str(place.data), release=str(place.release or ""))
+    told = {} if listener is None else {"admin": show_address(*listener.getsockname()[:2])}
+    console.event("up", role=role, node=place.node, data=str(place.data), release=str(place.release or ""), **told)
     supervisor = Supervisor(planned, console, SystemClock(), is_on_trial=kept == ON_TRIAL)
+    if listener is not None:
+        from tools.fleet.up_admin import UpAdmin
+        from tools.fleet.up_figures import UpPages
+
+        is_following = any(process.is_renewing for process in planned)
+        pages = UpPages(supervisor.figures, SystemClock(), place.release, is_following=is_following).pages()
+        supervisor.admin = UpAdmin(listener, pages, SystemClock())
     supervisor.run()
     console.event("down", role=role)
     if supervisor.is_renewing and kept:

@@ -7,6 +7,7 @@ and nothing that runs is touched, before that: a newer one that is refused is sa
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import tempfile
@@ -26,6 +27,7 @@ from tools.fleet.programs import boxlink_of
 from tools.fleet.release_place import Trust, activate, fetch, propose
 from tools.fleet.release_prune import prune
 from tools.fleet.release_refused import forget, refused
+from tools.fleet.release_seen import note_seen
 
 _TRY_S = 60.0
 _SAID_MAX = 300
@@ -114,6 +116,7 @@ class ReleaseFollower:
         # A store that serves an older state of it than was seen here moves nobody.
         if newer is not None and (self._read is None or newer.channel.moves >= self._read.channel.moves):
             self._read = newer
+            self._note("")
         assert self._read is not None
         seq, why = decide(self._read.channel, following.release, following.running)
         if seq is None:
@@ -173,6 +176,11 @@ class ReleaseFollower:
         except BoxlinkError as error:  # it is active all the same
             self._say(f"old releases stay: {error.message}")
 
+    def _note(self, error: str) -> None:
+        if self._read is not None:
+            with contextlib.suppress(OSError):  # figures alone are no reason to stand still
+                note_seen(self._place, self._read.channel.seq, error)
+
     def _pause_s(self) -> float:
         """Until the next look, with jitter."""
         pause_s = self._following.poll_s * (0.8 + 0.4 * self._host.entropy.uniform())
@@ -180,7 +188,8 @@ class ReleaseFollower:
         return max(0.05, min(pause_s, left))
 
     def _tell(self, text: str) -> None:
-        """What is the same as before is not said again."""
+        """What is the same as before is not said again; ``up`` is told too, whose figures it is part of."""
+        self._note(text)
         if text and text != self._said:
             self._say(text)
         self._said = text

@@ -12,6 +12,7 @@ import selectors
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from synclib.clock import Clock
 from synclib.core.supervise import Action, Supervision
@@ -19,6 +20,9 @@ from tools.fleet.child import Child
 from tools.fleet.console import Console
 from tools.fleet.guard import Guard
 from tools.notify import ALIVE, READY, STOPPING, notify, watchdog_s
+
+if TYPE_CHECKING:
+    from tools.fleet.up_admin import UpAdmin
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 # In the environment of an ``up`` that another one keeps: what it is. It ends with RENEWING where a newer one is to run
@@ -28,6 +32,7 @@ RENEWING = 75
 # For so long after its start a newer release is on trial, and so often each of its processes may fail then.
 TRIAL_S = 10.0
 TRIAL_FAILURES = 3
+_NOT_STARTED = 127  # as a shell says of a program that it cannot run
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,35 @@ class Planned:
     is_renewing: bool = False
 
 
+@dataclass
+class Figures:
+    """Of one process. ``began``: monotonic, of its last start; ``last_exit``: its last exit code, minus the number of a
+    signal that ended it; None before its first end."""
+
+    name: str
+    is_running: bool = False
+    starts: int = 0
+    began: float = 0.0
+    last_exit: int | None = None
+
+    def start(self, now: float) -> None:
+        self.is_running, self.began, self.starts = True, now, self.starts + 1
+
+    def end(self, code: int) -> None:
+        self.is_running, self.last_exit = False, code
+
+
 class Supervisor:
-    """``killed`` names the processes that did not end in their time; ``is_renewing``: they ended because a newer
+    """``figures``: of its processes, in their order; ``admin``: who tells them, if it is set before :meth:`run`.
+    ``killed`` names the processes that did not end in their time; ``is_renewing``: they ended because a newer
     release is to run; ``failed``: on trial, the process that failed again and again at the beginning, and so ended all.
     """
 
     def __init__(
         self, planned: Sequence[Planned], console: Console, clock: Clock, *, is_on_trial: bool = False
     ) -> None:
+        self.figures = [Figures(process.name) for process in planned]
+        self.admin: UpAdmin | None = None
         self.killed: list[str] = []
         self.is_renewing = False
         self.failed = ""
@@ -70,6 +96,8 @@ class Supervisor:
         the thread that started a process for the end of its parent."""
         with stop_signals() as signals, self._selector, contextlib.closing(self._guard):
             self._selector.register(signals, selectors.EVENT_READ, lambda: self._on_signals(signals))
+            if self.admin is not None:
+                self.admin.watch(self._selector)
             self._step()
             notify(READY)
             while not self._decide.is_done:
@@ -77,9 +105,13 @@ class Supervisor:
                     key.data()
                 self._step()
                 self._say_alive()
+                if self.admin is not None:
+                    self.admin.sweep()
+            if self.admin is not None:
+                self.admin.close()
 
     def _wait_s(self) -> float | None:
-        due_at = min(self._decide.due_at, self._alive_at)
+        due_at = min(self._decide.due_at, self._alive_at, math.inf if self.admin is None else self.admin.due_at)
         return None if math.isinf(due_at) else max(0.0, due_at - self._clock.monotonic())
 
     def _say_alive(self) -> None:
@@ -110,10 +142,12 @@ class Supervisor:
             child = Child(planned.command, planned.environment, self._guard)
         except OSError as error:
             pause_s = self._decide.ended(self._clock.monotonic(), index)
+            self.figures[index].end(_NOT_STARTED)
             self._console.event("not-started", process=planned.name, why=str(error), again_in_s=pause_s)
             self._count_failure(index)
             return
         self._children[index] = child
+        self.figures[index].start(self._clock.monotonic())
         self._selector.register(child.output, selectors.EVENT_READ, lambda: self._on_output(index, child))
         self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_end(index, child))
         self._console.event("started", process=planned.name, pid=child.pid)
@@ -141,6 +175,7 @@ class Supervisor:
     def _on_end(self, index: int, child: Child) -> None:
         self._selector.unregister(child.pidfd)
         code = child.reap()
+        self.figures[index].end(code)
         # Its last words before the news of its end.
         while self._on_output(index, child):
             pass
