@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from synclib.clock import now_text
@@ -305,6 +305,11 @@ class Driver:
         until = self._host.clock.monotonic() + self._bake_s
         while self._host.clock.monotonic() < until and not self._alarm():
             self._host.clock.sleep(_LOOK_S)
+        now = self._fleet.traffic()
+        if self._before is not None and now is not None and not alarm_of(self._before, now):
+            # Failures of the next batch are not lost among the many requests that went well before it; how long answers
+            # took before anything was changed is what all batches are compared with.
+            self._before = replace(now, p99_ms=self._before.p99_ms)
 
     def _clear(self, rollout: Rollout) -> None:
         """Until nothing is left of what has ended; what does not go is said."""

@@ -248,6 +248,22 @@ def test_failures_at_the_proxy_take_all_back(rig: Rig) -> None:
     assert rig.fleet.there() == rig.names[0]
 
 
+def test_failures_of_a_later_batch_are_not_lost_among_what_went_well(rig: Rig) -> None:
+    real = rig.fleet.drain
+    rig.fleet.figures = Traffic(1_000_000, 0, 1.0)
+
+    def drain(spec: NodeSpec) -> None:
+        real(spec)
+        if spec.node == "old-0":
+            rig.fleet.figures = Traffic(2_000_000, 0, 1.0)
+        elif spec.node == "old-1":
+            rig.fleet.figures = Traffic(2_001_000, 400, 1.0)
+
+    rig.fleet.drain = drain  # type: ignore[method-assign]
+    done = rig.run()
+    assert (done.state, done.reason) == (State.ROLLED_BACK, "400 of 1000 requests failed at the proxy")
+
+
 def test_what_is_an_alarm() -> None:
     before = Traffic(1000, 2, 20)
     assert not alarm_of(before, Traffic(2000, 5, 30))
