@@ -169,6 +169,10 @@ CALLS: dict[str, tuple[Call, set[str]]] = {
         lambda ec2, ebs, s: ec2.create_tags(Resources=[s.snapshot], Tags=[{"Key": "a", "Value": "b"}]),
         {"publisher", "operator"},
     ),
+    "tag a stranger's snapshot": (
+        lambda ec2, ebs, s: ec2.create_tags(Resources=[s.strangers_snapshot], Tags=[{"Key": "a", "Value": "b"}]),
+        set(),
+    ),
     "tag an instance": (
         lambda ec2, ebs, s: ec2.create_tags(Resources=[s.instance], Tags=[{"Key": "a", "Value": "b"}]),
         {"operator"},
