@@ -1,4 +1,4 @@
-"""`boxlink snapshot create --volume` on EBS, by an operator on an instance: kill -9 at each request, then the same again.
+"""`boxlink snapshot create --volume` on EBS by an operator on an instance: kill -9 at any request, then the same again.
 There is one snapshot then, and the volume is as it was found."""
 
 from __future__ import annotations

@@ -79,6 +79,12 @@ def main() -> int:
         return 1
 
 
+def check_load(load: Load) -> None:
+    """DemoError where a request was lost: then the demo ends with 1."""
+    if load.failed or load.wrong:
+        raise DemoError(f"requests were lost: {load.first_failure}")
+
+
 def run(demo: Demo, arguments: argparse.Namespace) -> int:
     code = 0
     try:
@@ -127,8 +133,7 @@ class Upgrades:
         finally:
             load.stop()
         self.demo.say(f"{load.answered} requests answered, {load.failed} failed, {load.wrong} with wrong bytes")
-        if load.failed or load.wrong:
-            raise DemoError(f"requests were lost: {load.first_failure}")
+        check_load(load)
 
     def _start(self, covers: Path) -> str:
         """Store, nodes and proxy; the proxy's admin address."""
