@@ -245,10 +245,10 @@ def publish(machine: Machine, version: str, *words: str, program: str = "tool") 
     machine.run("release", "publish", "fleet", "build", *words)
 
 
-def follow_from_the_first(machine: Machine) -> tuple[str, ...]:
+def follow_from_the_first(machine: Machine, role: str = FOLLOWING) -> tuple[str, ...]:
     """A first release, signed and active here, of a channel that is looked at often; the words of an ``up`` of it."""
     (machine.place / "boxlink.toml").write_text("poll_s = 0.3\n")
-    (machine.place / "build/roles/echo.toml").write_text(FOLLOWING)
+    (machine.place / "build/roles/echo.toml").write_text(role)
     publish(machine, "1", "--key", "fleet.key")
     machine.run("channel", "set", "stable", "fleet", "1", "--release")
     machine.run("release", "fetch", "fleet", *INTO, *TRUST)
@@ -288,8 +288,9 @@ def test_a_newer_release_that_does_not_live_is_refused_and_the_one_before_runs_a
 
 
 def test_up_tells_how_the_channel_is_followed(machine: Machine) -> None:
-    words = follow_from_the_first(machine)
-    with up(machine, *words, "--admin", "127.0.0.1:0") as running:
+    """Also one that the role does not name."""
+    words = follow_from_the_first(machine, ROLE)
+    with up(machine, *words, "--follow", "stable", "--admin", "127.0.0.1:0") as running:
         admin = running.wait("up")["admin"]
         until(lambda: metric(admin, "release_wanted_seq") == 1)
         assert (metric(admin, "release_seq"), metric(admin, "release_failing")) == (1, 0)

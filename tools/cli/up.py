@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     help="Where what --seq asks for begins: a volume of its newest snapshot, if there is one.",
 )  # fmt: skip
 @click.option("--release", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Run its programs.")
+@click.option("--follow", metavar="CHANNEL", help="Follow its releases (else the role's release_channel, if any).")
 @click.option(
     "--trust",
     multiple=True,
@@ -43,6 +44,7 @@ def command(
     seqs: tuple[str, ...],
     source: str,
     release: Path | None,
+    follow: str | None,
     trust: tuple[Path, ...],
     admin: str | None,
     systemd: Path | None,
@@ -53,8 +55,8 @@ def command(
     boxlink up render --set dataset=covers
     boxlink up render --systemd /etc/systemd/system
 
-    Where the role names a release_channel, a newer release that it names is fetched, checked and activated; then all
-    are drained in order, and those of the newer release take their place.
+    Where --follow or the role names a channel of releases, a newer one that it names is fetched, checked and activated;
+    then all are drained in order, and those of the newer release take their place.
 
     One that ends is started again, after 0.5 to 30 seconds. Their lines are shown, and written to DIR/log, which sync
     sends up. SIGTERM and Ctrl-C stop the last one first, each in the time that its role gives it; a second Ctrl-C kills
@@ -62,6 +64,7 @@ def command(
     """
     import os
 
+    from synclib.core.names import check_node
     from synclib.errors import Invalid
     from tools.addresses import parse_address
     from tools.fleet.find_role import Place, environment_of, find_role, parse_values, processes_of
@@ -78,6 +81,8 @@ def command(
     kept = os.environ.get(KEPT, "")
     place = Place(data.resolve(), context.node, None if release is None else release.resolve())
     found = find_role(role, place.release)
+    if follow is not None:
+        found = found.model_copy(update={"release_channel": check_node(follow)})
     environ = {
         name: value for name, value in os.environ.items() if name not in (SOCKET, "WATCHDOG_USEC", "WATCHDOG_PID", KEPT)
     }
@@ -109,6 +114,7 @@ def command(
     words = ["up", role, "--data", str(place.data), "--node", place.node]
     words += [word for value in values for word in ("--set", value)]
     words += [word for path in trust for word in ("--trust", str(path))]
+    words += ["--follow", follow] if follow is not None else []
     words += ["--admin", admin] if admin is not None else []
     words += ["--store", context.store_url] if context.store_url else []
     flags = {"--json": context.is_json, "-q": context.is_quiet, "-v": context.is_verbose}
