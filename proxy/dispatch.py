@@ -92,7 +92,7 @@ class Dispatcher:
                 if is_repeatable and opened.is_of_an_unknown_wall and len(tried) < WALL_ASKS_MAX:
                     is_asking_around = True
                     self._counters.unknown_walls += 1
-                elif may_retry and opened.answer.head.status in _TRY_ELSEWHERE:
+                elif may_retry and not is_asking_around and opened.answer.head.status in _TRY_ELSEWHERE:
                     may_retry = False
                     self._counters.retries += 1
                 else:

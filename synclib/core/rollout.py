@@ -60,7 +60,7 @@ class NodeSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    node: str = Field(min_length=1, max_length=128)
+    node: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*\.?$", max_length=128)
     role: RoleName
     release: str = Field(default="", max_length=160)
     pins: dict[str, int] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
@@ -68,6 +69,14 @@ def put_mount(source: bytes, target: bytes, *, replaces: bool) -> None:
         os.close(tree)
     if replaces:
         unmount(target, MNT_DETACH | UMOUNT_NOFOLLOW)
+
+
+def mounts_below(directory: Path) -> list[str]:
+    """The places inside a directory (a real path) on which something is mounted."""
+    top = escaped(os.fsencode(directory)) + b"/"
+    with open("/proc/self/mountinfo", "rb") as file:
+        places = [line.split(b" ")[4] for line in file]
+    return [os.fsdecode(place) for place in places if place.startswith(top)]
 
 
 def mounted_on(target: bytes) -> list[tuple[bytes, bytes]]:

@@ -74,12 +74,13 @@ def move_channel(store: Store, host: Host, name: str, wanted: Channel, *, is_bac
     is_tagged = False
 
     def moved(former: Channel | None) -> Channel | None:
+        nonlocal is_tagged
         if former is not None:
             _check_move(name, former, wanted, is_back_allowed=is_back_allowed)
             if former.seq == wanted.seq:
+                is_tagged = True
                 return None
         dataset.manifest_at(wanted.seq)
-        nonlocal is_tagged
         is_tagged = True
         if former is not None:
             set_tag(dataset, host, f"channel-{name}-before", former.seq)

@@ -169,6 +169,30 @@ def test_why_a_boot_failed_is_in_the_store(instance: Instance, imds: Imds) -> No
     assert b'"starting"' in pieces[-1]
 
 
+def test_a_machine_that_is_installed_anew_sends_its_log_behind_the_former_ones(instance: Instance, imds: Imds) -> None:
+    for _ in range(2):
+        assert instance.run(imds=imds, BOXLINK_NODE="n1").returncode == 1
+    former = (instance.root / "data/log/bootstrap.log").read_bytes()
+    shutil.rmtree(instance.root)
+    said = instance.root / "data/log/bootstrap.log"
+    for noted in ("", "-1 0 0", "0 -1 0", "1e9", "9" * 30 + " 0 0", "\0"):
+        if noted:
+            said.with_name("bootstrap.log.sent").write_text(noted)
+        assert instance.run(imds=imds, BOXLINK_NODE="n1").returncode == 1
+        keys = [info.key for info in instance.store.list("log/n1/bootstrap.log/")]
+        assert all(len(key.rpartition("/")[2]) == 20 and key.rpartition("/")[2].isdigit() for key in keys)
+        pieces = b"".join(read_segment(instance.store, key) for key in keys)
+        assert pieces.startswith(former)
+        assert said.read_bytes().splitlines()[-1] in pieces
+
+
+def test_a_store_that_is_not_mounted_is_not_made(instance: Instance, imds: Imds) -> None:
+    away = (instance.place / "store").rename(instance.place / "away")
+    assert instance.run(imds=imds).returncode == 1
+    assert not (instance.place / "store").exists()
+    away.rename(instance.place / "store")
+
+
 class TestRefused:
     """Nothing that is neither pinned nor signed by a trusted key runs, or is even unpacked."""
 

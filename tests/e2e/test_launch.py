@@ -16,6 +16,7 @@ import botocore.validate
 import pytest
 
 from synclib.clock import SeededEntropy, SystemClock
+from synclib.core.rollout import NodeSpec, Rollout, State, Step
 from synclib.errors import Conflict, Unavailable
 from tests.e2e.boxlink_process import Machine, started
 from tests.e2e.test_up import is_running, until
@@ -96,6 +97,20 @@ def test_several_each_with_its_own_place_and_port(machine: Machine) -> None:
     assert any(path.name.startswith("up-") for path in log.iterdir())
     machine.json("launch", "echo.toml", "--local", "nodes", "--count", "3", "--stop")
     assert not any(local_nodes.is_alive(node) for node in nodes(machine).values())
+
+
+def test_nobody_is_stopped_while_an_upgrade_is_at_work(machine: Machine) -> None:
+    launch(machine)
+    old = NodeSpec(node="echo-1", role="echo")
+    new = old.model_copy(update={"node": "echo-000001-1", "values": {"listen": "0.0.0.0:81"}})
+    rollout = Rollout(id="echo-000001", role="echo", steps=[Step(old=old, new=new, batch=0)], at="")
+    journal = machine.place / "store/upgrade/echo-000001"
+    journal.parent.mkdir()
+    words = ("launch", "echo", "--local", "nodes", "--stop")
+    for state, code in ((State.RUNNING, 13), (State.ROLLING_BACK, 13), (State.PAUSED, 0)):
+        journal.write_text(rollout.model_copy(update={"state": state}).model_dump_json())
+        found = machine.json(*words, code=code)
+        assert [local_nodes.is_alive(node) for node in nodes(machine).values()] == [code != 0], found
 
 
 def test_a_stop_without_a_number_is_of_all_nodes_of_the_role(machine: Machine) -> None:

@@ -10,6 +10,7 @@ import pytest
 from proxy.backends import IN_FLIGHT_MAX
 from proxy.connection import ClientConnection
 from proxy.core.networks import parse_networks
+from proxy.dispatch import WALL_ASKS_MAX
 from proxy.probe import probe_all
 from proxy.registry import REGISTRATIONS_MAX
 from synclib.core.registration import Registration
@@ -210,6 +211,12 @@ async def test_a_wall_that_some_cannot_read_now_is_asked_of_all() -> None:
         origins[2].handler = lambda _: answer(b"tile")
         for number in range(10):
             assert (await running.get(f"/tiles/w/{number}")).body == b"tile"
+        origins += [await running.backend(lambda _: away) for _ in range(WALL_ASKS_MAX)]
+        for origin in origins:
+            origin.handler = lambda _: away
+        before = sum(len(origin.requests) for origin in origins)
+        assert (await running.get("/tiles/another/0")).status == 503
+        assert sum(len(origin.requests) for origin in origins) == before + WALL_ASKS_MAX
 
 
 @in_loop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
 import signal
 import socket
 import urllib.error
@@ -14,8 +15,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.admin import Page, json_page
+from synclib.clock import SystemClock
 from tests.e2e.boxlink_process import Machine
 from tests.e2e.test_up import STOPPABLE, role, script, until, up
+from tools.fleet.release_seen import last_seen
+from tools.fleet.up_admin import UpAdmin
 
 
 @pytest.fixture
@@ -40,6 +45,32 @@ def metric(admin: str, name: str, **labels: str) -> float | None:
             if sample.name == f"boxlink_up_{name}" and sample.labels == labels:
                 return float(sample.value)
     return None
+
+
+def test_a_page_that_fails_ends_nothing() -> None:
+    def broken() -> Page:
+        raise OverflowError("a bug")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, selectors.DefaultSelector() as selector:
+        door = UpAdmin(listener, {b"/bad": broken, b"/good": lambda: json_page({})}, SystemClock())
+        door.watch(selector)
+        for path, status in ((b"/bad", b"500"), (b"/good", b"200")):
+            with socket.create_connection(listener.getsockname(), timeout=20) as client:
+                client.sendall(b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % path)
+                for _ in range(2):  # it connects, it asks
+                    for key, _ in selector.select(20):
+                        key.data()
+                assert client.recv(4096).startswith(b"HTTP/1.1 " + status)
+        door.close()
+
+
+@pytest.mark.parametrize("text", ['{"wanted":1e400}', '{"wanted":-1}', "{", '{"wanted":18446744073709551616}'])
+def test_what_a_follower_noted_may_be_anything(tmp_path: Path, text: str) -> None:
+    (tmp_path / "following").write_text(text)
+    assert last_seen(tmp_path) is None
+    (tmp_path / "following").unlink()
+    os.mkfifo(tmp_path / "following")
+    assert last_seen(tmp_path) is None
 
 
 def test_processes_that_run_end_and_are_started_again(machine: Machine) -> None:

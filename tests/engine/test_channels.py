@@ -13,7 +13,7 @@ from synclib.core.names import channel_key
 from synclib.core.registration import Channel, parse_channel
 from synclib.engine.channels import channels, freeze_channel, move_channel, read_channel
 from synclib.engine.follow import Follower
-from synclib.engine.tags import tags
+from synclib.engine.tags import set_tag, tags
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Missing
 from synclib.store.base import Body, Fetched
 from synclib.store.memory import MemoryStore
@@ -150,6 +150,14 @@ def test_two_operators_at_any_moment_of_each_other(tmp_path: Path, first: int, o
             assert named[f"channel-{name}-before"] == 2, at
         ends.add(said[2] == "at 2")
     assert ends == {True, False}, "each of them was first once"
+
+
+def test_a_move_to_where_it_stands_lets_its_tag_be_right(kit: Kit) -> None:
+    """Who moved it was killed before it had looked."""
+    move(kit, 3)
+    set_tag(kit.dataset, kit.host, "channel-stable", 1)
+    move(kit, 3)
+    assert tags(kit.dataset)["channel-stable"].seq == 3
 
 
 def test_many_operators_at_once(tmp_path: Path) -> None:

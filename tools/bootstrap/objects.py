@@ -100,6 +100,8 @@ class FileObjects:
 
     def put_new(self, key: str, data: bytes) -> None:
         path = Path(self._directory) / key
+        if not os.path.isdir(self._directory):
+            raise NotThere(f"{key}: there is no store", "is it mounted?")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # No key is written with this in its name: no listing shows it.

@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from pathlib import Path
 
 from .failure import AlreadyThere, Failure
-from .objects import Objects
+from .objects import SMALL_S, Objects
 
 SEGMENT_BYTES_MAX = 1 << 20
 _BLOCK_BYTES_MAX = 128 << 10
+_OTHERS_MAX = 64
+_PLACE_MAX = 10**19  # what its name can hold
 _NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -25,29 +28,44 @@ def send_log(path: Path, objects: Objects) -> None:
         return
     noted = path.with_name(f"{path.name}.sent")
     with contextlib.suppress(OSError, Failure):
-        place, offset = _noted(noted)
-        size = path.stat().st_size
-        if size < offset:
-            offset = 0  # a new file was begun
-        with path.open("rb") as file:
+        place, offset, inode = _noted(noted)
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size < offset or status.st_ino != inode:
+                offset = 0  # a new file was begun
             file.seek(offset)
             while data := file.read(SEGMENT_BYTES_MAX):
-                # One that is there was made by a try whose answer was lost, or before this machine was installed anew.
-                with contextlib.suppress(AlreadyThere):
-                    objects.put_new(f"log/{node}/{path.name}/{place:020}", zstd_frame(data))
-                place, offset = place + len(data), offset + len(data)
+                place = _put(objects, f"log/{node}/{path.name}", place, data)
+                offset += len(data)
                 temporary = noted.with_name(f"{noted.name}.tmp")
-                temporary.write_text(f"{place} {offset}\n")
+                temporary.write_text(f"{place} {offset} {status.st_ino}\n")
                 os.replace(temporary, noted)
 
 
-def _noted(path: Path) -> tuple[int, int]:
-    """The stream's next place, and where it begins in the file."""
+def _put(objects: Objects, stream: str, place: int, data: bytes) -> int:
+    """A segment at the next place, or behind what stood there before this machine was installed anew; where the one
+    after it goes."""
+    frame = zstd_frame(data)
+    for _ in range(_OTHERS_MAX):
+        key = f"{stream}/{place:020}"
+        try:
+            objects.put_new(key, frame)
+        except AlreadyThere:
+            # By a try whose answer was lost?
+            if b"".join(objects.pieces(key, 2 * SEGMENT_BYTES_MAX, time.monotonic() + SMALL_S)) != frame:
+                place += SEGMENT_BYTES_MAX  # none is longer
+                continue
+        return place + len(data)
+    raise Failure(f"{stream}: there is no place for more")
+
+
+def _noted(path: Path) -> tuple[int, int, int]:
+    """The stream's next place, where it begins in the file, and which file that is."""
     try:
-        place, offset = path.read_text().split()
-        return int(place), int(offset)
+        place, offset, inode = (int(word) for word in path.read_text().split())
     except (OSError, ValueError):
-        return 0, 0
+        return 0, 0, 0
+    return (place, offset, inode) if min(place, offset) >= 0 and place < _PLACE_MAX else (0, 0, 0)
 
 
 def zstd_frame(data: bytes) -> bytes:

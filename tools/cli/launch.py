@@ -87,6 +87,7 @@ def command(
     if stop:
         from tools.fleet.local_stop import stop_local
 
+        _check_not_rolled(context, stem)
         is_all = name is None and count is None
         stop_local(context, local, role, None if is_all else names, is_dry_run=dry_run)
         return
@@ -155,6 +156,26 @@ def _check_no_upgrade(journal: Journal, role: str, names: list[str]) -> None:
                 f"upgrade {opened.rollout.id} is about {name}, and has not ended",
                 hint=f"go on with it: the same boxlink upgrade {role} again; or take it back: --abort",
             )
+
+
+def _check_not_rolled(context: Context, role: str) -> None:
+    """Conflict while an upgrade of the role is at work: it would take a node that ends for one that it has to replace,
+    and the ones that it starts would stay."""
+    from synclib.core.rollout import State
+    from synclib.engine.rollout import Journal
+    from synclib.errors import BoxlinkError, Conflict
+    from synclib.store.retry import untried
+    from tools.cli_engine import open_host
+
+    try:
+        opened = Journal(untried(context.open_store()), open_host(context)).open_of(role)
+    except BoxlinkError:
+        return  # what runs here can be ended without a store, and whatever stands there
+    if opened is not None and opened.rollout.state is not State.PAUSED:
+        raise Conflict(
+            f"upgrade {opened.rollout.id} is at work on the nodes of role {role}",
+            hint=f"boxlink upgrade {role} --pause first, or let it end",
+        )
 
 
 def _with_release(

@@ -115,8 +115,9 @@ class LocalFleet:
         known = {node.node: node for node in nodes(self._directory)}
         left: list[str] = []
         for spec in specs:
-            if spec.node in known and not is_alive(known[spec.node]):
-                left += remove(known[spec.node], functools.partial(self._release, known[spec.node]))
+            node = known.get(spec.node)
+            if node is not None and node.role == spec.role and not is_alive(node):
+                left += remove(node, functools.partial(self._release, node))
         return left
 
     def _release(self, node: LocalNode) -> list[str]:

@@ -26,6 +26,8 @@ from pathlib import Path
 
 from synclib.clock import Clock, Entropy
 from synclib.core.names import check_node
+from synclib.disk.faults import disk_errors
+from synclib.disk.mounts import mounts_below
 from synclib.errors import Conflict, Corrupt, Invalid, Unavailable
 from tools.fleet.find_role import ADDRESS, Place, check_values, find_role, role_file
 from tools.fleet.free_port import free_port
@@ -102,7 +104,8 @@ def check_wish(place: Path, wish: Wish) -> None:
 
 def nodes(directory: Path) -> list[LocalNode]:
     """Those below ``directory`` by name, whether they run or not. One whose file cannot be read is said, once, and
-    passed over: it must not stop work on the others."""
+    passed over: it must not stop work on the others. So is a copy of one, whose file names another directory, and what
+    leads elsewhere: neither is to be ended or taken away as that node."""
     if not directory.is_dir():
         return []
     return [node for path in sorted(directory.resolve().iterdir()) if (node := _readable(path)) is not None]
@@ -110,7 +113,11 @@ def nodes(directory: Path) -> list[LocalNode]:
 
 def _readable(place: Path) -> LocalNode | None:
     try:
-        return read_node(place)
+        node = read_node(place)
+        if node is not None and (place.is_symlink() or node.node != place.name):
+            what = "a link" if place.is_symlink() else f"a copy of {node.node}"
+            raise Corrupt(f"this is {what}, and no node", path=str(place), hint="move it out of there")
+        return node
     except Corrupt as error:
         if place not in _said:
             _said.add(place)
@@ -138,7 +145,8 @@ def remove(node: LocalNode, release: Callable[[], list[str]] = list) -> list[str
     """Take a stopped node's mounts, its volumes and its directory away. Conflict while it runs.
 
     ``release``: lets its volumes go, and names those that are not gone yet: these are returned, and its directory stays
-    until a later call, for a volume may be an image below it.
+    until a later call, for a volume may be an image below it. So is what somebody else has mounted there, whose files
+    would go with it.
     """
     from tools.demo.mounts import end_mounts
 
@@ -154,13 +162,14 @@ def remove(node: LocalNode, release: Callable[[], list[str]] = list) -> list[str
 
         if node.data.is_dir():
             end_mounts(node.data, boxlink)
-        if left := release():
+        if left := [*release(), *(f"mount {place}" for place in mounts_below(node.directory))]:
             return left
-        # What names it goes last: whoever is killed here finds it again.
-        for path in node.directory.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-        shutil.rmtree(node.directory)
+        with disk_errors():
+            # What names it goes last: whoever is killed here finds it again.
+            for path in node.directory.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+            shutil.rmtree(node.directory)
         return []
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -16,7 +19,7 @@ _ERROR_MAX = 300
 class Seen(msgspec.Struct, frozen=True):
     """``wanted``: the seq that the channel names; ``error``: why it is not taken, empty where nothing is wrong."""
 
-    wanted: int
+    wanted: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
     error: str = ""
 
 
@@ -30,7 +33,11 @@ def note_seen(place: Path, wanted: int, error: str) -> None:
 def last_seen(place: Path) -> Seen | None:
     """None where nothing was seen, or it cannot be read."""
     try:
-        with (place / "following").open("rb") as file:
+        # A pipe would be waited for.
+        descriptor = os.open(place / "following", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
             return msgspec.json.decode(file.read(_BYTES_MAX), type=Seen)
     except (OSError, *DECODE_ERRORS):
         return None

@@ -10,9 +10,10 @@ import contextlib
 import math
 import selectors
 import socket
+import traceback
 from dataclasses import dataclass
 
-from proxy.admin import Pages, encode_page, find_page
+from proxy.admin import Pages, encode_page, find_page, json_page
 from proxy.core.request import HEAD_BYTES_MAX
 from synclib.clock import Clock
 
@@ -82,11 +83,18 @@ class UpAdmin:
         if data and end < 0 and len(client.head) <= HEAD_BYTES_MAX:
             return
         if 0 <= end <= HEAD_BYTES_MAX:
-            method, page = find_page(self._pages, client.head[: end + 4])
-            assert isinstance(page, tuple), "pages of this door are made at once"
             with contextlib.suppress(OSError):
-                client.connection.sendall(encode_page(method, page))  # a few kB: the socket takes them at once, or not
+                client.connection.sendall(self._answer(client.head[: end + 4]))  # the socket takes it at once, or not
         self._end(client)
+
+    def _answer(self, head: bytes) -> bytes:
+        try:
+            method, page = find_page(self._pages, head)
+            assert isinstance(page, tuple), "pages of this door are made at once"
+            return encode_page(method, page)
+        except Exception:  # a bug of ours: whoever asks for figures must not end what runs
+            traceback.print_exc()
+            return encode_page(b"GET", json_page({"error": "a bug: see the log"}, 500))
 
     def _end(self, client: _Client) -> None:
         if client not in self._clients:

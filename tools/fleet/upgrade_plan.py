@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,7 @@ def planned(
 ) -> Rollout | None:
     """None where every node is what it should be already. ``name``: the id that the rollout is to have."""
     olds = nodes.running(role)
+    name = _free(name, olds)
     if change.swap:
         olds = [standing(store, old, change.swap) for old in olds]
     stale = [old for old in olds if not change.is_so(old)]
@@ -95,6 +96,15 @@ def planned(
         return change.new_of(old).model_copy(update={"node": f"{name}-{numbers[old.node]}"})
 
     return plan(name, stale, new_of, size, "", place)
+
+
+def _free(name: str, olds: Sequence[NodeSpec]) -> str:
+    """The id, or the next one after which no node is named: a journal that was taken away would be begun anew, and its
+    new nodes be those that run."""
+    stem, _, number = name.rpartition("-")
+    while any(old.node.startswith(f"{stem}-{number}-") for old in olds):
+        number = f"{int(number) + 1:06}"
+    return f"{stem}-{number}"
 
 
 def check_ready(nodes: LocalFleet | Ec2Fleet, rollout: Rollout) -> None:
