@@ -8,11 +8,13 @@ import click
 
 from synclib.clock import SystemClock
 from synclib.core.fleet import Row
+from synclib.core.rollout import Phase, State
 from synclib.engine.fleet import fleet_rows
-from synclib.errors import Partial, Unavailable
+from synclib.engine.rollout import Journal
+from synclib.errors import Corrupt, Invalid, Partial, Unavailable
 from synclib.store.base import Store
 from tools.cli_context import Context, shown
-from tools.cli_engine import size_text
+from tools.cli_engine import open_host, size_text
 from tools.log_text import line_text
 
 _WATCH_S = 5.0
@@ -42,11 +44,41 @@ def show_fleet(context: Context, lag_max: int, *, is_check: bool, is_watch: bool
 
 def _look(context: Context, store: Store, lag_max: int) -> tuple[str, dict[str, object]]:
     rows, problems = fleet_rows(store, SystemClock(), lag_max, with_logs=True)
-    alarms = [f"{row.seen.node}: {alarm}" for row in rows for alarm in row.alarms] + problems
+    upgrades, failed = _upgrades(Journal(store, open_host(context)))
+    alarms = [f"{row.seen.node}: {alarm}" for row in rows for alarm in row.alarms] + problems + failed
     lines = [row_text(row) for row in rows] or ["no node has said anything"]
+    lines += [_upgrade_text(upgrade) for upgrade in upgrades]
     if alarms:
         lines += ["", f"{len(alarms)} alarms:", *(f"  {_one_line(alarm)}" for alarm in alarms)]
-    return "\n".join(lines), {"nodes": [_object(row) for row in rows], "alarms": alarms}
+    found = {"nodes": [_object(row) for row in rows], "upgrades": upgrades, "alarms": alarms}
+    return "\n".join(lines), found
+
+
+def _upgrades(journal: Journal) -> tuple[list[dict[str, object]], list[str]]:
+    """Those that are under way or paused, and alarms: of those that failed, until the next one of their role."""
+    found: list[dict[str, object]] = []
+    alarms: list[str] = []
+    try:
+        for rollout in journal.newest():
+            if rollout.state is State.FAILED:
+                alarms.append(f"upgrade {rollout.id} failed: {rollout.reason}")
+            elif not rollout.state.is_final:
+                done = sum(step.phase is Phase.DONE for step in rollout.steps)
+                state, reason = str(rollout.state), rollout.reason
+                found.append(
+                    {"id": rollout.id, "state": state, "reason": reason, "done": done, "nodes": len(rollout.steps)}
+                )
+    except Invalid:
+        pass  # who may not see upgrades sees the nodes
+    except Corrupt as error:
+        alarms.append(f"{error.key}: {error.message}")
+    return found, alarms
+
+
+def _upgrade_text(upgrade: dict[str, object]) -> str:
+    why = f", {upgrade['reason']}" if upgrade["reason"] else ""
+    done = f"{upgrade['done']} of {upgrade['nodes']} nodes"
+    return _one_line(f"  upgrade {upgrade['id']}: {upgrade['state']}{why}: {done}")
 
 
 def row_text(row: Row) -> str:

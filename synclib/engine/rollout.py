@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -98,15 +98,21 @@ class Journal:
         """The newest journal of a role that is not at its end."""
         return self.find(role).opened
 
-    def snapshots_needed(self) -> set[str]:
-        """The snapshots that upgrades of any role need which are not at their end: to go on, or to go back."""
+    def newest(self) -> Iterator[Rollout]:
+        """The last rollout of each role."""
         names = [info.key.removeprefix(upgrade_prefix()) for info in self._store.list(upgrade_prefix())]
-        needed: set[str] = set()
         for role in sorted({name.rpartition("-")[0] for name in names} - {""}):
             last, _ = ids_of(role, names)
             entry = self.read(last) if last else None
-            if entry is not None and not entry.rollout.state.is_final:
-                needed |= {spec.snapshot for step in entry.rollout.steps for spec in (step.old, step.new)}
+            if entry is not None:
+                yield entry.rollout
+
+    def snapshots_needed(self) -> set[str]:
+        """The snapshots that upgrades of any role need which are not at their end: to go on, or to go back."""
+        needed: set[str] = set()
+        for rollout in self.newest():
+            if not rollout.state.is_final:
+                needed |= {spec.snapshot for step in rollout.steps for spec in (step.old, step.new)}
         return needed - {""}
 
     def read(self, name: str, etag: str | None = None) -> Entry | None:
@@ -202,6 +208,7 @@ class Driver:
         """Until it is done, rolled back, failed, or paused by somebody."""
         self._changed_at = self._host.clock.monotonic()
         self._before = self._fleet.traffic()
+        told: set[str] = set()
         while True:
             entry = self._patient(entry, self._newest)
             rollout = entry.rollout
@@ -222,6 +229,9 @@ class Driver:
                 self._tell(rollout, entry.rollout)
                 continue
             refused = [why for why in map(self._carry_out, decision.effects) if why]
+            if refused and rollout.state is not State.RUNNING and refused[0] not in told:
+                told.add(refused[0])  # it is tried until its time is over
+                self._say(refused[0], rollout)
             if refused and rollout.state is State.RUNNING:
                 turned = rolled_back(rollout, refused[0])
                 entry = self._patient(entry, lambda was, now=turned: self._journal.replace(was, now))  # type: ignore[misc]

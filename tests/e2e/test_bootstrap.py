@@ -177,7 +177,7 @@ def test_a_machine_that_is_installed_anew_sends_its_log_behind_the_former_ones(i
     said = instance.root / "data/log/bootstrap.log"
     for noted in ("", "-1 0 0", "0 -1 0", "1e9", "9" * 30 + " 0 0", "\0"):
         if noted:
-            said.with_name("bootstrap.log.sent").write_text(noted)
+            (instance.root / "bootstrap.sent").write_text(noted)
         assert instance.run(imds=imds, BOXLINK_NODE="n1").returncode == 1
         keys = [info.key for info in instance.store.list("log/n1/bootstrap.log/")]
         assert all(len(key.rpartition("/")[2]) == 20 and key.rpartition("/")[2].isdigit() for key in keys)

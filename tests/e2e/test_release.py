@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from synclib.core.rollout import NodeSpec, Phase, Rollout, State, Step
 from tests.e2e.boxlink_process import Machine, members, started, wait_for_end
 from tests.e2e.test_up import until, up
 from tests.e2e.test_up_admin import ask, metric
@@ -233,6 +234,28 @@ def test_no_key_in_what_others_can_see(machine: Machine) -> None:
         if path.is_file() and path.name != "fleet.key":
             assert secret not in path.read_bytes()
     assert os.stat(machine.place / "fleet.key").st_mode & 0o077 == 0
+
+
+def test_upgrades_are_shown_and_not_taken_back_to_what_is_not_trusted(machine: Machine) -> None:
+    machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+    old = NodeSpec(node="echo-1", role="echo", release="fleet@1")
+    step = Step(old=old, new=old.model_copy(update={"node": "echo-000001-1"}), batch=0, phase=Phase.DRAINING)
+    place = f"{os.uname().nodename}:{machine.place / 'nodes'}"
+    rollout = Rollout(id="echo-000001", role="echo", place=place, steps=[step], at="")
+    journal = machine.place / "store/upgrade/echo-000001"
+    journal.parent.mkdir()
+    journal.write_text(rollout.model_dump_json())
+    words = ("upgrade", "echo", "--local", "nodes", "--abort")
+    assert "not trusted" in machine.json(*words, code=2)["error"]["message"]
+    assert json.loads(journal.read_text())["state"] == "running", "nothing was begun"
+    shown = machine.json("status", "--fleet")
+    assert [(each["id"], each["state"], each["done"]) for each in shown["upgrades"]] == [("echo-000001", "running", 0)]
+    assert shown["alarms"] == []
+    failed = {"state": State.FAILED, "reason": "echo-1 did not come back"}
+    journal.write_text(rollout.model_copy(update=failed).model_dump_json())
+    machine.run("status", "--fleet", "--check", code=3)
+    shown = machine.json("status", "--fleet")
+    assert (shown["upgrades"], shown["alarms"]) == ([], ["upgrade echo-000001 failed: echo-1 did not come back"])
 
 
 FOLLOWING = f'release_channel = "stable"\nrelease_spread_s = 0\n{ROLE}'

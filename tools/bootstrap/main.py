@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .failure import Failure
+from .failure import Failure, NotThere
 from .imds import Metadata
 from .links import flush, switch
 from .log import Log
@@ -54,9 +54,16 @@ def boot(options: Options, log: Log) -> Path:
     metadata = Metadata(is_v1=options.is_v1)
     told = parse_user_data(_read_user_data(options, metadata))
     objects = open_objects(told.store, metadata)
-    log.send = lambda: send_log(log.path, objects)
+    log.send = lambda: send_log(log.path, options.root / "bootstrap.sent", objects)
     key = f"release/{told.release}/" + ("current" if told.seq is None else f"signed/{told.seq:020}")
-    said = get(objects, key, STATEMENT_BYTES_MAX)
+    try:
+        said = get(objects, key, STATEMENT_BYTES_MAX)
+    except NotThere as error:
+        seq = "" if told.seq is None else f"@{told.seq}"
+        raise NotThere(
+            f"release {told.release}{seq}: there is none in the store",
+            f"see user-data, or publish it; `boxlink release ls {told.release}` lists its seqs",
+        ) from error
     statement = parse_statement(said, told.release, told.seq)
     is_signed = check(statement, trusted_keys(options.trusted), told.sha256)
     log.say("release", release=statement.release, seq=statement.seq, signed_by=statement.key if is_signed else "")

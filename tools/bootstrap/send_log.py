@@ -21,12 +21,12 @@ _PLACE_MAX = 10**19  # what its name can hold
 _NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
-def send_log(path: Path, objects: Objects) -> None:
-    """What was said in the file since it was sent last, in one try: the boot is tried again, and so is this."""
+def send_log(path: Path, noted: Path, objects: Objects) -> None:
+    """What was said in the file since it was sent last, which ``noted`` knows, in one try: the boot is tried again, and
+    so is this."""
     node = os.environ.get("BOXLINK_NODE") or os.uname().nodename
     if not _NODE.fullmatch(node) or ".." in node:
         return
-    noted = path.with_name(f"{path.name}.sent")
     with contextlib.suppress(OSError, Failure):
         place, offset, inode = _noted(noted)
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:

@@ -87,6 +87,8 @@ def take_back(context: Context, asked: Asked) -> None:
         _show_would(context, opened.rollout, "would be taken back")
         return
     site = _open(context, asked, journal, opened)
+    for name in sorted({step.old.release for step in opened.rollout.steps if step.phase is not Phase.WAITING}):
+        site.release_directory(name)  # what is not trusted could not be started again: before anything is ended
     fleet = _fleet(site, opened.rollout)
     driver = _driver(site, fleet)
     entry = driver.take(opened, state=State.ROLLING_BACK, reason="an operator took it back")
@@ -269,7 +271,7 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
         for step in rollout.steps:
             site.nodes.note_pins(step.new if rollout.state is State.DONE else step.old)
     if rollout.state is State.ROLLED_BACK and wanted is not State.ROLLED_BACK:
-        raise Conflict(f"{rollout.id} was taken back: {rollout.reason}", hint="correct it, then upgrade again")
+        raise Conflict(f"{rollout.id} was taken back: {rollout.reason}", hint=_hint_of_taken_back(rollout))
     _show(site.context, rollout)
 
 
@@ -285,6 +287,12 @@ def _hint_of_failed(asked: Asked, rollout: Rollout) -> str:
         "no node was ended: boxlink status says how each does; see that its boxlink sync runs and reaches the store, "
         "which still holds what it was asked (swap/), then say the upgrade again"
     )
+
+
+def _hint_of_taken_back(rollout: Rollout) -> str:
+    named = [step.new.node for step in rollout.steps if rollout.reason.startswith(f"{step.new.node} ")]
+    logs = f"boxlink logs {named[0]} has what it said; " if named and not rollout.swap else ""
+    return f"{logs}correct it, then upgrade again"
 
 
 def _hint_of_standing(rollout: Rollout) -> str:

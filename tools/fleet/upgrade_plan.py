@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -98,6 +99,12 @@ def planned(
     return plan(name, stale, new_of, size, "", place)
 
 
+def _where(rollout: Rollout) -> str:
+    """The option that says where its nodes are."""
+    _, is_local, directory = rollout.place.partition(":")
+    return f"--local {shlex.quote(directory)} " if is_local else ""
+
+
 def _free(name: str, olds: Sequence[NodeSpec]) -> str:
     """The id, or the next one after which no node is named: a journal that was taken away would be begun anew, and its
     new nodes be those that run."""
@@ -126,5 +133,5 @@ def check_same(rollout: Rollout, change: Change) -> None:
         if rollout.swap != change.swap or change.new_of(step.old).model_copy(update=known) != step.new:
             raise Conflict(
                 f"{rollout.id} is under way, to something else",
-                hint=f"finish it with its own options, or boxlink upgrade {rollout.role} --abort",
+                hint=f"finish it with its own options, or boxlink upgrade {rollout.role} {_where(rollout)}--abort",
             )
