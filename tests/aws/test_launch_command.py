@@ -49,9 +49,17 @@ def test_killed_and_run_again(standin: Standin, operator: Publisher, is_done: bo
     assert [resource.id for resource in standin.resources()] == [node["instance"] for node in started]
 
 
-def test_new_names_are_noted_before_anything_is_asked(standin: Standin, operator: Publisher) -> None:
-    """Of two instances the first is there, the answer to the second lost; the same command then makes no third."""
-    operator.run_killed("RunInstances", 2, *words(standin, "--count", "2"), is_done=True)
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize(
+    ("operation", "count"),
+    [("DescribeInstances", 1), ("RunInstances", 1), ("DescribeInstances", 2), ("RunInstances", 2)],
+)
+def test_new_names_are_noted_before_anything_is_asked(
+    standin: Standin, operator: Publisher, operation: str, count: int, is_done: bool
+) -> None:
+    """Killed at each request, such as when the first of two instances is there and the answer to the second lost; the
+    same command then makes no third."""
+    operator.run_killed(operation, count, *words(standin, "--count", "2"), is_done=is_done)
     started = operator.json(*words(standin, "--count", "2"))["nodes"]
     assert [resource.id for resource in standin.resources()] == sorted(node["instance"] for node in started)
     assert len(started) == 2
