@@ -5,16 +5,19 @@ A browser that learnt of a wall from a server which has ended asks whoever is th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 
 from structlog.typing import FilteringBoundLogger
 
-from render.walls import WALLS_KEPT, ListCovers, OpenReader, Walls, listed_covers, load_wall
+from render.walls import WALLS_KEPT, HeldWall, ListCovers, OpenReader, Walls, listed_covers, load_wall
+from synclib.clock import Clock
 from synclib.core.registration import REGISTRATION_BYTES_MAX, parse_registration
-from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
+from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing, Unavailable
 from synclib.store.base import Store, in_spite_of_strangers
 
 _REGISTRATIONS_MAX = 1000
+_TRIES, _PAUSE_S = 4, 0.25
 
 
 def hold_walls_of_others(
@@ -23,6 +26,7 @@ def hold_walls_of_others(
     walls: Walls,
     open_reader: OpenReader,
     log: FilteringBoundLogger,
+    clock: Clock,
     list_covers: ListCovers = listed_covers,
 ) -> None:
     """Hold, behind the current wall, those of the seqs next to it that others serve. What cannot be had is logged."""
@@ -36,13 +40,23 @@ def hold_walls_of_others(
         return
     for seq in sorted(seqs, key=lambda seq: abs(seq - current.seq))[: WALLS_KEPT - 1]:
         try:
-            wall = load_wall(open_reader, seq, None, list_covers, log)
+            wall = _loaded(lambda seq=seq: load_wall(open_reader, seq, None, list_covers, log), clock)  # type: ignore[misc]
         except BoxlinkError as error:
             log.warning("a wall that others serve is not held here", seq=seq, **error.as_dict())
             continue
         if not walls.hold(wall):
             wall.retire()
         log.info("a wall of others is held", wall=wall.id, seq=seq)
+
+
+def _loaded(load: Callable[[], HeldWall], clock: Clock) -> HeldWall:
+    """For a while again where the store does not answer: it is done once, and a server that starts can wait."""
+    for number in range(_TRIES - 1):
+        try:
+            return load()
+        except Unavailable:
+            clock.sleep(_PAUSE_S * 2**number)
+    return load()
 
 
 def _seqs(store: Store, dataset: str) -> set[int]:

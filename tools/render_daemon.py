@@ -160,9 +160,7 @@ class RenderDaemon:
         listener = self._listener
         if listener is None:
             # From the first moment it gets requests that were meant for the one before.
-            hold_walls_of_others(
-                self._store, self._plan.dataset, self._walls, self._open_reader, self._log, self._list_covers
-            )
+            self._hold_walls_of_others()
             listener = self._take_over()
             if listener is None:
                 return
@@ -214,10 +212,12 @@ class RenderDaemon:
 
     def _settle(self, registrar: Registrar) -> None:
         """Nobody waits for it but who wants to end others."""
-        hold_walls_of_others(
-            self._store, self._plan.dataset, self._walls, self._open_reader, self._log, self._list_covers
-        )
+        self._hold_walls_of_others()
         registrar.settle()
+
+    def _hold_walls_of_others(self) -> None:
+        walls, reader, covers = self._walls, self._open_reader, self._list_covers
+        hold_walls_of_others(self._store, self._plan.dataset, walls, reader, self._log, self._clock, covers)
 
     def _drain(self, site: Site, traffic: Traffic, registrar: Registrar, http: HttpThread) -> None:
         self._say("draining")

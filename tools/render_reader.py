@@ -25,6 +25,7 @@ from synclib.lazy.pictures import changed_pictures, read_wall_index, wall_index_
 from synclib.lazy.run_reader import StoreRuns
 from synclib.reader import Reader
 from synclib.store.base import Store
+from synclib.store.retry import untried
 
 _ASKED_AT_ONCE = 16
 _NAMES_BYTES = 1 << 30
@@ -40,6 +41,8 @@ class RenderReader:
     def __init__(self, data: Path, name: str, store: Store, host: Host, log: FilteringBoundLogger) -> None:
         self._data, self._name, self._store, self._host, self._log = data, name, store, host, log
         self._dataset = Dataset(store, dataset_root(name))
+        # A cover is not tried again: the proxy asks another server, and who waited here would keep others waiting.
+        self._covers_store = untried(store)
         self._cache = host.dataset_cache(store.url, self._dataset.root)
         self._markers = Markers(data / name)
         # Both live as long as the process.
@@ -53,7 +56,7 @@ class RenderReader:
         down = self._markers.down()
         mode = "eager" if down is None else down.mode
         if mode not in ("lazy", "reader"):
-            return open_local(str(self._data), self._name, self._store, seq, runs=self._cache / "run")
+            return open_local(str(self._data), self._name, self._covers_store, seq, runs=self._cache / "run")
         manifest = self._dataset.manifest_at(seq)
         if wall_index_of(manifest) is not None:
             self._indexed[seq] = manifest
@@ -61,8 +64,9 @@ class RenderReader:
             assert down is not None
             return self._in_process(manifest, Background(is_whole=seq == down.seq))
         names = self._names if seq in self._indexed else None
+        runs = self._cache / "run"
         return open_local(
-            str(self._data), self._name, self._store, seq, runs=self._cache / "run", names=names, manifest=manifest
+            str(self._data), self._name, self._covers_store, seq, runs=runs, names=names, manifest=manifest
         )
 
     def _in_process(self, manifest: Manifest, background: Background) -> Reader:

@@ -13,6 +13,7 @@ from render.metrics import Metrics
 from render.others import hold_walls_of_others
 from render.tiles import Tiles
 from render.walls import HeldWall, Walls, load_wall
+from synclib.clock import SystemClock
 from synclib.core.registration import Registration
 from synclib.errors import Corrupt, Missing, Unavailable
 from synclib.store.memory import MemoryStore
@@ -186,7 +187,7 @@ def test_the_walls_of_others_stand_behind_the_current_one() -> None:
     store.put("proxy/10.0.0.9.p80", b"garbage")
     walls = Walls()
     walls.show(_wall(held[4]))
-    hold_walls_of_others(store, "covers", walls, held.__getitem__, structlog.get_logger())
+    hold_walls_of_others(store, "covers", walls, held.__getitem__, structlog.get_logger(), SystemClock())
     assert walls.current is not None
     assert walls.current.seq == 4
     found = {seq for seq, reader in held.items() if walls.find(_wall(reader).id) is not None}
