@@ -14,8 +14,6 @@ from synclib.lazy.dataset import Dataset
 from synclib.lazy.open import open_view
 from synclib.lazy.view import RANGES_AT_ONCE, View
 from tools.cli_context import Context
-from tools.cli_engine import dataset_names
-from tools.near_text import dataset_hint, path_hint
 
 # For a hint: so many are asked for, each with two requests.
 _DATASETS_MAX = 50
@@ -29,6 +27,8 @@ def opened_view(context: Context, dataset: Dataset, seq: int | None) -> Iterator
         try:
             yield view
         except Missing as error:
+            from tools.near_text import path_hint
+
             with contextlib.suppress(BoxlinkError):
                 near = view.near(os.fsencode(error.path)) if error.path and not error.hint else None
                 error.hint = path_hint(dataset.name, near) if near is not None else error.hint
@@ -41,6 +41,9 @@ def _hinting(dataset: Dataset) -> Iterator[None]:
         yield
     except Missing as error:
         if error.key == head_key(dataset.root):
+            from tools.cli_engine import dataset_names
+            from tools.near_text import dataset_hint
+
             with contextlib.suppress(BoxlinkError):
                 names = dataset_names(dataset.store, count_max=_DATASETS_MAX)
                 error.hint = dataset_hint(dataset.name, names) or error.hint
