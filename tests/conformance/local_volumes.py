@@ -88,7 +88,7 @@ class _Obedient(LocalDriver):
 def end_pool(pool: Path) -> None:
     """Every loop device and mount of a pool goes."""
     slow = list(pool.glob("xfs/slow/*"))
-    for image in (*pool.glob("xfs/volumes/*.img"), *(place / "image" for place in slow)):
+    for image in (*pool.glob("xfs/volumes/*.img"), *pool.glob("volumes/*.img"), *(place / "image" for place in slow)):
         for device in loop_devices(image):
             subprocess.run(["losetup", "-d", str(device)], check=False)
     for place in slow:
