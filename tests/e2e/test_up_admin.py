@@ -19,7 +19,7 @@ from proxy.admin import Page, json_page
 from synclib.clock import SystemClock
 from tests.e2e.boxlink_process import Machine
 from tests.e2e.test_up import STOPPABLE, role, script, until, up
-from tools.fleet.release_seen import last_seen
+from tools.fleet.release_seen import Seen, last_seen, note_seen
 from tools.fleet.up_admin import UpAdmin
 
 
@@ -68,6 +68,8 @@ def test_a_page_that_fails_ends_nothing() -> None:
 def test_what_a_follower_noted_may_be_anything(tmp_path: Path, text: str) -> None:
     (tmp_path / "following").write_text(text)
     assert last_seen(tmp_path) is None
+    note_seen(tmp_path, 7, "not signed")
+    assert last_seen(tmp_path) == Seen(7, "not signed")
     (tmp_path / "following").unlink()
     os.mkfifo(tmp_path / "following")
     assert last_seen(tmp_path) is None

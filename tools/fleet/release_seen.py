@@ -19,7 +19,7 @@ _ERROR_MAX = 300
 class Seen(msgspec.Struct, frozen=True):
     """``wanted``: the seq that the channel names; ``error``: why it is not taken, empty where nothing is wrong."""
 
-    wanted: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+    wanted: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     error: str = ""
 
 
