@@ -124,6 +124,15 @@ def test_what_is_not_there_is_missing_to_who_may_read_it(backing: MemoryStore, r
     assert read >= 2
 
 
+def test_the_judge_tells_what_is_not_there_only_to_who_may_list_it(backing: MemoryStore) -> None:
+    """Else it would be more lenient than S3."""
+    backing.delete(STORE_KEY)
+    with pytest.raises(Invalid, match="ListBucket"):
+        PolicyStore(backing, "node").get(STORE_KEY, size_max=10)
+    with pytest.raises(Missing):
+        PolicyStore(backing, "operator").get(STORE_KEY, size_max=10)
+
+
 def test_node_follows_a_channel_of_an_operator(publisher: Kit, backing: MemoryStore, tmp_path: Path) -> None:
     store = PolicyStore(backing, "node")
     with pytest.raises(Missing, match="no channel stable"):

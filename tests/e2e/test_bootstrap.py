@@ -186,6 +186,15 @@ def test_a_machine_that_is_installed_anew_sends_its_log_behind_the_former_ones(i
         assert said.read_bytes().splitlines()[-1] in pieces
 
 
+def test_a_log_that_is_a_link_is_not_sent(instance: Instance, imds: Imds) -> None:
+    secret, log = instance.place / "secret", instance.root / "data/log/bootstrap.log"
+    secret.write_text("hunter2")
+    log.parent.mkdir(parents=True)
+    log.symlink_to(secret)
+    assert instance.run(imds=imds, BOXLINK_NODE="n1").returncode == 1
+    assert list(instance.store.list("log/")) == []
+
+
 def test_a_store_that_is_not_mounted_is_not_made(instance: Instance, imds: Imds) -> None:
     away = (instance.place / "store").rename(instance.place / "away")
     assert instance.run(imds=imds).returncode == 1

@@ -116,6 +116,18 @@ def test_those_of_nodes_that_have_ended_go_and_no_others(kit: Kit, driver: Spent
     assert asked == [frozenset({"n1", "n2"}), frozenset({"n2"})]
 
 
+def test_one_that_is_attached_elsewhere_is_nobody_elses_to_delete(
+    kit: Kit, driver: Spent, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_volume(driver, kit.host, snapshot, TAGS, "a", "n1")
+    (volume,) = driver.volumes()
+    held = replace(volume, node="n9", state=VolumeState.IN_USE)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "volumes", lambda *ids, tags=None: [held])
+        assert release_ended(driver, TAGS.store, lambda names: {"n1"}) == []
+    assert [each.id for each in driver.volumes()] == [made.id]
+
+
 def test_one_that_cannot_go_yet_is_named(
     kit: Kit, driver: Spent, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from render.metrics import Metrics
 from render.others import hold_walls_of_others
 from render.tiles import Tiles
 from render.walls import HeldWall, Walls, load_wall
-from synclib.clock import SystemClock
+from synclib.clock import ManualClock, SystemClock
 from synclib.core.registration import Registration
 from synclib.errors import Corrupt, Missing, Unavailable
 from synclib.store.memory import MemoryStore
@@ -176,6 +176,24 @@ def test_the_cache_is_bounded_by_bytes() -> None:
     assert cache.bytes == 70
     cache.put(11, Body(bytes(101), "", ""))
     assert cache.get(11) is None
+
+
+def test_a_wall_of_others_is_tried_again_while_the_store_does_not_answer() -> None:
+    store, clock, walls = MemoryStore(), ManualClock(), Walls()
+    body = Registration(handles=["/"], dataset="covers", seq=1).model_dump_json().encode()
+    store.put("proxy/10.0.0.1.p80", body)
+    walls.show(_wall(MemoryReader({b"a.jpg": b"2"}, seq=2)))
+    reader, tries = MemoryReader({b"a.jpg": b"1"}, seq=1), []
+
+    def open_reader(seq: int) -> MemoryReader:
+        tries.append(seq)
+        if len(tries) < 3:
+            raise Unavailable("a moment")
+        return reader
+
+    hold_walls_of_others(store, "covers", walls, open_reader, structlog.get_logger(), clock)
+    assert walls.find(_wall(reader).id) is not None
+    assert tries == [1, 1, 1]
 
 
 def test_the_walls_of_others_stand_behind_the_current_one() -> None:
