@@ -74,6 +74,13 @@ def told_to_end(held: Held, server: Server) -> None:
     until(lambda: parse_registration(held.node.registrations()[0].read_bytes()).state == "draining")
 
 
+def ask_it(held: Held, server: Server) -> tuple[int, Future[Reply]]:
+    """Its port, and the answer to come."""
+    ready = server.wait_for("ready")
+    port = int(ready["listen"].rpartition(":")[2])
+    return port, held.ask(port, f"/tiles/{ready['wall']}/0/0/0.jpg")
+
+
 def is_closed(port: int) -> bool:
     try:
         fetch(port, "/healthz")
@@ -110,9 +117,7 @@ def test_what_runs_longer_is_cut(held: Held) -> None:
     """With an answer that lets a proxy ask another server."""
     held.hold(2.0)
     with serving(held.node) as server:
-        ready = server.wait_for("ready")
-        port = int(ready["listen"].rpartition(":")[2])
-        asked = held.ask(port, f"/tiles/{ready['wall']}/0/0/0.jpg")
+        _, asked = ask_it(held, server)
         told_to_end(held, server)
         # Nobody lets it go: the server ends all the same, in order.
         assert server.wait_for("stopped")["unregistered"] is True
@@ -126,9 +131,7 @@ def test_a_store_that_is_away_cuts_nothing_short(held: Held) -> None:
     """Nobody can be told of the drain, so nobody is waited for; what runs has its time all the same."""
     held.hold(30.0)
     with serving(held.node) as server:
-        ready = server.wait_for("ready")
-        port = int(ready["listen"].rpartition(":")[2])
-        asked = held.ask(port, f"/tiles/{ready['wall']}/0/0/0.jpg")
+        port, asked = ask_it(held, server)
         store = held.node.root / "store"
         store.rename(held.node.root / "away")
         store.write_text("no directory")  # else a put would make it anew

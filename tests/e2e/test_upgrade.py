@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_fleet import changed
-from tests.fleet import Fleet, Load, asks, drawn, until
+from tests.fleet import Fleet, Load, Proxy, asks, drawn, until
 from tests.pictures import small_wall
 from tools.demo.program import boxlink_command
 from tools.fleet.local_nodes import nodes, stop
@@ -66,6 +66,13 @@ class Rolled:
     def launch(self, count: int) -> None:
         self.boxlink("launch", str(self.role), "--local", str(self.place), "--count", str(count), "--seq", "covers=1")
 
+    def serving(self, count: int) -> Proxy:
+        """So many nodes, behind a proxy that has found them."""
+        self.launch(count)
+        proxy = self.fleet.proxy()
+        until(lambda: list(proxy.states().values()) == ["active"] * count, "all are found")
+        return proxy
+
     def upgrade_words(self, admin: str, *words: str) -> list[str]:
         return ["upgrade", "render", "--local", str(self.place), "--proxy", admin, "--bake", "1", *words]
 
@@ -94,9 +101,7 @@ def test_three_nodes_are_rolled_to_a_new_seq_without_a_lost_request(rolled: Roll
     fleet = rolled.fleet
     before, after = small_wall(40), changed(small_wall(40))
     fleet.publish(before)
-    rolled.launch(3)
-    proxy = fleet.proxy()
-    until(lambda: list(proxy.states().values()) == ["active"] * 3, "all three are found")
+    proxy = rolled.serving(3)
     fleet.publish(after)
     wall = proxy.get("/wall.json").json()["wall"]
     tiles = drawn(before)
@@ -115,9 +120,7 @@ def test_three_nodes_are_rolled_to_a_new_seq_without_a_lost_request(rolled: Roll
 def test_one_that_never_gets_ready_is_taken_back(rolled: Rolled) -> None:
     fleet = rolled.fleet
     fleet.publish(small_wall(10))
-    rolled.launch(2)
-    proxy = fleet.proxy()
-    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    proxy = rolled.serving(2)
     rolled.role.write_text(ROLE.replace('["boxlink", "render"', '["sh", "-c", "exec sleep 1000", "sh", "render"'))
     fleet.publish(changed(small_wall(10)))
     words = rolled.upgrade_words(admin_of(proxy), "--seq", "covers=2", "--ready-within", "6")
@@ -132,9 +135,7 @@ def test_a_new_program_that(rolled: Rolled, what: str) -> None:
     """The role's second version has another process in it; the first nodes keep the first."""
     fleet = rolled.fleet
     fleet.publish(small_wall(10))
-    rolled.launch(2)
-    proxy = fleet.proxy()
-    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    proxy = rolled.serving(2)
     fleet.publish(changed(small_wall(10)))
     run, program = '["boxlink", "render"', boxlink_command()[0]
     slow = f"""["sh", "-c", "sleep 8; exec {program} \\"$@\\"", "sh", "render\""""
@@ -156,9 +157,7 @@ def test_a_new_program_that(rolled: Rolled, what: str) -> None:
 def test_the_store_is_away_in_the_middle(rolled: Rolled) -> None:
     fleet = rolled.fleet
     fleet.publish(small_wall(10))
-    rolled.launch(2)
-    proxy = fleet.proxy()
-    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    proxy = rolled.serving(2)
     fleet.publish(changed(small_wall(10)))
     wall = proxy.get("/wall.json").json()["wall"]
     words = rolled.upgrade_words(admin_of(proxy), "--seq", "covers=2")
@@ -188,9 +187,7 @@ def test_the_store_is_away_in_the_middle(rolled: Rolled) -> None:
 def test_an_operator_who_is_killed_is_followed_by_another(rolled: Rolled) -> None:
     fleet = rolled.fleet
     fleet.publish(small_wall(10))
-    rolled.launch(2)
-    proxy = fleet.proxy()
-    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    proxy = rolled.serving(2)
     fleet.publish(changed(small_wall(10)))
     wall = proxy.get("/wall.json").json()["wall"]
     words = rolled.upgrade_words(admin_of(proxy), "--seq", "covers=2")

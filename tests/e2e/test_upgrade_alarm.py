@@ -44,9 +44,7 @@ def rolled(fleet: Fleet) -> Iterator[Rolled]:
 def test_it_is_taken_back_for(rolled: Rolled, ails: str) -> None:
     fleet = rolled.fleet
     fleet.publish(small_wall(10))
-    rolled.launch(2)
-    proxy = fleet.proxy()
-    until(lambda: list(proxy.states().values()) == ["active"] * 2, "both are found")
+    proxy = rolled.serving(2)
     wall = str(proxy.get("/wall.json").json()["wall"])
     tiles = drawn(small_wall(10))
     # The proxy is watched until it sees something: nothing here depends on how fast that is.
