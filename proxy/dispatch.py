@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy.backends import Backend, Backends
 from proxy.core.health import Event
 from proxy.core.message import Field, Request, encode_response_head
@@ -14,6 +16,8 @@ from synclib.errors import Corrupt, Unavailable
 # How many backends are asked for a wall that the first does not hold: more would let anyone who invents names of
 # walls multiply requests by the size of the fleet.
 WALL_ASKS_MAX = 16
+# After so long no further backend is asked: sixteen that dawdle must not keep one request for minutes.
+ASKS_S = 15.0
 _REPEATABLE = (b"GET", b"HEAD")
 _TRY_ELSEWHERE = (502, 503, 504)
 _ASKED_AROUND = ((404, b"unknown"), (503, b"elsewhere"))
@@ -62,12 +66,16 @@ class Dispatcher:
         self._clock = clock
         self._counters = counters
 
-    async def obtain(self, request: Request, client: bytes, conditions: list[Field]) -> Opened:
+    async def obtain(
+        self, request: Request, client: bytes, conditions: list[Field], is_wanted: Callable[[], bool]
+    ) -> Opened:
         """An answer, open at its first byte. NoBackend, TooSlow, Unavailable or Corrupt when there is none.
 
         A GET or HEAD that fails before the body's first byte, or meets 502, 503 or 504, is tried once more elsewhere.
-        An answer for a wall that a backend does not know, or has no copy of, is passed on when no other has it either.
+        An answer for a wall that a backend does not know, or has no copy of, is passed on when no other has it either,
+        or when nobody waits for it any more (``is_wanted``), or when asking takes too long.
         """
+        until = self._clock.monotonic() + ASKS_S
         wire = encode_request(request, forwarded_fields(request, client, self.via) + conditions)
         is_repeatable = request.method in _REPEATABLE
         tried: list[Backend] = []
@@ -77,6 +85,8 @@ class Dispatcher:
         is_asking_around = False
         try:
             while (backend := self.backends.choose(request.path, tried)) is not None:
+                if is_asking_around and (self._clock.monotonic() > until or not is_wanted()):
+                    break
                 tried.append(backend)
                 try:
                     opened = await self._ask(backend, request, wire)

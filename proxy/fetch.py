@@ -80,6 +80,7 @@ class Fetch:
         self._on_end = on_end
         self._is_validating = False
         self._is_ended = False
+        self._was_left = False
         self._pieces: dict[int, bytes] = {}  # by number; those before the slowest reader are gone unless kept
         self._piece_count = 0
         self._bytes = 0
@@ -96,6 +97,7 @@ class Fetch:
 
     def leave(self, tail: Tail) -> None:
         self._tails.discard(tail)
+        self._was_left = True
         if not self._tails and not self.is_complete and self.head is not None and not self.keeps:
             self._task.cancel()
         self._forget_read()
@@ -137,6 +139,10 @@ class Fetch:
     def cancel(self) -> None:
         self._task.cancel()
 
+    def _is_wanted(self) -> bool:
+        """Whether somebody reads along, or it was never for a reader (a refresh of what is stored)."""
+        return bool(self._tails) or not self._was_left
+
     async def _run(self) -> None:
         try:
             opened = await self._obtain()
@@ -158,13 +164,13 @@ class Fetch:
     async def _obtain(self) -> Opened:
         """The answer to use; after a 304 that does not speak of what is stored, one to a request without conditions."""
         if self._stale is not None and (conditions := conditional_fields(self._stale.fields)):
-            opened = await self._dispatcher.obtain(self.request, self._client, conditions)
+            opened = await self._dispatcher.obtain(self.request, self._client, conditions, self._is_wanted)
             head = opened.answer.head
             if head.status != 304 or confirms(self._stale.fields, head.fields):
                 self._is_validating = True
                 return opened
             opened.close()
-        return await self._dispatcher.obtain(self.request, self._client, [])
+        return await self._dispatcher.obtain(self.request, self._client, [], self._is_wanted)
 
     async def _take(self, opened: Opened) -> None:
         wall = self._clock.wall_ns() / 1e9

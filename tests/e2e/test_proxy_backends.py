@@ -10,7 +10,7 @@ import pytest
 from proxy.backends import IN_FLIGHT_MAX
 from proxy.connection import ClientConnection
 from proxy.core.networks import parse_networks
-from proxy.dispatch import WALL_ASKS_MAX
+from proxy.dispatch import ASKS_S, WALL_ASKS_MAX
 from proxy.probe import probe_all
 from proxy.registry import REGISTRATIONS_MAX
 from synclib.core.registration import Registration
@@ -217,6 +217,42 @@ async def test_a_wall_that_some_cannot_read_now_is_asked_of_all() -> None:
         before = sum(len(origin.requests) for origin in origins)
         assert (await running.get("/tiles/another/0")).status == 503
         assert sum(len(origin.requests) for origin in origins) == before + WALL_ASKS_MAX
+
+
+@in_loop
+async def test_servers_that_dawdle_are_not_all_asked_for_one_wall() -> None:
+    async with world() as running:
+        unknown = answer(b"no wall", 404, boxlink_wall="unknown")
+
+        def dawdle(_: Message) -> bytes:
+            running.clock.advance(ASKS_S / 3)
+            return unknown
+
+        origins = [await running.backend(dawdle) for _ in range(WALL_ASKS_MAX)]
+        assert (await running.get("/tiles/w/0")).status == 404
+        assert sum(len(origin.requests) for origin in origins) == 4
+
+
+@in_loop
+async def test_nobody_else_is_asked_for_a_wall_when_the_client_has_gone() -> None:
+    async with world() as running:
+        answered = asyncio.Event()
+
+        async def unknown(_: Message) -> bytes:
+            await answered.wait()
+            return answer(b"no wall", 404, boxlink_wall="unknown")
+
+        origins = [await running.backend(unknown) for _ in range(4)]
+        client = await running.client()
+        client.send(request("/tiles/w/0"))
+        await until(lambda: any(origin.requests for origin in origins))
+        client.reset()
+        await until(lambda: not running.server.shared.connections)
+        answered.set()
+        await until(lambda: not any(backend.in_flight for backend in running.server.backends))
+        assert sum(len(origin.requests) for origin in origins) == 1
+        assert (await running.get("/tiles/w/1")).status == 404
+        assert sum(len(origin.requests) for origin in origins) == 5
 
 
 @in_loop
