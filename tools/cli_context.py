@@ -171,6 +171,11 @@ def shown(text: str) -> str:
     )
 
 
+def shown_in_line(text: str) -> str:
+    """As :func:`shown`, for a part of a line: what a store or a node says makes no line of its own."""
+    return shown(text).replace("\n", "\\n")
+
+
 _running = Context()
 
 

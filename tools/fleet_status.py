@@ -10,10 +10,10 @@ from synclib.clock import SystemClock
 from synclib.core.fleet import Row
 from synclib.core.rollout import Phase, State
 from synclib.engine.fleet import fleet_rows
-from synclib.engine.rollout import Journal
+from synclib.engine.rollout_journal import Journal
 from synclib.errors import Corrupt, Invalid, Partial, Unavailable
 from synclib.store.base import Store
-from tools.cli_context import Context, shown
+from tools.cli_context import Context, shown, shown_in_line
 from tools.cli_engine import open_host, size_text
 from tools.log_text import line_text
 
@@ -46,10 +46,12 @@ def _look(context: Context, store: Store, lag_max: int) -> tuple[str, dict[str, 
     rows, problems = fleet_rows(store, SystemClock(), lag_max, with_logs=True)
     upgrades, failed = _upgrades(Journal(store, open_host(context)))
     alarms = [f"{row.seen.node}: {alarm}" for row in rows for alarm in row.alarms] + problems + failed
-    lines = [row_text(row) for row in rows] or ["no node has said anything"]
+    lines = [row_text(row) for row in rows if not row.is_history] or ["no node has said anything"]
+    if history := sum(row.is_history for row in rows):
+        lines.append(f"  {history} stopped more than a day ago (--json has them)")
     lines += [_upgrade_text(upgrade) for upgrade in upgrades]
     if alarms:
-        lines += ["", f"{len(alarms)} alarms:", *(f"  {_one_line(alarm)}" for alarm in alarms)]
+        lines += ["", f"{len(alarms)} alarms:", *(f"  {shown_in_line(alarm)}" for alarm in alarms)]
     found = {"nodes": [_object(row) for row in rows], "upgrades": upgrades, "alarms": alarms}
     return "\n".join(lines), found
 
@@ -78,7 +80,7 @@ def _upgrades(journal: Journal) -> tuple[list[dict[str, object]], list[str]]:
 def _upgrade_text(upgrade: dict[str, object]) -> str:
     why = f", {upgrade['reason']}" if upgrade["reason"] else ""
     done = f"{upgrade['done']} of {upgrade['nodes']} nodes"
-    return _one_line(f"  upgrade {upgrade['id']}: {upgrade['state']}{why}: {done}")
+    return shown_in_line(f"  upgrade {upgrade['id']}: {upgrade['state']}{why}: {done}")
 
 
 def row_text(row: Row) -> str:
@@ -102,13 +104,8 @@ def row_text(row: Row) -> str:
         words.append(f"{key} {found.state}: {found.requests} requests, {found.errors} errors")
     if status is not None and status.is_stopped:
         words.append("stopped")
-    text = ("! " if row.alarms else "  ") + _one_line(", ".join(words))
-    return text + (f"\n      {_one_line(line_text(seen.last_line)[:_LINE_MAX])}" if seen.last_line else "")
-
-
-def _one_line(text: str) -> str:
-    """What a store says makes no line of its own."""
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+    text = ("! " if row.alarms else "  ") + shown_in_line(", ".join(words))
+    return text + (f"\n      {shown_in_line(line_text(seen.last_line)[:_LINE_MAX])}" if seen.last_line else "")
 
 
 def _object(row: Row) -> dict[str, object]:

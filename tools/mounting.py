@@ -211,6 +211,8 @@ def start_mount(
             hint=f"boxlink umount {target}",
             path=target,
         )
+    if former is not None:
+        _clear(directory, former)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(directory / READY)
@@ -231,6 +233,16 @@ def start_mount(
     keeper = _start_keeper(directory, spec, ahead)
     _prune(host, prepared)
     return keeper
+
+
+def _clear(directory: Path, former: MountSpec) -> None:
+    """Take away what a keeper that was killed has left mounted: below the next mount nobody would answer there, and be
+    found once that is unmounted."""
+    target = os.fsencode(former.target)
+    for _ in mounted_on(target):
+        if mounted_on(target)[-1][0] in _OURS:
+            _detach(target)
+    forget(directory)
 
 
 def _mount_native(directory: Path, spec: MountSpec) -> bool:

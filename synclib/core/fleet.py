@@ -9,6 +9,7 @@ from synclib.core.registration import NodeStatus, Registration
 
 _SILENT = 3.0  # intervals
 _DISK_FREE_MIN = 0.05
+_HISTORY_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,12 @@ class Row:
     seen: Seen
     lag: Mapping[str, int]
     alarms: Sequence[str]
+
+    @property
+    def is_history(self) -> bool:
+        """Whether it was stopped so long ago that nobody looks for it among those that run."""
+        status = self.seen.status
+        return status is not None and status.is_stopped and not self.alarms and self.seen.age_s > _HISTORY_S
 
 
 def row_of(seen: Seen, wanted: Mapping[str, int], lag_max: int) -> Row:

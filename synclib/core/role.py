@@ -28,6 +28,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from synclib.core.drain import STOP_S
+from synclib.core.model_errors import words_of
 from synclib.errors import Invalid
 
 ROLE_BYTES_MAX = 64 << 10
@@ -103,5 +104,4 @@ def parse_role(data: bytes, where: str) -> Role:
     except RecursionError as error:
         raise Invalid("it is nested too deeply", path=where) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise Invalid(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", path=where) from error
+        raise Invalid(words_of(error, Role), path=where) from error

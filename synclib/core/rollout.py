@@ -16,9 +16,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from synclib.core.machine import Machine
 from synclib.core.names import upgrade_key
@@ -28,7 +28,16 @@ from synclib.errors import Corrupt
 JOURNAL_BYTES_MAX = 1 << 20
 _DAMAGED = "see who may write to the store; take that object away, and look which nodes run"
 NODES_MAX = 1000
+REASON_MAX = 1000
 _ID = re.compile(r"[0-9]{1,18}")
+
+
+def _one_line(text: str) -> str:
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in " ".join(text.split()))
+
+
+# Texts that are shown as a part of a line: none may begin a line of its own, which would be taken for ours.
+_Line = Annotated[str, AfterValidator(_one_line)]
 
 
 class Phase(StrEnum):
@@ -84,21 +93,25 @@ class Step(BaseModel):
 
 class Rollout(BaseModel):
     """``upgrade/<id>``. ``swap``: a dataset: the nodes stay, and their volumes of it are swapped (core/swap.py), so
-    that old and new of a step have one name. ``epoch`` rises with each driver that takes over: an older one stops."""
+    that old and new of a step have one name. ``epoch`` rises with each driver that takes over: an older one stops.
+    ``proxy``: the admin address of the one that was watched first, empty for none, and ``p99_ms_before`` how long it
+    waited for the slowest hundredth before any node was changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     v: Literal[1] = 1
     id: str = Field(min_length=1, max_length=160)
     role: RoleName
-    place: str = Field(default="", max_length=4400)  # where its nodes are: only there it can be gone on with
+    place: _Line = Field(default="", max_length=4400)  # where its nodes are: only there it can be gone on with
     swap: str = Field(default="", max_length=128)
     steps: list[Step] = Field(min_length=1, max_length=NODES_MAX)
     state: State = State.RUNNING
-    reason: str = Field(default="", max_length=1000)  # why it is paused, rolled back or failed
+    reason: _Line = Field(default="", max_length=REASON_MAX)  # why it is paused, rolled back or failed
     epoch: int = Field(default=1, ge=1)
-    driver: str = Field(default="", max_length=128)
-    at: str = Field(max_length=64)
+    driver: _Line = Field(default="", max_length=128)
+    proxy: _Line = Field(default="", max_length=300)
+    p99_ms_before: float | None = Field(default=None, ge=0)
+    at: _Line = Field(max_length=64)
 
     def batch(self) -> int:
         """The batch that is at work: the first with a step that is not done; behind the last one where all are."""
@@ -206,7 +219,12 @@ def rolled_back(rollout: Rollout, reason: str) -> Rollout:
     """The rollout when it turns round. One that is being rolled back, or is at its end, stays as it is."""
     if rollout.state not in (State.RUNNING, State.PAUSED):
         return rollout
-    return rollout.model_copy(update={"state": State.ROLLING_BACK, "reason": reason[:1000]})
+    return rollout.model_copy(update={"state": State.ROLLING_BACK, "reason": reason_of(reason)})
+
+
+def reason_of(*texts: str) -> str:
+    """Why, as a journal holds it: one line, for what nodes and services say may have several."""
+    return _one_line("; ".join(text for text in texts if text))[:REASON_MAX]
 
 
 def _forward(rollout: Rollout, views: Mapping[str, View], waited_s: float, ready_s_max: float, alarm: str) -> Decision:
@@ -247,8 +265,8 @@ def _back(rollout: Rollout, views: Mapping[str, View], waited_s: float, ready_s_
     lacking = [step for step in left if not _view(views, step.old).is_ready]
     if lacking and waited_s > ready_s_max:
         why = f"{lacking[0].old.node} did not come back within {ready_s_max:.0f} s: {_view(views, lacking[0].old).why}"
-        reason = f"{rollout.reason}; {why}"[:1000]
-        return Decision(rollout.model_copy(update={"state": State.FAILED, "reason": reason}))
+        failed = {"state": State.FAILED, "reason": reason_of(rollout.reason, why)}
+        return Decision(rollout.model_copy(update=failed))
     effects: list[Effect] = []
     for step in left:
         old, new = _view(views, step.old), _view(views, step.new)

@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synclib.core.registration import Dataset, NodeStatus
-from synclib.core.rollout import Decision, NodeSpec, Phase, Rollout, Start, State, Step, View, rolled_back
+from synclib.core.rollout import Decision, NodeSpec, Phase, Rollout, Start, State, Step, View, reason_of, rolled_back
 from synclib.errors import Corrupt
 
 WISH_BYTES_MAX = 4 << 10
@@ -133,7 +133,7 @@ def _back(rollout: Rollout, step: Step, views: Mapping[str, View], waited_s: flo
     if view.is_ready:
         return Decision(_moved(rollout, step, Phase.UNDONE, step.downtime_ms))
     if view.is_refused or waited_s > ready_s_max:
-        reason = f"{rollout.reason}; {step.old.node} did not come back: {view.why}"[:1000]
+        reason = reason_of(rollout.reason, f"{step.old.node} did not come back: {view.why}")
         return Decision(rollout.model_copy(update={"state": State.FAILED, "reason": reason}))
     return Decision(rollout, (Start(step.old),))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from synclib.core.manifest import Manifest
 from synclib.core.names import check_dataset
-from synclib.core.snapshot_tags import DATASET, STORE, SnapshotTags, owner_tags, parse_tags, store_tag
+from synclib.core.snapshot_tags import DATASET, IN_USE, STORE, SnapshotTags, owner_tags, parse_tags, store_tag
 from synclib.core.volume_layout import Header, decode_header
 from synclib.errors import Corrupt, Invalid, Missing, Unsupported
 from synclib.lazy.dataset import Dataset
@@ -129,21 +129,31 @@ def header_of(driver: VolumeDriver, confirmed: Confirmed, root: str) -> Header |
         return error.message
 
 
-def prunable(
+def kept_because(
     found: Found, newest: Confirmed | None, keep_last: int | None, older_than_ns: int | None, now_ns: int
-) -> list[Known]:
-    """Those of a dataset that may go: all but the ``newest`` complete one, the last ``keep_last`` complete ones, those
-    that are younger than ``older_than_ns``, and those that somebody needs. One that is not complete goes by its age
-    only: it may be being made. With none confirmed none goes: a tag must not make the last good one go."""
+) -> dict[str, str]:
+    """Why those of a dataset stay that do, by id; all others may go. The ``newest`` complete one stays, the last
+    ``keep_last`` complete ones, those that are younger than ``older_than_ns``, and those that somebody needs. One that
+    is not complete goes by its age only: it may be being made. With none confirmed none goes: a tag must not make the
+    last good one go."""
     if newest is None:
-        return []
+        return {known.snapshot.id: "none is what the store confirms: it may be the last" for known in found.snapshots}
     trusted = [known for known in found.snapshots if known.is_complete and known.snapshot.id not in found.refused]
-    kept = {newest.id, *(known.snapshot.id for known in trusted[: keep_last or 1])}
-    going: list[Known] = []
+    last = {known.snapshot.id for known in trusted[: keep_last or 0]}
+    kept: dict[str, str] = {}
     for known in found.snapshots:
         age_ns = now_ns - known.snapshot.started_at_ns
-        is_young = older_than_ns is not None and age_ns < older_than_ns
-        is_unfinished = not known.is_complete and older_than_ns is None
-        if known.snapshot.id not in kept and not is_young and not is_unfinished and not known.tags.in_use:
-            going.append(known)
-    return going
+        if known.snapshot.id == newest.id:
+            why = "the newest that the store confirms"
+        elif known.snapshot.id in last:
+            why = f"one of the last {keep_last}"
+        elif known.tags.in_use:
+            why = f"{known.tags.in_use} needs it (its tag {IN_USE})"
+        elif older_than_ns is not None and age_ns < older_than_ns:
+            why = "not old enough"
+        elif not known.is_complete and older_than_ns is None:
+            why = "not complete: it may be being made, and goes by its age alone"
+        else:
+            continue
+        kept[known.snapshot.id] = why
+    return kept

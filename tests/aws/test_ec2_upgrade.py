@@ -16,7 +16,8 @@ from synclib.clock import SeededEntropy, SystemClock
 from synclib.core.machine import Machine
 from synclib.core.rollout import NodeSpec, Rollout, State
 from synclib.engine.host import Host
-from synclib.engine.rollout import Driver, Journal, plan
+from synclib.engine.rollout import Driver, plan
+from synclib.engine.rollout_journal import Journal
 from synclib.store.open import open_store
 from synclib.volume.aws_calls import Calls
 from tests.aws.clients import client

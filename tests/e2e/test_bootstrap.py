@@ -186,6 +186,19 @@ def test_a_machine_that_is_installed_anew_sends_its_log_behind_the_former_ones(i
         assert said.read_bytes().splitlines()[-1] in pieces
 
 
+def test_what_was_not_sent_of_a_log_that_is_begun_anew_is_sent_first(instance: Instance, imds: Imds) -> None:
+    said = instance.root / "data/log/bootstrap.log"
+    assert instance.run(imds=imds, BOXLINK_NODE="n1").returncode == 1
+    with said.open("ab") as file:
+        file.write(b"the store was away\n" * 250_000)
+    former = said.read_bytes()
+    for _ in range(2):
+        assert instance.run(imds=imds, BOXLINK_NODE="n1").returncode == 1
+        sent = [read_segment(instance.store, info.key) for info in instance.store.list("log/n1/bootstrap.log/")]
+        assert b"".join(sent) == former + said.read_bytes()
+    assert said.with_name("bootstrap.log.1").read_bytes() == former
+
+
 def test_a_log_that_is_a_link_is_not_sent(instance: Instance, imds: Imds) -> None:
     secret, log = instance.place / "secret", instance.root / "data/log/bootstrap.log"
     secret.write_text("hunter2")

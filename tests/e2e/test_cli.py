@@ -247,6 +247,21 @@ def test_log_lines_reach_a_pipe_raw_and_a_terminal_shown(machine: Machine) -> No
     assert shown.rstrip() == rb"n1/r.log: \x1b]0;owned\x07line"
 
 
+def test_a_terminal_shows_a_line_of_json_as_words(machine: Machine) -> None:
+    line = b'{"event": "served", "at": "2026-11-24T08:00:00Z", "level": "warning", "role": "render", "path": "/x"}'
+    ship(machine, line + b"\n")
+    assert machine.run("logs") == b"n1/r.log: " + line + b"\n"
+    leader, follower = os.openpty()
+    process = machine.start("logs", stdout=follower)
+    os.close(follower)
+    shown = b""
+    while b"\n" not in shown:
+        shown += os.read(leader, 4096)
+    os.close(leader)
+    process.communicate(timeout=60)
+    assert shown.rstrip() == b"n1/r.log: 2026-11-24T08:00:00Z warning render: served path=/x"
+
+
 @pytest.fixture
 def strict_s3() -> Iterator[str]:
     """An S3 server that checks who asks."""
@@ -317,8 +332,8 @@ def test_settings_that_do_not_read(machine: Machine) -> None:
     for text, says in (
         ("store = [", "no TOML"),
         ("store = 5", "store is 5, it has to be text in quotes"),
-        ("unknown = 1", "there is no setting unknown; the file has store, node,"),
-        ("[s3]\nregoin = 'x'", "there is no setting s3.regoin; [s3] has endpoint, region, profile"),
+        ("unknown = 1", "there is no unknown; the file has store, node,"),
+        ("[s3]\nregoin = 'x'", "there is no s3.regoin; [s3] has endpoint, region, profile"),
         ("gc = 3", "gc is 3, it has to be a table"),
         ("[gc]\nkeep_last = -1", "gc.keep_last is -1, it has to be at least 0"),
         ("[gc]\nkeep_last = 'x'\nkeep_daily = -1", "gc.keep_last is 'x', it has to be a whole number; gc.keep_daily"),

@@ -111,6 +111,9 @@ def test_nobody_is_stopped_while_an_upgrade_is_at_work(machine: Machine) -> None
         journal.write_text(rollout.model_copy(update={"state": state}).model_dump_json())
         found = machine.json(*words, code=code)
         assert [local_nodes.is_alive(node) for node in nodes(machine).values()] == [code != 0], found
+    refused = machine.json(*words, "--remove", code=13)["error"]
+    assert "may need the nodes of role echo yet" in refused["message"]
+    assert list(nodes(machine)) == ["echo-1"]
 
 
 def test_a_stop_without_a_number_is_of_all_nodes_of_the_role(machine: Machine) -> None:
@@ -132,6 +135,37 @@ def test_a_stop_without_a_number_is_of_all_nodes_of_the_role(machine: Machine) -
     assert machine.json(*words)["nodes"][0] == {"node": "echo-1", "drained": True, "was_up": False}, "and again"
     missing = machine.json("launch", "nosuch", "--local", "nodes", "--stop", code=10)["error"]
     assert "other-1 (role other)" in missing["hint"]
+
+
+def test_what_is_removed_leaves_nothing_but_its_logs(machine: Machine) -> None:
+    launch(machine, "--count", "2")
+    told = ("node/echo-1", "node/echo-2", "log/echo-1/kept")
+    for key in told:
+        path = machine.place / "store" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    words = ("launch", "echo", "--local", "nodes", "--stop", "--node", "echo-1", "--remove")
+    assert machine.run(*words, "--dry-run").decode().splitlines()[0] == (
+        "echo-1 would be stopped, and would be taken away"
+    )
+    assert sorted(nodes(machine)) == ["echo-1", "echo-2"]
+    done = machine.json(*words)
+    assert done["nodes"] == [{"node": "echo-1", "drained": True, "was_up": True, "removed": True, "left": []}]
+    assert [path.name for path in (machine.place / "nodes").iterdir()] == ["echo-2"]
+    assert [(machine.place / "store" / key).exists() for key in told] == [False, True, True]
+    assert local_nodes.is_alive(nodes(machine)["echo-2"])
+    assert machine.json(*words, code=10)["error"]["kind"] == "missing"
+    assert "--stop --remove" in machine.json("launch", "echo", "--local", "nodes", "--remove", code=2)["error"]["hint"]
+
+
+def test_what_runs_besides_is_named(machine: Machine) -> None:
+    wish = Wish(str(machine.place / "echo.toml"))
+    place = machine.place / "nodes"
+    local_nodes.start(place, "echo-000001-1", wish, machine.environment, SystemClock(), SeededEntropy(1))
+    words = ("launch", "echo.toml", "--local", "nodes")
+    for more in (("--dry-run",), ()):
+        assert machine.json(*words, *more)["others"] == ["echo-000001-1"]
+    assert machine.run(*words).decode().splitlines()[-1] == "up besides: echo-000001-1"
 
 
 @pytest.mark.parametrize("moment", ["node.json", "holder"])

@@ -13,6 +13,7 @@ import pytest
 from synclib.clock import ManualClock, SeededEntropy
 from synclib.core.rollout import (
     GONE,
+    REASON_MAX,
     NodeSpec,
     Phase,
     Rollout,
@@ -25,7 +26,8 @@ from synclib.core.rollout import (
     rolled_back,
 )
 from synclib.engine.host import Host
-from synclib.engine.rollout import Driver, Entry, Journal, plan
+from synclib.engine.rollout import Driver, plan
+from synclib.engine.rollout_journal import Entry, Journal
 from synclib.errors import BoxlinkError, Conflict, Corrupt, Fenced, Invalid, Missing, Unavailable
 from synclib.store.base import Body, Fetched, ObjectInfo
 from synclib.store.memory import MemoryStore
@@ -264,6 +266,41 @@ def test_failures_of_a_later_batch_are_not_lost_among_what_went_well(rig: Rig) -
     assert (done.state, done.reason) == (State.ROLLED_BACK, "400 of 1000 requests failed at the proxy")
 
 
+def test_who_goes_on_compares_with_what_was_before_any_node_changed(rig: Rig) -> None:
+    """The one who began it was killed after the first new node, which is slow, had begun to answer."""
+    entry = rig.journal.create(
+        plan("render-000001", rig.olds, rig.new_of, 10, "").model_copy(update={"p99_ms_before": 20.0})
+    )
+    rig.fleet.effects_left = 1
+    with pytest.raises(Killed):
+        rig.driver().run(entry)
+    rig.fleet.effects_left = None
+    rig.fleet.figures = Traffic(5000, 0, 1500.0)
+    done = rig.goes_on()
+    assert done.state is State.ROLLED_BACK
+    assert done.reason == "the proxy waits 1500 ms for the slowest hundredth, 20 ms before"
+    assert rig.fleet.there() == rig.names[0]
+
+
+def test_what_nodes_say_is_one_line_of_a_journal(rig: Rig) -> None:
+    """Else it would be one that nobody can read."""
+    rig.fleet.refuses = "new-1"
+    real = rig.fleet.start
+
+    def start(spec: NodeSpec) -> None:
+        try:
+            real(spec)
+        except Missing as error:
+            raise Missing("no such\nboxlink: all is well\x1b[2J" + "x" * 2000) from error
+
+    rig.fleet.start = start  # type: ignore[method-assign]
+    assert rig.run().state is State.ROLLED_BACK
+    read = rig.journal.read("render-000001")
+    assert read is not None
+    assert read.rollout.reason.startswith("new-1: no such boxlink: all is well\\x1b[2Jxxx")
+    assert len(read.rollout.reason) == REASON_MAX
+
+
 def test_what_is_an_alarm() -> None:
     before = Traffic(1000, 2, 20)
     assert not alarm_of(before, Traffic(2000, 5, 30))
@@ -497,6 +534,13 @@ def test_a_journal_names_roles_and_is_its_keys(rig: Rig, change: dict[str, objec
     data = json.dumps({**rollout, **change}).encode()
     with pytest.raises(Corrupt):
         parse_rollout(data, "upgrade/render-000001")
+
+
+def test_a_text_of_a_journal_is_one_line(rig: Rig) -> None:
+    rollout = plan("render-000001", rig.olds, rig.new_of, 10, "").model_dump(mode="json")
+    hostile = {"reason": "x\nboxlink: done", "driver": "\x1b[2J", "place": "a\u2028b", "proxy": "h:1\n"}
+    found = parse_rollout(json.dumps({**rollout, **hostile}).encode(), "upgrade/render-000001")
+    assert (found.reason, found.driver, found.place, found.proxy) == ("x boxlink: done", "\\x1b[2J", "a b", "h:1")
 
 
 def test_names_that_only_look_like_numbers_are_strangers(rig: Rig) -> None:

@@ -13,7 +13,8 @@ from synclib.core.registration import NodeStatus
 from synclib.core.rollout import NodeSpec, Rollout, State, View
 from synclib.core.swap import WISH_BYTES_MAX, Wish, parse_wish
 from synclib.engine.host import Host
-from synclib.engine.rollout import Driver, Entry, Journal, plan
+from synclib.engine.rollout import Driver, plan
+from synclib.engine.rollout_journal import Entry, Journal
 from synclib.errors import Conflict, Missing
 from synclib.store.memory import MemoryStore
 from tests.engine.test_rollout import READY_S, Away, Killed

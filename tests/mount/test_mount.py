@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from synclib.disk.mounts import mounted_on
 from tests.e2e.boxlink_process import Machine
 
 LARGE_BYTES = 5_000_000
@@ -265,6 +266,22 @@ def test_a_keeper_that_is_killed_leaves_errors_not_hangs_and_can_be_mended(mount
     mounted.unmount("--force")
     mounted.mount()
     mounted.assert_same()
+
+
+def test_a_mount_takes_the_place_of_one_whose_processes_were_killed(mounted: Mounted) -> None:
+    """And does not stand on top of it, where it would be found once that is unmounted."""
+    for _ in range(2):
+        keeper = mounted.mount()["keeper"]
+        assert isinstance(keeper, int)
+        assert len(mounted_on(os.fsencode(mounted.target))) == 1
+        worker = mounted.worker()
+        os.kill(keeper, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+    mounted.mount()
+    mounted.assert_same()
+    mounted.unmount()
+    assert mounted_on(os.fsencode(mounted.target)) == []
+    assert list(mounted.target.iterdir()) == []
 
 
 def test_a_busy_mount_is_not_unmounted_unless_forced(mounted: Mounted) -> None:

@@ -19,7 +19,8 @@ from synclib.clock import SystemClock, SystemEntropy
 from synclib.core.rollout import NodeSpec, State
 from synclib.core.snapshot_tags import IN_USE
 from synclib.core.volume_layout import decode_header
-from synclib.engine.rollout import Entry, Journal, plan
+from synclib.engine.rollout import plan
+from synclib.engine.rollout_journal import Entry, Journal
 from synclib.store.file import FileStore
 from synclib.volume.base import VolumeState
 from synclib.volume.local import LocalDriver

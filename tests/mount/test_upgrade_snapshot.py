@@ -69,7 +69,7 @@ def test_nodes_are_rolled_to_a_snapshot(rolled: Rolled) -> None:
         driver = LocalDriver(rolled.fleet.root / "pool", SystemClock())
         driver.tag(snapshot, {IN_USE: ""})
         pruned = rolled.boxlink("snapshot", "prune", "covers", "--keep-last", "1")
-        assert (pruned["deleted"], pruned["kept"]) == ([], 2)
+        assert (pruned["deleted"], len(pruned["kept"])) == ([], 2)
         driver.tag(snapshot, {IN_USE: "render-000001"})
         process.send_signal(signal.SIGCONT)
         done = json.loads(process.communicate()[0])

@@ -101,3 +101,28 @@ def test_a_node_file_that_is_damaged_stops_no_others(tmp_path: Path, capsys: pyt
     assert str(tmp_path / "n2/node.json") in said
     with pytest.raises(Corrupt):
         read_node(tmp_path / "n2")
+
+
+PROCESS = '[[process]]\nname = "a"\nrun = ["x"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (PROCESS, "role is missing"),
+        ('role = "r"', "process is missing"),
+        ('rol = "r"\n' + PROCESS, "role is missing; there is no rol; the file has role, release_channel,"),
+        ('role = "r"\n' + PROCESS + "runn = 1", "there is no process.0.runn; each [[process]] has name, run,"),
+        ('role = "r"\n' + PROCESS + "stop_s = 0", "process.0.stop_s is 0, it has to be more than 0"),
+        ('role = "r"\n' + PROCESS + PROCESS, "two processes have one name"),
+        ('role = "R"\n' + PROCESS, "role is 'R', it has to be of the form ^[a-z0-9]"),
+        ('role = "r"\n' + PROCESS.replace('["x"]', '"x"'), "process.0.run is 'x', it has to be a list in brackets"),
+        ('role = "r"\n' + PROCESS + "environment = 1", "process.0.environment is 1, it has to be a table"),
+        ('role = "r"\nvalues = 1\n' + PROCESS, "values is 1, it has to be a table"),
+    ],
+)
+def test_what_is_wrong_in_a_role_is_said_in_words(text: str, says: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse_role(text.encode(), "role.toml")
+    assert caught.value.message.startswith(says)
+    assert caught.value.path == "role.toml"

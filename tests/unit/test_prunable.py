@@ -6,7 +6,7 @@ import pytest
 
 from synclib.core.manifest import Manifest
 from synclib.core.snapshot_tags import SnapshotTags
-from synclib.engine.snapshots import Confirmed, Found, Known, prunable
+from synclib.engine.snapshots import Confirmed, Found, Known, kept_because
 from synclib.volume.base import Snapshot, SnapshotState
 
 DAY_NS = 86400 * 10**9
@@ -41,7 +41,9 @@ def going(
         (one,) = (one for one in snapshots if one.tags.seq == newest)
         confirmed = Confirmed(one, Manifest(newest, b"", 0, 0, 0, [], [], 0, "n"))
     older_ns = None if older_than_days is None else int(older_than_days * DAY_NS)
-    return [one.tags.seq for one in prunable(found, confirmed, keep_last, older_ns, NOW_NS)]
+    kept = kept_because(found, confirmed, keep_last, older_ns, NOW_NS)
+    assert all(kept.values())
+    return [one.tags.seq for one in found.snapshots if one.snapshot.id not in kept]
 
 
 DAILY = [known(seq, 9 - seq) for seq in range(1, 10)]  # seq 9 is of today, seq 1 eight days old
@@ -106,3 +108,17 @@ def test_one_that_the_store_refutes_takes_no_place_of_a_good_one() -> None:
 
 def test_a_clock_that_is_behind_lets_none_go() -> None:
     assert going([known(9, -2), known(8, -1)], 1, 0.5) == []
+
+
+def test_each_that_stays_says_why() -> None:
+    snapshots = [
+        known(9, 0), known(8, 1), known(7, 2), known(6, 3, in_use="render-000001"), known(5, 1, is_tagged=False),
+    ]  # fmt: skip
+    confirmed = Confirmed(snapshots[0], Manifest(9, b"", 0, 0, 0, [], [], 0, "n"))
+    assert kept_because(Found(snapshots, {}), confirmed, 2, None, NOW_NS) == {
+        "snap-9": "the newest that the store confirms",
+        "snap-8": "one of the last 2",
+        "snap-6": "render-000001 needs it (its tag boxlink:in-use)",
+        "snap-5": "not complete: it may be being made, and goes by its age alone",
+    }
+    assert kept_because(Found(snapshots[:3], {}), confirmed, None, 2 * DAY_NS, NOW_NS)["snap-8"] == "not old enough"

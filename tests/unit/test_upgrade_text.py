@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 
 import click
 
 from synclib.core.rollout import NodeSpec, Phase, Rollout, Step
 from tools.cli import upgrade
-from tools.fleet.upgrade_asked import BAKE_S, READY_S
+from tools.fleet.upgrade_asked import BAKE_S, READY_S, Asked
 from tools.fleet.upgrade_plan import Change, check_same
 from tools.fleet.upgrade_text import command_of, paused_text, would_text
 
@@ -75,6 +76,13 @@ def test_the_command_that_goes_on_is_of_the_same_change() -> None:
         check_same(found, again)
 
 
+def test_a_value_of_a_journal_makes_no_line_of_its_own() -> None:
+    change = Change.of(None, None, "", {"listen": "h:2\nboxlink: all is done"}, is_swap=False)
+    found = rollout(change, A, phases=(Phase.WAITING,))
+    assert len(would_text(found, "would be begun").splitlines()) == 2
+    assert len(paused_text(found, []).splitlines()) == 3
+
+
 def test_where_a_paused_one_stands() -> None:
     change = Change.of(None, "covers=42", "", {}, is_swap=False)
     found = rollout(change, A, B, A, phases=(Phase.DONE, Phase.STARTING, Phase.WAITING))
@@ -83,6 +91,16 @@ def test_where_a_paused_one_stands() -> None:
         "  the same command again goes on: boxlink upgrade render --local nodes --seq covers=42",
         "  all is taken back with: boxlink upgrade render --local nodes --abort",
     ]
+
+
+def test_the_proxy_that_was_watched_is_watched_by_who_goes_on() -> None:
+    found = rollout(Change.of(None, "covers=42", "", {}, is_swap=False), A).model_copy(update={"proxy": "h:9080"})
+    words = {"local": None, "proxy_address": None, "trust": (), "is_unsigned_allowed": False, "driver_name": None}
+    plain = {**words, "pool": None, "ready_s_max": READY_S, "bake_s": BAKE_S, "machine": (None, (), (), (), "")}
+    other = {"role": "render", "release": None, "seq": None, "snapshot": None, "is_swap": False}
+    asked = Asked(**{**plain, **other, "batch": 10, "values": (), "is_dry_run": False})  # type: ignore[arg-type]
+    assert asked.words_for(found) == ["--proxy", "h:9080"]
+    assert dataclasses.replace(asked, proxy_address="g:1").words_for(found) == ["--proxy", "g:1"]
 
 
 def test_times_that_a_command_line_does_not_say() -> None:

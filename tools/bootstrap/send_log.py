@@ -27,19 +27,50 @@ def send_log(path: Path, noted: Path, objects: Objects) -> None:
     node = os.environ.get("BOXLINK_NODE") or os.uname().nodename
     if not _NODE.fullmatch(node) or ".." in node:
         return
+    sent = _Sent(noted)
     with contextlib.suppress(OSError, Failure):
-        place, offset, inode = _noted(noted)
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_size < offset or status.st_ino != inode:
-                offset = 0  # a new file was begun
-            file.seek(offset)
-            while data := file.read(SEGMENT_BYTES_MAX):
-                place = _put(objects, f"log/{node}/{path.name}", place, data)
-                offset += len(data)
-                temporary = noted.with_name(f"{noted.name}.tmp")
-                temporary.write_text(f"{place} {offset} {status.st_ino}\n")
-                os.replace(temporary, noted)
+        former = path.with_name(f"{path.name}.1")
+        if sent.inode and sent.inode != _inode(path) and sent.inode == _inode(former):
+            # A new file was begun (log.py) before all of that one was sent.
+            _send(former, sent, objects, f"log/{node}/{path.name}")
+        _send(path, sent, objects, f"log/{node}/{path.name}")
+
+
+class _Sent:
+    """How far a stream was sent: its next place, where that begins in the file, and which file that is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self.place, self.offset, self.inode = (int(word) for word in path.read_text().split())
+            if not (min(self.place, self.offset) >= 0 and self.place < _PLACE_MAX):
+                raise ValueError
+        except (OSError, ValueError):
+            self.place = self.offset = self.inode = 0
+
+    def note(self, place: int, offset: int, inode: int) -> None:
+        self.place, self.offset, self.inode = place, offset, inode
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        temporary.write_text(f"{place} {offset} {inode}\n")
+        os.replace(temporary, self._path)
+
+
+def _inode(path: Path) -> int:
+    """0 where there is none."""
+    with contextlib.suppress(OSError):
+        return path.lstat().st_ino
+    return 0
+
+
+def _send(path: Path, sent: _Sent, objects: Objects, stream: str) -> None:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        is_same = status.st_ino == sent.inode and status.st_size >= sent.offset
+        offset = file.seek(sent.offset if is_same else 0)
+        while data := file.read(SEGMENT_BYTES_MAX):
+            place = _put(objects, stream, sent.place, data)
+            offset += len(data)
+            sent.note(place, offset, status.st_ino)
 
 
 def _put(objects: Objects, stream: str, place: int, data: bytes) -> int:
@@ -57,15 +88,6 @@ def _put(objects: Objects, stream: str, place: int, data: bytes) -> int:
                 continue
         return place + len(data)
     raise Failure(f"{stream}: there is no place for more")
-
-
-def _noted(path: Path) -> tuple[int, int, int]:
-    """The stream's next place, where it begins in the file, and which file that is."""
-    try:
-        place, offset, inode = (int(word) for word in path.read_text().split())
-    except (OSError, ValueError):
-        return 0, 0, 0
-    return (place, offset, inode) if min(place, offset) >= 0 and place < _PLACE_MAX else (0, 0, 0)
 
 
 def zstd_frame(data: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tools.cli_context import Context, node_option, verb
+from tools.cli_context import Context, node_option, shown_in_line, verb
 
 
 @click.group()
@@ -34,7 +34,8 @@ def list_(context: Context) -> None:
             lines.append(f"{name}  damaged: {found.message}")
         else:
             rows.append({"name": name, **found.model_dump(exclude_none=True)})
-            lines.append(f"{name}  {found.root} seq {found.seq}  {'frozen  ' if found.frozen else ''}{found.at!r}")
+            frozen = "frozen  " if found.frozen else ""
+            lines.append(f"{name}  {found.root} seq {found.seq}  {frozen}{shown_in_line(found.at)}")
     context.emit({"channels": rows}, "\n".join(lines) or "there are no channels")
 
 

@@ -12,9 +12,9 @@ from tools.cli_context import Context, verb
 from tools.cli_machine import machine_of, machine_options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from synclib.engine.rollout import Journal
+    from synclib.engine.rollout_journal import Journal
     from tools.fleet.local_nodes import Wish
     from tools.fleet.node_file import LocalNode
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     "--stop", is_flag=True,
     help="Let local nodes drain and end instead: all of the role below DIR, or those of --count or --node.",
 )  # fmt: skip
+@click.option("--remove", "is_removed", is_flag=True, help="With --stop: take away what they have here, too.")
 @click.option("--trust", multiple=True, type=click.Path(path_type=Path), help="A public key of releases. Repeatable.")
 @click.option("--allow-unsigned", is_flag=True, help="Take a release that nobody has signed.")
 @machine_options
@@ -46,6 +47,7 @@ def command(
     count: int | None,
     name: str | None,
     stop: bool,
+    is_removed: bool,
     trust: tuple[Path, ...],
     allow_unsigned: bool,
     image: str | None,
@@ -59,7 +61,7 @@ def command(
 
     \b
     boxlink launch render --local ./nodes --count 3
-    boxlink launch render --local ./nodes --stop
+    boxlink launch render --local ./nodes --stop --remove
     boxlink launch render --release fleet --image ami-0abc --type m7g.large --type m6g.large --dry-run
 
     A local node that is up already is left as it is; it is a conflict where --seq, --set or --release say something
@@ -72,6 +74,8 @@ def command(
 
     if name is not None and (count or 1) > 1:
         raise Invalid("--node names one node, --count makes several", hint="leave one of them out")
+    if is_removed and not stop:
+        raise Invalid("--remove is for nodes that are stopped", hint="--stop --remove")
     set_values = parse_values(values)
     stem = Path(role).stem
     if local is None:
@@ -87,9 +91,10 @@ def command(
     if stop:
         from tools.fleet.local_stop import stop_local
 
-        _check_not_rolled(context, stem)
+        _check_not_rolled(context, stem, is_for_good=is_removed)
         is_all = name is None and count is None
-        stop_local(context, local, role, None if is_all else names, is_dry_run=dry_run)
+        chosen = None if is_all else names
+        stop_local(context, local, role, chosen, is_removed=is_removed, is_dry_run=dry_run)
         return
     _launch_local(context, local, names, role, release, set_values, pins, trust, allow_unsigned, is_dry_run=dry_run)
 
@@ -108,7 +113,7 @@ def _launch_local(
     is_dry_run: bool,
 ) -> None:
     from synclib.clock import SystemClock, SystemEntropy
-    from synclib.engine.rollout import Journal
+    from synclib.engine.rollout_journal import Journal
     from tools.cli_engine import open_host
     from tools.fleet.local_nodes import Wish, check_pinned, check_wish, is_alive, nodes, start
     from tools.fleet.pins import check_pins
@@ -124,7 +129,9 @@ def _launch_local(
             if name in up:
                 check_pinned(up[name], pins)
         lines = [f"{name} is up already" if name in up else f"would start {name}" for name in names]
-        context.emit({"nodes": [{"node": name, "is_up": name in up} for name in names]}, "\n".join(lines))
+        others = _others(up.values(), names, role)
+        planned = {"nodes": [{"node": name, "is_up": name in up} for name in names], "others": others}
+        context.emit(planned, "\n".join([*lines, *_besides(others)]))
         return
     wish = _with_release(context, local, Wish(role, values=values, pins=pins), release, trust, allow_unsigned)
     environ = {**os.environ, "BOXLINK_STORE": context.url}
@@ -136,8 +143,18 @@ def _launch_local(
         node, is_new = start(local, name, wish, environ, SystemClock(), SystemEntropy())
         told.append({**_fields(node), "is_new": is_new})
         context.note(f"boxlink: {node.node} {'started' if is_new else 'is up already'}")
+    others = _others(filter(is_alive, nodes(local)), names, role)
     lines = [f"{node['node']}: {', '.join(f'{key} {port}' for key, port in node['ports'].items())}" for node in told]  # type: ignore[attr-defined]
-    context.emit({"nodes": told}, "\n".join(lines))
+    context.emit({"nodes": told, "others": others}, "\n".join([*lines, *_besides(others)]))
+
+
+def _others(up: Iterable[LocalNode], names: list[str], role: str) -> list[str]:
+    """Those of a role that run beside these: an upgrade names its nodes anew."""
+    return sorted(node.node for node in up if node.role == Path(role).stem and node.node not in names)
+
+
+def _besides(others: list[str]) -> list[str]:
+    return [f"up besides: {', '.join(others)}"] if others else []
 
 
 def _check_no_upgrade(journal: Journal, role: str, names: list[str]) -> None:
@@ -158,11 +175,11 @@ def _check_no_upgrade(journal: Journal, role: str, names: list[str]) -> None:
             )
 
 
-def _check_not_rolled(context: Context, role: str) -> None:
+def _check_not_rolled(context: Context, role: str, *, is_for_good: bool) -> None:
     """Conflict while an upgrade of the role is at work: it would take a node that ends for one that it has to replace,
-    and the ones that it starts would stay."""
+    and the ones that it starts would stay. ``is_for_good``: also while it is paused, for it may be taken back yet."""
     from synclib.core.rollout import State
-    from synclib.engine.rollout import Journal
+    from synclib.engine.rollout_journal import Journal
     from synclib.errors import BoxlinkError, Conflict
     from synclib.store.retry import untried
     from tools.cli_engine import open_host
@@ -171,6 +188,11 @@ def _check_not_rolled(context: Context, role: str) -> None:
         opened = Journal(untried(context.open_store()), open_host(context)).open_of(role)
     except BoxlinkError:
         return  # what runs here can be ended without a store, and whatever stands there
+    if opened is not None and is_for_good:
+        raise Conflict(
+            f"upgrade {opened.rollout.id} may need the nodes of role {role} yet",
+            hint=f"let it end, or take it back: boxlink upgrade {role} --abort; or --stop without --remove",
+        )
     if opened is not None and opened.rollout.state is not State.PAUSED:
         raise Conflict(
             f"upgrade {opened.rollout.id} is at work on the nodes of role {role}",

@@ -23,7 +23,8 @@ def command(context: Context, node: str, since: str | None, follow: bool) -> Non
     boxlink logs render-1 --since 2026-11-24T08:00:00Z
     boxlink logs --follow
 
-    Lines of several files are headed by node/file. --since judges lines of JSON by their field "at"; others pass.
+    Lines are headed by node/file. --since judges lines of JSON by their field "at"; others pass. On a terminal lines of
+    JSON are shown as words; into a file or a pipe they go as they were written.
     """
     import time
 
@@ -36,6 +37,7 @@ def command(context: Context, node: str, since: str | None, follow: bool) -> Non
     done: dict[str, str] = {}
     rest: dict[str, bytes] = {}
     listed: list[dict[str, str]] | None = [] if context.is_json and not follow else None
+    is_for_eyes = sys.stdout.isatty()
     while True:
         for key, found_node, file, data in read_log(store, node):
             stream = f"{found_node}/{file}"
@@ -44,7 +46,7 @@ def command(context: Context, node: str, since: str | None, follow: bool) -> Non
             done[stream] = key
             *lines, rest[stream] = (rest.get(stream, b"") + data).split(b"\n")
             for line in lines:
-                _show(context, stream, line, since_ns, listed)
+                _show(context, stream, line, since_ns, listed, is_for_eyes=is_for_eyes)
         if not done and node:
             raise Missing(f"node {node} has sent no logs", hint="boxlink logs shows those of all nodes")
         if not follow:
@@ -52,13 +54,23 @@ def command(context: Context, node: str, since: str | None, follow: bool) -> Non
         time.sleep(1)
     for stream, line in rest.items():
         if line:
-            _show(context, stream, line, since_ns, listed)
+            _show(context, stream, line, since_ns, listed, is_for_eyes=is_for_eyes)
     if listed is not None:
         context.emit({"lines": listed})
 
 
-def _show(context: Context, stream: str, line: bytes, since_ns: int, listed: list[dict[str, str]] | None) -> None:
+def _show(
+    context: Context,
+    stream: str,
+    line: bytes,
+    since_ns: int,
+    listed: list[dict[str, str]] | None,
+    *,
+    is_for_eyes: bool,
+) -> None:
     """Into ``listed``, which becomes the one object; else at once: as it is into a file, made safe on a terminal."""
+    from tools.log_text import line_text
+
     if since_ns and not _is_later(line, since_ns):
         return
     text = line.decode("utf-8", "replace")
@@ -67,7 +79,7 @@ def _show(context: Context, stream: str, line: bytes, since_ns: int, listed: lis
     elif context.is_json:
         click.echo(json.dumps({"stream": stream, "line": text}))
     else:
-        click.echo(f"{stream}: {shown(text) if sys.stdout.isatty() else text}")
+        click.echo(f"{stream}: {shown(line_text(text)) if is_for_eyes else text}")
 
 
 def _is_later(line: bytes, since_ns: int) -> bool:

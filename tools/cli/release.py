@@ -137,7 +137,9 @@ def fetch(
     store = context.open_store()
     host, connect = open_host(context), connect_of(context)
     with progress_bar(context) as progress:
-        done = bring(store, connect, name, seq, into, trusted, host, progress)
+        done = bring(
+            store, connect, name, seq, into, trusted, host, progress, lambda text: context.note(f"boxlink: {text}")
+        )
     assert context.meter is not None
     context.meter.add(done.meter)
     result: dict[str, object] = {
@@ -326,7 +328,8 @@ def ls(context: Context, name: str, into: Path) -> None:
                 "is_current": current is not None and seq == current.seq,
                 "is_here": seq in here,
                 "is_active": seq == linked_seq(place, CURRENT),
-                "is_previous": seq == linked_seq(place, PREVIOUS),
+                # After a rollback both links name one seq, which is active: there is none to go back to.
+                "is_previous": seq == linked_seq(place, PREVIOUS) != linked_seq(place, CURRENT),
                 "error": failed[-1].as_dict() if len(failed) > before else None,
             }
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tools.cli_context import Context, node_option, verb
+from tools.cli_context import Context, node_option, shown_in_line, verb
 from tools.cli_snapshot import Age, driver_options
 
 if TYPE_CHECKING:
@@ -266,8 +266,8 @@ def prune(
     boxlink:in-use. What is not complete goes by its age alone.
     """
     from synclib.core.names import dataset_root
-    from synclib.engine.rollout import Journal
-    from synclib.engine.snapshots import find, newest_confirmed, prunable
+    from synclib.engine.rollout_journal import Journal
+    from synclib.engine.snapshots import find, kept_because, newest_confirmed
     from synclib.errors import Invalid
     from synclib.lazy.dataset import Dataset
     from tools.cli_engine import dataset_names, open_host
@@ -279,20 +279,22 @@ def prune(
     driver = open_driver(context, host, driver_name, pool)
     journal = Journal(store, host)
     gone: list[dict[str, object]] = []
-    kept = 0
+    kept: dict[str, str] = {}
     for name in [dataset] if dataset is not None else dataset_names(store):
         found, opened = find(driver, store.url, name), Dataset(store, dataset_root(name))
         newest = newest_confirmed(opened, opened.read_head().manifest, found) if found.snapshots else None
-        going = prunable(found, newest, keep_last, older_than, host.clock.wall_ns())
-        kept += len(found.snapshots) - len(going)
-        for known in going:
+        kept |= kept_because(found, newest, keep_last, older_than, host.clock.wall_ns())
+        for known in found.snapshots:
+            if known.snapshot.id in kept:
+                continue
             # Right before it goes: the tag alone has room for one upgrade, and comes after the journal.
             if known.snapshot.id in journal.snapshots_needed():
-                kept += 1
+                kept[known.snapshot.id] = "an upgrade under way needs it"
                 continue
             if not dry_run:
                 driver.delete_snapshot(known.snapshot.id)
             gone.append(_row(known))
-    lines = [f"{row['snapshot']}  {row['dataset']}  seq {row['seq']}  {row['at']}" for row in gone]
     said = "would go" if dry_run else "deleted"
+    lines = [f"{name}  stays: {shown_in_line(why)}" for name, why in kept.items()]
+    lines += [f"{row['snapshot']}  {row['dataset']}  seq {row['seq']}  {row['at']}  {said}" for row in gone]
     context.emit({"deleted": gone, "kept": kept, "dry_run": dry_run}, "\n".join([*lines, f"{len(gone)} {said}"]))

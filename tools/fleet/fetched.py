@@ -19,5 +19,10 @@ def fetched(
     name, seq = parse_release(release)
     trusted = read_trust(trust, is_unsigned_allowed=is_unsigned_allowed)
     store = context.open_store()
+    host, connect = open_host(context), connect_of(context)
+
+    def say(text: str) -> None:
+        context.note(f"boxlink: {text}")
+
     with progress_bar(context) as progress:
-        return fetch(store, connect_of(context), name, seq, local / RELEASES, trusted, open_host(context), progress)
+        return fetch(store, connect, name, seq, local / RELEASES, trusted, host, progress, say)

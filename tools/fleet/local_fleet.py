@@ -10,11 +10,10 @@ from pathlib import Path
 
 from synclib.clock import Clock, Entropy
 from synclib.core.rollout import NodeSpec, Traffic, View
-from synclib.core.snapshot_tags import store_tag
-from synclib.engine.node_volume import release_ended
 from synclib.errors import Unavailable
 from synclib.volume.base import VolumeDriver
 from tools.fleet.local_nodes import Wish, check_wish, is_alive, nodes, remove, start, stop
+from tools.fleet.local_volumes import release_volumes
 from tools.fleet.node_file import LocalNode
 from tools.fleet.pins import read_pins
 from tools.fleet.proxy_admin import fetch
@@ -117,15 +116,9 @@ class LocalFleet:
         for spec in specs:
             node = known.get(spec.node)
             if node is not None and node.role == spec.role and not is_alive(node):
-                left += remove(node, functools.partial(self._release, node))
+                store = self._environ["BOXLINK_STORE"]
+                left += remove(node, functools.partial(release_volumes, self._volumes(node), store, node))
         return left
-
-    def _release(self, node: LocalNode) -> list[str]:
-        driver = self._volumes(node)
-        if driver is None:
-            return []
-        store = store_tag(self._environ["BOXLINK_STORE"])
-        return [f"volume {each}" for each in release_ended(driver, store, lambda names: names & {node.node})]
 
 
 def _admin_of(node: LocalNode) -> str:

@@ -185,9 +185,10 @@ def _check_same(running: LocalNode, wanted: LocalNode) -> None:
     for what in ("role", "role_file", "release", "values"):
         is_there, is_wanted = getattr(running, what), getattr(wanted, what)
         if is_there != is_wanted:
+            unsaid = what == "release" and not is_wanted
             raise Conflict(
                 f"node {running.node} runs with {what} {is_there or 'none'}, not {is_wanted or 'none'}",
-                hint="stop it first, or start another node",
+                hint=f"name it as it is: --release {is_there}" if unsaid else "stop it first, or start another node",
                 path=str(running.directory),
             )
 

@@ -1,23 +1,30 @@
-"""``boxlink launch --stop``: local nodes drain and end."""
+"""``boxlink launch --stop``: local nodes drain and end, and are taken away if so asked."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from synclib.core.names import node_key, swap_key
 from synclib.errors import Missing, Partial
 from tools.cli_context import Context
-from tools.fleet.local_nodes import is_alive, nodes, stop
+from tools.cli_engine import open_host
+from tools.fleet.local_nodes import is_alive, nodes, remove, stop
+from tools.fleet.local_volumes import release_volumes, volumes_of
 from tools.fleet.node_file import LocalNode
 
 STOP_S = 150.0  # longer than the built-in roles take
 
 
-def stop_local(context: Context, local: Path, role: str, names: Sequence[str] | None, *, is_dry_run: bool) -> None:
+def stop_local(
+    context: Context, local: Path, role: str, names: Sequence[str] | None, *, is_removed: bool, is_dry_run: bool
+) -> None:
     """Let nodes below ``local`` end, the last one first, and say each, and which of others run on. ``names``: of which
-    nodes; None: all of ``role``, whatever an upgrade has named them. Partial where one had to be killed."""
+    nodes; None: all of ``role``, whatever an upgrade has named them. ``is_removed``: what they have here, and said of
+    themselves in the store, goes too. Partial where one had to be killed, or something is left."""
     known = {node.node: node for node in nodes(local)}
     chosen = _of_role(known, local, role) if names is None else _named(known, local, names)
     up = {node.node for node in known.values() if is_alive(node)}
@@ -28,14 +35,35 @@ def stop_local(context: Context, local: Path, role: str, names: Sequence[str] | 
         if was_up and not is_dry_run:
             context.note(f"boxlink: {node.node} drains")
         drained = is_dry_run or stop(node, STOP_S)
-        told.append({"node": node.node, "was_up": was_up, **({} if is_dry_run else {"drained": drained})})
-        lines.append(f"{node.node} {_what_became(was_up=was_up, drained=drained, is_dry_run=is_dry_run)}")
+        row: dict[str, object] = {"node": node.node, "was_up": was_up, **({} if is_dry_run else {"drained": drained})}
+        said = _what_became(was_up=was_up, drained=drained, is_dry_run=is_dry_run)
+        if is_removed:
+            left = [] if is_dry_run else _take_away(context, node)
+            row |= {} if is_dry_run else {"removed": not left, "left": left}
+            said += f", and {_what_went(left, is_dry_run=is_dry_run)}"
+        told.append(row)
+        lines.append(f"{node.node} {said}")
     others = sorted(up - {node.node for node in chosen})
     if others:
         lines.append(f"up as before: {', '.join(others)}")
     context.emit({"nodes": told, "others": others}, "\n".join(lines))
-    if not all(row.get("drained", True) for row in told):
+    if not all(row.get("drained", True) and row.get("removed", True) for row in told):
         raise click.exceptions.Exit(Partial.exit_code)
+
+
+def _take_away(context: Context, node: LocalNode) -> list[str]:
+    """What is left, for a person; its logs in the store stay."""
+    host, store = open_host(context), context.open_store()
+    # First: once its directory is gone nothing here names it.
+    store.delete(node_key(node.node))
+    store.delete(swap_key(node.node))
+    return remove(node, functools.partial(release_volumes, volumes_of(context, host, node), context.url, node))
+
+
+def _what_went(left: Sequence[str], *, is_dry_run: bool) -> str:
+    if is_dry_run:
+        return "would be taken away"
+    return f"is not taken away, for these are left: {', '.join(left)}" if left else "taken away"
 
 
 def _of_role(known: dict[str, LocalNode], local: Path, role: str) -> list[LocalNode]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -42,7 +43,10 @@ class ProxyAdmin:
         by_status = answers["boxlink_proxy_responses_total"]
         failures = sum(value for (status,), value in by_status.items() if status.startswith("5"))
         slowest = max(answers["boxlink_proxy_backend_p99_seconds"].values(), default=0.0)
-        return Traffic(int(sum(by_status.values())), int(failures), slowest * 1000)
+        requests = sum(by_status.values())
+        if not all(map(math.isfinite, (requests, failures, slowest))):
+            raise Unavailable(f"{self._address} tells figures that are none")
+        return Traffic(int(requests), int(failures), slowest * 1000)
 
     def _get(self, path: str) -> bytes:
         return fetch(f"http://{self._address}{path}")

@@ -16,7 +16,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +101,10 @@ def fetch(
     trust: Trust,
     host: Host,
     progress: Progress,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Brought:
     """Bring a seq of a release (None: the current one) into ``into``, checked and ready to run. Nothing that runs is
-    touched. One that stands here is checked again: its programs are run next."""
+    touched. One that stands here is checked again: its programs are run next. ``say``: is told what takes a while."""
     statement = read_statement(store, name, seq)
     trust.check(statement)
     place = into.absolute() / name
@@ -113,11 +114,13 @@ def fetch(
             _check_same(place, statement)
             _check_whole(place, statement)
             return Brought(statement, final, False, Meter())
+        say(f"release {name} seq {statement.seq} is fetched")
         # Nothing tells what a directory without its statement is.
         _remove(final)
         partial = place / f"{statement.seq}.partial"
         meter = _restore(store, connect, statement, partial, place, host, progress)
         check_standing(partial, statement)
+        say(f"release {name} seq {statement.seq}: its programs are installed, which may take a minute")
         try:
             make_environment(partial, final)
         except Failure as error:

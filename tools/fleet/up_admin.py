@@ -7,7 +7,9 @@ held. So nothing here waits: whoever is slow is hung up on.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
 import selectors
 import socket
 import traceback
@@ -34,6 +36,7 @@ class UpAdmin:
     def __init__(self, listener: socket.socket, pages: Pages, clock: Clock) -> None:
         self._listener, self._pages, self._clock = listener, pages, clock
         self._clients: list[_Client] = []
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._selector: selectors.BaseSelector | None = None
 
     def watch(self, selector: selectors.BaseSelector) -> None:
@@ -56,20 +59,29 @@ class UpAdmin:
         for client in list(self._clients):
             self._end(client)
         self._listener.close()
+        os.close(self._spare)
 
     def _accept(self) -> None:
         assert self._selector is not None
         try:
             connection, _ = self._listener.accept()
-        except OSError:
-            return  # it has gone again, or there are no descriptors left just now
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._hang_up()
+            return  # else it has gone again
         if len(self._clients) >= _CLIENTS_MAX:
-            connection.close()
-            return
+            self._end(self._clients[0])  # it has been slow for longest, and whoever comes may be a probe
         connection.setblocking(False)
         client = _Client(connection, self._clock.monotonic() + _DEADLINE_S)
         self._clients.append(client)
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._read(client))
+
+    def _hang_up(self) -> None:
+        """There is no descriptor left: one that waits and cannot be taken would keep the loop busy for nothing."""
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            self._listener.accept()[0].close()
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _read(self, client: _Client) -> None:
         try:

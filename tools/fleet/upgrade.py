@@ -10,19 +10,19 @@ from synclib.core.names import node_key, swap_key
 from synclib.core.rollout import Phase, Rollout, State, gone_of
 from synclib.core.snapshot_tags import IN_USE
 from synclib.engine.host import Host
-from synclib.engine.rollout import Driver, Entry, Fleet, Journal
+from synclib.engine.rollout import Driver, Fleet
+from synclib.engine.rollout_journal import Entry, Journal
 from synclib.errors import Conflict, Invalid, Missing, Unavailable
 from synclib.store.base import Store
-from synclib.volume.base import VolumeDriver
 from tools.cli_context import Context
 from tools.cli_engine import open_host
 from tools.cli_machine import machine_of, machine_words
-from tools.cli_snapshot import default_driver, open_driver
+from tools.cli_snapshot import open_driver
 from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.fetched import fetched
 from tools.fleet.find_role import parse_values
 from tools.fleet.local_fleet import LocalFleet, environment
-from tools.fleet.node_file import LocalNode
+from tools.fleet.local_volumes import volumes_of
 from tools.fleet.pins import check_pins
 from tools.fleet.proxy_admin import ProxyAdmin
 from tools.fleet.readiness import Readiness
@@ -71,8 +71,14 @@ class Site:
 def pause_upgrade(context: Context, asked: Asked) -> None:
     journal = Journal(context.open_store(), open_host(context))
     opened = _under_way(journal, asked)
+    if opened.rollout.state is State.PAUSED:
+        _show_paused(context, asked, opened.rollout)
+        return
     if opened.rollout.state is not State.RUNNING:
-        raise Conflict(f"{opened.rollout.id} is {opened.rollout.state}", hint=_hint_of_standing(opened.rollout))
+        raise Conflict(
+            f"{opened.rollout.id} is {opened.rollout.state}",
+            hint="it is being taken back, which stands still for nobody",
+        )
     if asked.is_dry_run:
         _show_would(context, opened.rollout, "would be paused")
         return
@@ -122,8 +128,13 @@ def upgrade(context: Context, asked: Asked) -> None:
             _show_plan(context, rollout)
             return
         check_ready(site.nodes, rollout)
-        entry = journal.create(rollout.model_copy(update={"driver": site.host.node}))
-        _run(site, entry)
+        now = site.nodes.traffic()
+        begun = {
+            "driver": site.host.node,
+            "proxy": asked.proxy_address or "",
+            "p99_ms_before": None if now is None else now.p99_ms,
+        }
+        _run(site, journal.create(rollout.model_copy(update=begun)))
         return
     check_same(opened.rollout, change)
     if asked.is_dry_run:
@@ -188,23 +199,13 @@ def _nodes(context: Context, asked: Asked, readiness: Readiness, host: Host) -> 
         host.clock,
         host.entropy,
         lambda name: _release_directory(context, asked, name),
-        lambda node: _volumes(context, host, node),
+        lambda node: volumes_of(context, host, node),
     )
 
 
 def _machine(asked: Asked) -> Machine | None:
     """None where nothing was said of it: then new nodes are on such as the old ones are."""
     return machine_of(*asked.machine) if any(asked.machine) else None
-
-
-def _volumes(context: Context, host: Host, node: LocalNode) -> VolumeDriver | None:
-    """As the node itself finds its driver: by the settings, for it got none of this command's options."""
-    if default_driver(context) != "local":
-        return None
-    from synclib.volume.local import LocalDriver
-
-    pool = None if context.settings is None else context.settings.volume.pool
-    return LocalDriver(node.directory / (pool or "state/boxlink/volumes"), host.clock)
 
 
 def _release_directory(context: Context, asked: Asked, name: str) -> Path | None:
@@ -295,12 +296,6 @@ def _hint_of_taken_back(rollout: Rollout) -> str:
     return f"{logs}correct it, then upgrade again"
 
 
-def _hint_of_standing(rollout: Rollout) -> str:
-    if rollout.state is State.PAUSED:
-        return "the command that it was begun with goes on with it; --abort takes it back"
-    return "it is being taken back, which stands still for nobody"
-
-
 def _show(context: Context, rollout: Rollout | None) -> None:
     if rollout is None:
         context.emit({"id": None, "state": "done", "steps": []}, "every node is so already")
@@ -320,6 +315,7 @@ def _show_would(context: Context, rollout: Rollout, would: str) -> None:
 
 def _show_paused(context: Context, asked: Asked, rollout: Rollout) -> None:
     """Where it stands, and what goes on: whoever drove it may not be who paused it."""
-    text = f"{standing_text(rollout)}\n{paused_text(rollout, asked.place_words)}"
-    goes_on = command_of(rollout, asked.place_words)
+    place = asked.words_for(rollout)
+    text = f"{standing_text(rollout)}\n{paused_text(rollout, place)}"
+    goes_on = command_of(rollout, place)
     context.emit({**rollout.model_dump(mode="json"), "goes_on_with": goes_on}, text)

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from synclib.core.rollout import Rollout
+from tools.cli_context import shown_in_line
 from tools.cli_machine import machine_words
 
 READY_S, BAKE_S = 120.0, 5.0  # as the command line has them by default
@@ -36,13 +38,14 @@ class Asked:
     @property
     def place(self) -> str:
         """Where its nodes are."""
-        return "ec2" if self.local is None else f"{os.uname().nodename}:{self.local.resolve()}"
+        return "ec2" if self.local is None else shown_in_line(f"{os.uname().nodename}:{self.local.resolve()}")
 
-    @property
-    def place_words(self) -> list[str]:
-        """The options that say where its nodes are, who watches and trusts them, and how long each may take."""
+    def words_for(self, rollout: Rollout) -> list[str]:
+        """The options with which a rollout goes on: where its nodes are, who watches and trusts them, how long each may
+        take. As they were said here, or when it was begun."""
+        proxy = self.proxy_address or rollout.proxy
         words = [] if self.local is None else ["--local", str(self.local)]
-        words += [] if self.proxy_address is None else ["--proxy", self.proxy_address]
+        words += ["--proxy", proxy] if proxy else []
         words += [word for path in self.trust for word in ("--trust", str(path))]
         words += ["--allow-unsigned"] if self.is_unsigned_allowed else []
         words += ["--driver", self.driver_name] if self.driver_name else []

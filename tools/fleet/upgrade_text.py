@@ -6,12 +6,13 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from synclib.core.rollout import NodeSpec, Phase, Rollout, Step
+from tools.cli_context import shown_in_line
 
 
 def would_text(rollout: Rollout, would: str) -> str:
     """Of a dry run. ``would``: what would happen to it, such as "would be begun"."""
     lines = [f"a dry run, nothing is changed: {rollout.id} {would}, {_count(rollout)}"]
-    return "\n".join([*lines, *map(_would_of_step, rollout.steps)])
+    return "\n".join([*lines, *(shown_in_line(_would_of_step(step)) for step in rollout.steps)])
 
 
 def standing_text(rollout: Rollout) -> str:
@@ -19,7 +20,7 @@ def standing_text(rollout: Rollout) -> str:
     for step in rollout.steps:
         where = f"{step.old.snapshot} -> {step.new.snapshot}" if rollout.swap else f"-> {step.new.node}"
         seen = "" if step.downtime_ms is None else f"  {step.downtime_ms:.0f} ms without an answer at most"
-        lines.append(f"  batch {step.batch}: {step.old.node} {where}  {step.phase}{seen}")
+        lines.append(shown_in_line(f"  batch {step.batch}: {step.old.node} {where}  {step.phase}{seen}"))
     return "\n".join(lines)
 
 
@@ -33,7 +34,8 @@ def paused_text(rollout: Rollout, place: Sequence[str]) -> str:
     lines = [f"{done} of {len(rollout.steps)} nodes are done{_listed('at work', amid)}{_listed('not begun', left)}"]
     lines.append(f"  the same command again goes on: {command_of(rollout, place)}")
     back = ["boxlink", "upgrade", rollout.role, *place, "--abort"]
-    return "\n".join([*lines, f"  all is taken back with: {shlex.join(back)}"])
+    lines.append(f"  all is taken back with: {shlex.join(back)}")
+    return "\n".join(map(shown_in_line, lines))
 
 
 def command_of(rollout: Rollout, place: Sequence[str]) -> str:
