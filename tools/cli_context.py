@@ -302,7 +302,7 @@ def _read_settings() -> Settings | None:
     try:
         with open(path, "rb") as file:
             return Settings.model_validate(tomllib.load(file))
-    except (tomllib.TOMLDecodeError, ValidationError, OSError, RecursionError) as error:
+    except (ValidationError, ValueError, OSError, RecursionError) as error:
         from tools.settings_error import settings_error
 
         raise settings_error(path, error) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
-
 from pydantic import ValidationError
 
 from synclib.config import Settings
@@ -11,7 +9,7 @@ from synclib.core.model_errors import words_of
 from synclib.errors import Invalid
 
 
-def settings_error(path: str, error: tomllib.TOMLDecodeError | ValidationError | OSError | RecursionError) -> Invalid:
+def settings_error(path: str, error: ValueError | OSError | RecursionError) -> Invalid:
     other = f"correct {path}, or set BOXLINK_CONFIG to another file"
     if isinstance(error, ValidationError):
         return Invalid(words_of(error, Settings), hint=other, path=path)

@@ -18,6 +18,7 @@ _EXPECTED = {
     "model": "a table",
     "dict": "a table",
 }
+_GIVEN_MAX = 80
 _BOUNDS = {
     "greater_than": "more than",
     "less_than": "less than",
@@ -40,13 +41,25 @@ def _what(found: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{key} is missing"
     if not key:
         return found["msg"].removeprefix("Value error, ")
-    given = f"{key} is {found['input']!r}"
+    given = f"{key} is {_given(place, found['input'])}"
     if kind in _BOUNDS:
         return f"{given}, it has to be {_BOUNDS[kind]} {next(iter(limits.values()))}"
     if kind == "string_pattern_mismatch":
         return f"{given}, it has to be of the form {limits['pattern']}"
     expected = next((text for word, text in _EXPECTED.items() if kind.startswith(word)), "")
     return f"{given}, it has to be {expected}" if expected else f"{given}: {found['msg']}"
+
+
+def _given(place: tuple[int | str, ...], value: object) -> str:
+    """What is there, in short: all of a table, and what an environment holds, may be nobody else's to see."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    if "environment" in place[:-1]:
+        return "another thing"
+    text = repr(value)
+    return text if len(text) <= _GIVEN_MAX else f"{text[:_GIVEN_MAX]}…"
 
 
 def _table(place: tuple[int | str, ...]) -> str:

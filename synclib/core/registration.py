@@ -45,12 +45,12 @@ class Registration(BaseModel):
     node: str = Field(default="", max_length=128)
     release: str = Field(default="", max_length=128)
     dataset: str = Field(default="", max_length=128)
-    seq: int = Field(default=0, ge=0)
+    seq: int = Field(default=0, ge=0, lt=1 << 63)
     walls: list[int] = Field(default=[], max_length=64)  # seqs that it serves beside that
     settled: bool = True  # it holds all that it means to: who may end when this one is ready can end
-    requests: int = Field(default=0, ge=0)  # answered since its start, and those of them with 5xx
-    errors: int = Field(default=0, ge=0)
-    renewed: int = Field(default=0, ge=0)  # rises with each renewal, so that the object's etag changes
+    requests: int = Field(default=0, ge=0, lt=1 << 63)  # answered since its start, and those of them with 5xx
+    errors: int = Field(default=0, ge=0, lt=1 << 63)
+    renewed: int = Field(default=0, ge=0, lt=1 << 63)  # rises with each renewal, so that the object's etag changes
 
     @property
     def cache_seconds(self) -> int | None:
@@ -75,10 +75,10 @@ class NodeStatus(BaseModel):
     hydrated: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     errors: dict[str, str] = {}
     swap: str = Field(default="", max_length=200)  # the last wish to swap its volume that it took on
-    reads: int = Field(default=0, ge=0)
-    failed_reads: int = Field(default=0, ge=0)
-    disk_bytes: int = Field(default=0, ge=0)
-    disk_free_bytes: int = Field(default=0, ge=0)
+    reads: int = Field(default=0, ge=0, lt=1 << 63)
+    failed_reads: int = Field(default=0, ge=0, lt=1 << 63)
+    disk_bytes: int = Field(default=0, ge=0, lt=1 << 63)
+    disk_free_bytes: int = Field(default=0, ge=0, lt=1 << 63)
     is_stopped: bool = False  # it ended in order, and says nothing further
     every_s: float = Field(default=30, gt=0, le=3600)  # it is said again at least so often
     at: str = Field(max_length=64)

@@ -99,9 +99,9 @@ def parse_role(data: bytes, where: str) -> Role:
         raise Invalid(f"a role of {len(data)} bytes is too large", path=where)
     try:
         return Role.model_validate(tomllib.loads(data.decode()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Invalid(f"this is no TOML: {error}", path=where) from error
     except RecursionError as error:
         raise Invalid("it is nested too deeply", path=where) from error
     except ValidationError as error:
         raise Invalid(words_of(error, Role), path=where) from error
+    except ValueError as error:  # also of a number with thousands of digits
+        raise Invalid(f"this is no TOML: {error}", path=where) from error

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from synclib.core.machine import Machine
 from synclib.core.names import upgrade_key
+from synclib.core.registration import Dataset
 from synclib.core.role import Name as RoleName
 from synclib.errors import Corrupt
 
@@ -72,8 +73,8 @@ class NodeSpec(BaseModel):
     node: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*\.?$", max_length=128)
     role: RoleName
     release: str = Field(default="", max_length=160)
-    pins: dict[str, int] = {}
-    snapshot: str = Field(default="", max_length=64)
+    pins: dict[Dataset, Annotated[int, Field(ge=1, lt=10**18)]] = {}
+    snapshot: str = Field(default="", pattern=r"^(snap-[0-9a-z]{1,64})?$")
     values: dict[str, str] = {}
     machine: Machine | None = None
 
@@ -103,7 +104,7 @@ class Rollout(BaseModel):
     id: str = Field(min_length=1, max_length=160)
     role: RoleName
     place: _Line = Field(default="", max_length=4400)  # where its nodes are: only there it can be gone on with
-    swap: str = Field(default="", max_length=128)
+    swap: Dataset | Literal[""] = ""
     steps: list[Step] = Field(min_length=1, max_length=NODES_MAX)
     state: State = State.RUNNING
     reason: _Line = Field(default="", max_length=REASON_MAX)  # why it is paused, rolled back or failed

@@ -22,6 +22,7 @@ from synclib.lazy.dataset import Dataset
 from synclib.store.base import Store
 
 _ATTEMPTS = 10
+_BEFORE = "-before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,9 @@ def move_channel(store: Store, host: Host, name: str, wanted: Channel, *, is_bac
     Conflict where it is frozen, names something else, or stands at a later seq (unless ``is_back_allowed``). Missing
     where there is no such seq.
     """
+    if name.endswith(_BEFORE):
+        hint = f"the tag of where another one stood before ends in {_BEFORE}"
+        raise Invalid(f"no channel is called {name}", hint=hint)
     dataset = Dataset(store, wanted.root)
     is_tagged = False
 
@@ -83,7 +87,7 @@ def move_channel(store: Store, host: Host, name: str, wanted: Channel, *, is_bac
         dataset.manifest_at(wanted.seq)
         is_tagged = True
         if former is not None:
-            set_tag(dataset, host, f"channel-{name}-before", former.seq)
+            set_tag(dataset, host, f"channel-{name}{_BEFORE}", former.seq)
         set_tag(dataset, host, f"channel-{name}", wanted.seq)
         return wanted
 

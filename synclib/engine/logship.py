@@ -12,7 +12,7 @@ goes up once more: rather twice than never.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -204,10 +204,3 @@ def read_segment(store: Store, key: str) -> bytes:
     except BoxlinkError as error:
         error.key = key
         raise
-
-
-def read_log(store: Store, node: str = "", file: str = "", after: str = "") -> Iterator[tuple[str, str, str, bytes]]:
-    """(key, node, file, bytes) of all segments, each stream in order."""
-    for info in store.list(names.log_prefix(node, file), after=after):
-        found_node, found_file, _ = names.parse_log_key(info.key)
-        yield info.key, found_node, found_file, read_segment(store, info.key)

@@ -210,6 +210,9 @@ class Driver:
         now = self._fleet.traffic()
         if self._before is None or now is None:
             return ""
+        if now.requests < self._before.requests:
+            # It was started anew, and counts from nothing.
+            self._before = Traffic(0, 0, self._before.p99_ms)
         return alarm_of(self._before, now)
 
     def _bake(self, former: Rollout, rollout: Rollout) -> None:

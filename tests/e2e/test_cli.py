@@ -262,6 +262,20 @@ def test_a_terminal_shows_a_line_of_json_as_words(machine: Machine) -> None:
     assert shown.rstrip() == b"n1/r.log: 2026-11-24T08:00:00Z warning render: served path=/x"
 
 
+def test_no_line_of_a_log_ends_the_others(machine: Machine) -> None:
+    """Any program of a role writes what it likes there."""
+    odd = [b'{"at": "soon"}', b"[" * 100_000, b'{"at": 5}', b'{"at": "0001-01-01T00:00:00+23:59"}', b"\xff"]
+    ship(machine, b"\n".join([*odd, b'{"at": "2026-11-24T08:00:01Z"}', b'{"at": "2026-11-24T07:00:00Z"}', b""]))
+    damaged = machine.place / "store/log/a/x.log/00000000000000000000"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no segment")
+    told = machine.json("logs", "--since", "2026-11-24T08:00:00Z", code=20)
+    lines = [row["line"] for row in told["lines"]]
+    assert lines[-1] == '{"at": "2026-11-24T08:00:01Z"}'
+    assert len(lines) == len(odd) + 1
+    assert [error["key"] for error in told["failed"]] == ["log/a/x.log/00000000000000000000"]
+
+
 @pytest.fixture
 def strict_s3() -> Iterator[str]:
     """An S3 server that checks who asks."""

@@ -18,13 +18,16 @@ import pytest
 from synclib.clock import SeededEntropy, SystemClock
 from synclib.core.rollout import NodeSpec, Rollout, State, Step
 from synclib.errors import Conflict, Unavailable
+from synclib.store.memory import MemoryStore
 from tests.e2e.boxlink_process import Machine, started
 from tests.e2e.test_up import is_running, until
 from tests.engine.test_release import every_kill
 from tools.fleet import local_nodes
+from tools.fleet.local_fleet import LocalFleet
 from tools.fleet.local_nodes import Wish
 from tools.fleet.node_file import LocalNode
 from tools.fleet.one_up import holder
+from tools.fleet.readiness import Readiness
 
 ECHO = """
 role = "echo"
@@ -113,7 +116,52 @@ def test_nobody_is_stopped_while_an_upgrade_is_at_work(machine: Machine) -> None
         assert [local_nodes.is_alive(node) for node in nodes(machine).values()] == [code != 0], found
     refused = machine.json(*words, "--remove", code=13)["error"]
     assert "may need the nodes of role echo yet" in refused["message"]
+    assert refused["hint"].endswith("boxlink upgrade echo --local nodes --abort; or --stop without --remove")
     assert list(nodes(machine)) == ["echo-1"]
+    assert "is about echo-1" in machine.json("launch", "echo.toml", "--local", "nodes", code=13)["error"]["message"]
+
+
+def test_an_upgrade_is_looked_for_by_the_role_of_the_nodes(machine: Machine) -> None:
+    """Not by the name of its file, nor by whatever role was named beside --node."""
+    (machine.place / "tiles.toml").write_text((machine.place / "echo.toml").read_text())
+    machine.json("launch", "tiles.toml", "--local", "nodes", "--node", "echo-1")
+    old = NodeSpec(node="echo-1", role="echo")
+    new = old.model_copy(update={"node": "echo-000001-1"})
+    rollout = Rollout(id="echo-000001", role="echo", steps=[Step(old=old, new=new, batch=0)], at="")
+    (machine.place / "store/upgrade").mkdir()
+    (machine.place / "store/upgrade/echo-000001").write_text(rollout.model_dump_json())
+    words = ("launch", "tiles.toml", "--local", "nodes")
+    for more in (("--stop",), ("--stop", "--node", "echo-1", "--remove"), ("--node", "echo-1")):
+        assert "upgrade echo-000001" in machine.json(*words, *more, code=13)["error"]["message"]
+    other = ("launch", "proxy", "--local", "nodes", "--stop", "--node", "echo-1")
+    assert machine.json(*other, code=13)["error"]["message"] == "node echo-1 is of role echo, not proxy"
+    assert local_nodes.is_alive(nodes(machine)["echo-1"])
+
+
+def test_a_node_of_another_store_is_not_removed(machine: Machine) -> None:
+    launch(machine)
+    machine.run("init", "--store", f"file://{machine.place}/other")
+    words = ("launch", "echo", "--local", "nodes", "--stop", "--remove", "--store", f"file://{machine.place}/other")
+    refused = machine.json(*words, code=13)["error"]
+    assert refused["hint"] == f"--store {machine.store}"
+    assert local_nodes.is_alive(nodes(machine)["echo-1"])
+
+
+def test_what_has_an_admin_address_has_to_register_all_the_same(machine: Machine) -> None:
+    """Only a proxy, which registers nowhere, is asked itself whether it is ready."""
+    text = (machine.place / "echo.toml").read_text().replace("listen", "admin")
+    (machine.place / "side.toml").write_text(text.replace('"echo"', '"side"'))
+    place, store = machine.place / "nodes", MemoryStore()
+    wish = Wish(str(machine.place / "side.toml"))
+    local_nodes.start(place, "side-1", wish, machine.environment, SystemClock(), SeededEntropy(1))
+    (Path(machine.place) / "healthz").write_text("fine")
+    fleet = LocalFleet(
+        place, Readiness(store, None), machine.environment, SystemClock(), SeededEntropy(1),
+        lambda _: None, lambda _: None,
+    )  # fmt: skip
+    view = fleet.look([NodeSpec(node="side-1", role="side")])["side-1"]
+    assert (view.is_there, view.is_ready) == (True, False)
+    assert "registered" in view.why
 
 
 def test_a_stop_without_a_number_is_of_all_nodes_of_the_role(machine: Machine) -> None:

@@ -14,7 +14,7 @@ from synclib.core.registration import Channel, parse_channel
 from synclib.engine.channels import channels, freeze_channel, move_channel, read_channel
 from synclib.engine.follow import Follower
 from synclib.engine.tags import set_tag, tags
-from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Missing
+from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Invalid, Missing
 from synclib.store.base import Body, Fetched
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter
@@ -59,6 +59,11 @@ def test_it_goes_back_only_where_that_is_said(kit: Kit) -> None:
     with pytest.raises(Conflict, match="every follower would go back"):
         move(kit, 2)
     assert move(kit, 2, back=True).seq == 2
+
+
+def test_no_name_is_that_of_anothers_tag(kit: Kit) -> None:
+    with pytest.raises(Invalid, match="no channel is called"):
+        move_channel(kit.store, kit.host, "stable-before", to(1), is_back_allowed=False)
 
 
 def test_a_frozen_one_is_not_moved(kit: Kit) -> None:

@@ -152,9 +152,21 @@ def test_a_fleet_is_read_from_the_store(tmp_path: Path) -> None:
     assert list(row.seen.registrations) == ["proxy/10.0.0.1.p80"]
 
 
+HUGE = b'{"v":1,"at":"2026-01-01T00:00:00Z","disk_bytes":1' + b"0" * 400 + b"}"
+
+
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b'{"v":1}', b'{"v":1,"at":"yesterday"}', b'{"v":1,"at":"","reads":-1}', b"\xff", b" " * (1 << 20)],
+    [
+        b"",
+        b"[]",
+        b'{"v":1}',
+        b'{"v":1,"at":"yesterday"}',
+        b'{"v":1,"at":"","reads":-1}',
+        b"\xff",
+        b" " * (1 << 20),
+        HUGE,
+    ],
 )
 def test_what_is_no_status_is_a_problem_and_no_end(tmp_path: Path, data: bytes) -> None:
     kit = Kit(tmp_path)

@@ -22,9 +22,10 @@ from synclib.clock import ManualClock
 from synclib.core import logstream
 from synclib.core.logstream import SEGMENT_AGE_S, SEGMENT_BYTES_MAX
 from synclib.engine import logship
-from synclib.engine.logship import LogShipper, read_log, read_segment
+from synclib.engine.log_reader import LogReader
+from synclib.engine.logship import LogShipper, read_segment
 from synclib.errors import Ambiguous, Unavailable
-from synclib.store.base import Body
+from synclib.store.base import Body, Fetched
 from synclib.store.memory import MemoryStore
 from tests.engine.test_node import Silent
 
@@ -35,6 +36,11 @@ class Wire(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.trouble: list[str] = []
+        self.gets: list[str] = []
+
+    def get(self, key: str, *, size_max: int, if_none_match: str | None = None) -> Fetched | None:
+        self.gets.append(key)
+        return super().get(key, size_max=size_max, if_none_match=if_none_match)
 
     def put(self, key: str, body: Body, *, if_absent: bool = False, if_match: str | None = None) -> str:
         trouble = self.trouble.pop(0) if self.trouble else ""
@@ -110,7 +116,7 @@ class Node:
         """The segments of a stream put together; their keys must be their places."""
         name = name or self.name
         found = b""
-        for key, _, file, data in read_log(self.store, "n1", name):
+        for key, _, file, data in LogReader(self.store, "n1", name).read():
             assert file == name
             assert key == f"log/n1/{name}/{len(found):020}"
             found += data
@@ -411,7 +417,7 @@ def test_the_backlog_is_bounded_and_counted(node: Node, monkeypatch: pytest.Monk
         node.ship()
     node.start()
     node.settle()
-    segments = {name: b"".join(data for *_, data in read_log(node.store, "n1", name)) for name in node.written}
+    segments = {name: b"".join(data for *_, data in LogReader(node.store, "n1", name).read()) for name in node.written}
     assert node.shipper.dropped_bytes == written - sum(map(len, segments.values()))
     for name, found in segments.items():
         first = len(b"000001 \n") if name == "r.log" else 0
@@ -425,7 +431,9 @@ def test_the_backlog_is_bounded_and_counted(node: Node, monkeypatch: pytest.Monk
         node.rotate(kept=20)
         node.settle()
     assert node.shipper.dropped_bytes == before
-    assert node.written["r.log"].endswith(b"".join(data for *_, data in read_log(node.store, "n1", "r.log"))[-200:])
+    assert node.written["r.log"].endswith(
+        b"".join(data for *_, data in LogReader(node.store, "n1", "r.log").read())[-200:]
+    )
 
 
 def test_two_files_and_names_that_are_not_shipped(node: Node) -> None:
@@ -440,7 +448,7 @@ def test_two_files_and_names_that_are_not_shipped(node: Node) -> None:
     node.ship()
     for name in ("r.log", "render-17.log"):
         assert node.shipped(name) == node.written[name]
-    assert {key.split("/")[2] for key, *_ in read_log(node.store)} == {"r.log", "render-17.log"}
+    assert {key.split("/")[2] for key, *_ in LogReader(node.store).read()} == {"r.log", "render-17.log"}
     told = [fields["file"] for event, fields in node.log.events if "not shipped" in event]
     assert sorted(map(str, told)) == ["-dash.log", "größe.log", "two words.log"]
 
@@ -559,3 +567,24 @@ TestStreams.settings = settings(max_examples=60, stateful_step_count=25, deadlin
 
 def test_constants_are_those_of_the_design() -> None:
     assert (logstream.SEGMENT_BYTES_MAX, logstream.SEGMENT_AGE_S, logstream.BACKLOG_BYTES_MAX) == (1 << 20, 30, 1 << 30)
+
+
+def test_each_segment_is_read_once_and_damage_hides_nothing(node: Node) -> None:
+    node.append(2)
+    node.ship()
+    node.store.put("log/n0/a.log/00000000000000000000", b"no segment")
+    node.store.put("log/n0/stranger", b"x")
+    reader = LogReader(node.store)
+    gets = len(node.store.gets)
+    assert b"".join(data for *_, data in reader.read()) == node.written["r.log"]
+    assert sorted(error.key or "" for error in reader.failed) == [
+        "log/n0/a.log/00000000000000000000", "log/n0/stranger",
+    ]  # fmt: skip
+    asked = len(node.store.gets) - gets
+    assert asked == 2
+    assert list(reader.read()) == []
+    assert len(node.store.gets) - gets == asked, "what was read, or cannot be, is not asked for again"
+    node.append(2)
+    node.ship()
+    assert b"".join(data for *_, data in reader.read()) in node.written["r.log"]
+    assert len(reader.failed) == 2

@@ -32,10 +32,11 @@ from synclib.errors import BoxlinkError, Conflict, Corrupt, Invalid, Missing, Pa
 from synclib.lazy.dataset import STORE_KEY
 from synclib.store.file import FileStore
 from tests.kit import PatientClock, read_tree
-from tools.bootstrap.links import CURRENT, PREVIOUS, linked_seq
+from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, linked_seq
 from tools.fleet.installed import note_installed
-from tools.fleet.release_place import Brought, Trust, activate, fetch, rollback, seqs
+from tools.fleet.release_place import Brought, Trust, activate, fetch, pass_trial, propose, rollback, seqs
 from tools.fleet.release_prune import prune
+from tools.fleet.release_refused import refused
 
 SIGNER = Signer(private_pem(bytes(range(32))))
 OTHER = Signer(private_pem(bytes(32)))
@@ -126,6 +127,59 @@ def test_what_was_published_is_fetched_switched_and_taken_back(site: Site) -> No
     assert rollback("fleet", site.into) == (1, False)
     assert seqs(site.here) == statements(site.store, "fleet") == [1, 2]
     site.fetch(1)
+
+
+@pytest.fixture
+def tried(site: Site) -> Site:
+    """Seq 2 runs, 1 ran before, and 3 is on trial."""
+    for seq in (1, 2, 3):
+        site.change(str(seq))
+        site.publish()
+        site.fetch()
+        if seq < 3:
+            activate("fleet", seq, site.into, TRUST)
+    propose("fleet", 3, site.into, TRUST)
+    return site
+
+
+def links(site: Site) -> tuple[int | None, ...]:
+    return tuple(linked_seq(site.here, name) for name in (CURRENT, PREVIOUS, NEXT))
+
+
+def test_a_trial_that_is_passed(tried: Site) -> None:
+    assert pass_trial(tried.here, 3)
+    assert links(tried) == (3, 2, None)
+    assert pass_trial(tried.here, 3), "once more changes nothing"
+
+
+def test_a_rollback_ends_a_trial(tried: Site) -> None:
+    """What ran before is the one that is proven; what is tried does not come in its place any more."""
+    assert rollback("fleet", tried.into) == (2, True)
+    assert links(tried) == (2, 1, None)
+    assert not pass_trial(tried.here, 3)
+    assert links(tried) == (2, 1, None)
+    known = refused(tried.here)
+    assert (known and known.seq) == 3, "nor is it tried again"
+    assert rollback("fleet", tried.into) == (1, True), "a second one goes back as always"
+
+
+def test_what_a_person_activates_stands_above_a_trial(tried: Site) -> None:
+    activate("fleet", 1, tried.into, TRUST)
+    assert not pass_trial(tried.here, 3)
+    assert links(tried) == (1, 2, None)
+    propose("fleet", 3, tried.into, TRUST)
+    activate("fleet", 3, tried.into, TRUST)
+    assert pass_trial(tried.here, 3)
+    assert links(tried) == (3, 1, None)
+
+
+def test_a_newer_one_that_is_proposed_during_a_trial_stays(tried: Site) -> None:
+    tried.change("4")
+    tried.publish()
+    tried.fetch()
+    propose("fleet", 4, tried.into, TRUST)
+    assert pass_trial(tried.here, 3)
+    assert links(tried) == (3, 2, 4)
 
 
 def test_publishing_the_same_again_changes_nothing(site: Site) -> None:

@@ -33,6 +33,7 @@ from synclib.store.base import Body, Fetched, ObjectInfo
 from synclib.store.memory import MemoryStore
 
 READY_S = 60.0
+PLAIN = {"node": "a", "role": "render"}
 
 
 class Killed(BaseException):
@@ -282,6 +283,20 @@ def test_who_goes_on_compares_with_what_was_before_any_node_changed(rig: Rig) ->
     assert rig.fleet.there() == rig.names[0]
 
 
+def test_a_proxy_that_was_started_anew_counts_from_nothing(rig: Rig) -> None:
+    real = rig.fleet.drain
+    rig.fleet.figures = Traffic(1_000_000, 0, 1.0)
+
+    def drain(spec: NodeSpec) -> None:
+        real(spec)
+        if spec.node == "old-0":
+            rig.fleet.figures = Traffic(500, 400, 1.0)
+
+    rig.fleet.drain = drain  # type: ignore[method-assign]
+    done = rig.run()
+    assert (done.state, done.reason) == (State.ROLLED_BACK, "400 of 500 requests failed at the proxy")
+
+
 def test_what_nodes_say_is_one_line_of_a_journal(rig: Rig) -> None:
     """Else it would be one that nobody can read."""
     rig.fleet.refuses = "new-1"
@@ -520,6 +535,10 @@ def test_what_is_no_journal_is_refused_by_name(rig: Rig, change: bytes) -> None:
     [
         {"role": "nodes/n/data/covers/evil.toml"},
         {"id": "render-000002"},
+        {"swap": "../x"},
+        {"steps": [{"old": {**PLAIN, "snapshot": "x"}, "new": PLAIN, "batch": 0}]},
+        {"steps": [{"old": {**PLAIN, "pins": {"x": 0}}, "new": PLAIN, "batch": 0}]},
+        {"steps": [{"old": {**PLAIN, "pins": {"../x": 1}}, "new": PLAIN, "batch": 0}]},
         {
             "steps": [
                 {"old": {"node": "a", "role": "nodes/evil.toml"}, "new": {"node": "b", "role": "render"}, "batch": 0}

@@ -113,6 +113,13 @@ PROCESS = '[[process]]\nname = "a"\nrun = ["x"]\n'
         ('role = "r"', "process is missing"),
         ('rol = "r"\n' + PROCESS, "role is missing; there is no rol; the file has role, release_channel,"),
         ('role = "r"\n' + PROCESS + "runn = 1", "there is no process.0.runn; each [[process]] has name, run,"),
+        ('role = "r"\n[process]\nenvironment = {A = "hunter2"}', "process is a table, it has to be a list in brackets"),
+        ('role = "r"\n' + PROCESS + "environment = {A = 5}", "process.0.environment.A is another thing, it has to be"),
+        (
+            'role = "r"\n' + PROCESS + "environment = ['hunter2']",
+            "process.0.environment is a list, it has to be a",
+        ),
+        ("role = '" + "R" * 90 + "'\n" + PROCESS, "role is '" + "R" * 79 + "…, it has to be of the form"),
         ('role = "r"\n' + PROCESS + "stop_s = 0", "process.0.stop_s is 0, it has to be more than 0"),
         ('role = "r"\n' + PROCESS + PROCESS, "two processes have one name"),
         ('role = "R"\n' + PROCESS, "role is 'R', it has to be of the form ^[a-z0-9]"),
@@ -126,3 +133,10 @@ def test_what_is_wrong_in_a_role_is_said_in_words(text: str, says: str) -> None:
         parse_role(text.encode(), "role.toml")
     assert caught.value.message.startswith(says)
     assert caught.value.path == "role.toml"
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["stop_s = " + "9" * 5000, "a = 1\u0000", "a = 1e9999999"])
+def test_numbers_that_python_refuses(text: str) -> None:
+    with pytest.raises(Invalid):
+        parse_role(('role = "r"\n' + PROCESS + text).encode(), "role.toml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,7 @@ from tools.cli_context import Context, verb
 from tools.cli_machine import machine_of, machine_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from synclib.engine.rollout_journal import Journal
-    from tools.fleet.local_nodes import Wish
-    from tools.fleet.node_file import LocalNode
+    from collections.abc import Mapping
 
 
 @click.command()
@@ -91,132 +86,15 @@ def command(
     if stop:
         from tools.fleet.local_stop import stop_local
 
-        _check_not_rolled(context, stem, is_for_good=is_removed)
         is_all = name is None and count is None
         chosen = None if is_all else names
         stop_local(context, local, role, chosen, is_removed=is_removed, is_dry_run=dry_run)
         return
-    _launch_local(context, local, names, role, release, set_values, pins, trust, allow_unsigned, is_dry_run=dry_run)
+    from tools.fleet.local_launch import Trusted, launch_local
+    from tools.fleet.local_nodes import Wish
 
-
-def _launch_local(
-    context: Context,
-    local: Path,
-    names: list[str],
-    role: str,
-    release: str,
-    values: Mapping[str, str],
-    pins: Mapping[str, int],
-    trust: tuple[Path, ...],
-    allow_unsigned: bool,
-    *,
-    is_dry_run: bool,
-) -> None:
-    from synclib.clock import SystemClock, SystemEntropy
-    from synclib.engine.rollout_journal import Journal
-    from tools.cli_engine import open_host
-    from tools.fleet.local_nodes import Wish, check_pinned, check_wish, is_alive, nodes, start
-    from tools.fleet.pins import check_pins
-
-    store = context.open_store()
-    check_pins(store, pins)
-    _check_no_upgrade(Journal(store, open_host(context)), Path(role).stem, names)
-    if is_dry_run:
-        for name in names if not release else ():  # the role of a release is known once it was fetched
-            check_wish(local.resolve() / name, Wish(role, values=values, pins=pins))
-        up = {node.node: node for node in nodes(local) if is_alive(node)}
-        for name in names:
-            if name in up:
-                check_pinned(up[name], pins)
-        lines = [f"{name} is up already" if name in up else f"would start {name}" for name in names]
-        others = _others(up.values(), names, role)
-        planned = {"nodes": [{"node": name, "is_up": name in up} for name in names], "others": others}
-        context.emit(planned, "\n".join([*lines, *_besides(others)]))
-        return
-    wish = _with_release(context, local, Wish(role, values=values, pins=pins), release, trust, allow_unsigned)
-    environ = {**os.environ, "BOXLINK_STORE": context.url}
-    config = os.environ.get("BOXLINK_CONFIG", "boxlink.toml")
-    if os.path.exists(config):
-        environ["BOXLINK_CONFIG"] = os.path.abspath(config)
-    told = []
-    for name in names:
-        node, is_new = start(local, name, wish, environ, SystemClock(), SystemEntropy())
-        told.append({**_fields(node), "is_new": is_new})
-        context.note(f"boxlink: {node.node} {'started' if is_new else 'is up already'}")
-    others = _others(filter(is_alive, nodes(local)), names, role)
-    lines = [f"{node['node']}: {', '.join(f'{key} {port}' for key, port in node['ports'].items())}" for node in told]  # type: ignore[attr-defined]
-    context.emit({"nodes": told, "others": others}, "\n".join([*lines, *_besides(others)]))
-
-
-def _others(up: Iterable[LocalNode], names: list[str], role: str) -> list[str]:
-    """Those of a role that run beside these: an upgrade names its nodes anew."""
-    return sorted(node.node for node in up if node.role == Path(role).stem and node.node not in names)
-
-
-def _besides(others: list[str]) -> list[str]:
-    return [f"up besides: {', '.join(others)}"] if others else []
-
-
-def _check_no_upgrade(journal: Journal, role: str, names: list[str]) -> None:
-    """Conflict where one is under way of such a node: it would start again what that has just ended."""
-    from synclib.errors import Conflict, Missing, Unavailable
-
-    try:
-        opened = journal.open_of(role)
-    except (Missing, Unavailable):
-        return  # without a store there is no upgrade
-    if opened is None:
-        return
-    for name in names:
-        if any(name in (step.old.node, step.new.node) for step in opened.rollout.steps):
-            raise Conflict(
-                f"upgrade {opened.rollout.id} is about {name}, and has not ended",
-                hint=f"go on with it: the same boxlink upgrade {role} again; or take it back: --abort",
-            )
-
-
-def _check_not_rolled(context: Context, role: str, *, is_for_good: bool) -> None:
-    """Conflict while an upgrade of the role is at work: it would take a node that ends for one that it has to replace,
-    and the ones that it starts would stay. ``is_for_good``: also while it is paused, for it may be taken back yet."""
-    from synclib.core.rollout import State
-    from synclib.engine.rollout_journal import Journal
-    from synclib.errors import BoxlinkError, Conflict
-    from synclib.store.retry import untried
-    from tools.cli_engine import open_host
-
-    try:
-        opened = Journal(untried(context.open_store()), open_host(context)).open_of(role)
-    except BoxlinkError:
-        return  # what runs here can be ended without a store, and whatever stands there
-    if opened is not None and is_for_good:
-        raise Conflict(
-            f"upgrade {opened.rollout.id} may need the nodes of role {role} yet",
-            hint=f"let it end, or take it back: boxlink upgrade {role} --abort; or --stop without --remove",
-        )
-    if opened is not None and opened.rollout.state is not State.PAUSED:
-        raise Conflict(
-            f"upgrade {opened.rollout.id} is at work on the nodes of role {role}",
-            hint=f"boxlink upgrade {role} --pause first, or let it end",
-        )
-
-
-def _with_release(
-    context: Context, local: Path, wish: Wish, release: str, trust: tuple[Path, ...], allow_unsigned: bool
-) -> Wish:
-    """The wish with the release's directory, once it stands there, beside the nodes."""
-    if not release:
-        return wish
-    import dataclasses
-
-    from tools.fleet.fetched import fetched
-
-    done = fetched(context, local, release, trust, is_unsigned_allowed=allow_unsigned)
-    statement = done.statement
-    return dataclasses.replace(wish, release=f"{statement.release}@{statement.seq}", release_directory=done.directory)
-
-
-def _fields(node: LocalNode) -> dict[str, object]:
-    return {**node.model_dump(mode="json"), "directory": str(node.directory)}
+    wish = Wish(role, values=set_values, pins=pins)
+    launch_local(context, local, names, wish, release, Trusted(trust, allow_unsigned), is_dry_run=dry_run)
 
 
 def _launch_instances(

@@ -28,35 +28,37 @@ def command(context: Context, node: str, since: str | None, follow: bool) -> Non
     """
     import time
 
-    from synclib.engine.logship import read_log
+    from synclib.engine.log_reader import LogReader
     from synclib.errors import Missing
     from tools.cli_engine import parse_time
 
-    store = context.open_store()
+    reader = LogReader(context.open_store(), node)
     since_ns = parse_time(since) if since else 0
-    done: dict[str, str] = {}
     rest: dict[str, bytes] = {}
     listed: list[dict[str, str]] | None = [] if context.is_json and not follow else None
     is_for_eyes = sys.stdout.isatty()
     while True:
-        for key, found_node, file, data in read_log(store, node):
+        for _, found_node, file, data in reader.read():
             stream = f"{found_node}/{file}"
-            if key <= done.get(stream, ""):
-                continue
-            done[stream] = key
             *lines, rest[stream] = (rest.get(stream, b"") + data).split(b"\n")
             for line in lines:
                 _show(context, stream, line, since_ns, listed, is_for_eyes=is_for_eyes)
-        if not done and node:
-            raise Missing(f"node {node} has sent no logs", hint="boxlink logs shows those of all nodes")
+        told = len(reader.failed)
+        for error in reader.failed:
+            context.note(f"boxlink: {error.kind}: {error.key}: {error.message}; it is passed over")
         if not follow:
             break
+        reader.failed.clear()
         time.sleep(1)
+    if node and not rest and not told:
+        raise Missing(f"node {node} has sent no logs", hint="boxlink logs shows those of all nodes")
     for stream, line in rest.items():
         if line:
             _show(context, stream, line, since_ns, listed, is_for_eyes=is_for_eyes)
     if listed is not None:
-        context.emit({"lines": listed})
+        context.emit({"lines": listed, "failed": [error.as_dict() for error in reader.failed]})
+    if reader.failed:
+        raise click.exceptions.Exit(reader.failed[0].exit_code)
 
 
 def _show(
@@ -84,10 +86,11 @@ def _show(
 
 def _is_later(line: bytes, since_ns: int) -> bool:
     """Whether a line of JSON says a later time; other lines pass."""
+    from synclib.errors import Invalid
     from tools.cli_engine import parse_time
 
     try:
         at = json.loads(line)["at"]
         return parse_time(at) >= since_ns
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, Invalid):
         return True

@@ -163,7 +163,7 @@ def show(context: Context, snapshot_id: str, driver_name: str | None, pool: Path
         raise Missing(f"there is no snapshot {snapshot_id}", hint="boxlink snapshot ls")
     known = Known(found[0], parse_tags(found[0].tags))
     result = _row(known)
-    lines = [f"{name:9} {value}" for name, value in result.items()]
+    lines = [shown_in_line(f"{name:9} {value}") for name, value in result.items()]
     if known.is_complete:
         try:
             header = decode_header(driver.blocks().get(snapshot_id, 0))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from synclib.clock import Clock, Entropy
 from synclib.core.rollout import NodeSpec, Traffic, View
-from synclib.errors import Unavailable
+from synclib.errors import Invalid, Missing, Unavailable
 from synclib.volume.base import VolumeDriver
+from tools.fleet.find_role import find_role
 from tools.fleet.local_nodes import Wish, check_wish, is_alive, nodes, remove, start, stop
 from tools.fleet.local_volumes import release_volumes
 from tools.fleet.node_file import LocalNode
@@ -61,8 +62,8 @@ class LocalFleet:
         there = {spec.node for spec in specs if spec.node in known and is_alive(known[spec.node])}
         found = self._readiness.look(specs, there.__contains__, self._draining)
         for spec in specs:
-            # A proxy registers nowhere.
-            if spec.node in there and (admin := _admin_of(known[spec.node])):
+            # A proxy registers nowhere, so it is asked itself; whatever registers has to have.
+            if spec.node in there and _is_proxy(known[spec.node]) and (admin := _admin_of(known[spec.node])):
                 why = "it drains" if spec.node in self._draining else _ails(admin)
                 found[spec.node] = View(is_there=True, is_ready=not why, why=why)
         return found
@@ -119,6 +120,15 @@ class LocalFleet:
                 store = self._environ["BOXLINK_STORE"]
                 left += remove(node, functools.partial(release_volumes, self._volumes(node), store, node))
         return left
+
+
+def _is_proxy(node: LocalNode) -> bool:
+    """Whether its role runs a proxy."""
+    try:
+        role = find_role(node.role_file or node.role, Path(node.release_directory) if node.release_directory else None)
+    except (Invalid, Missing):
+        return False  # its file is not there any more, or is another one
+    return any(os.path.basename(run[0]) == "boxlink" and run[1:2] == ["proxy"] for run in (p.run for p in role.process))
 
 
 def _admin_of(node: LocalNode) -> str:

@@ -39,6 +39,7 @@ from tools.fleet.programs import boxlink_of
 from tools.notify import READY, SOCKET
 
 READY_S = 60.0
+_VERB_S = 60.0
 _LAST_WORDS_BYTES = 2000
 _VALUES_BYTES_MAX = 32 << 10  # as JSON: half of what is read of a node's file
 _said: set[Path] = set()  # whose files could not be read
@@ -71,7 +72,8 @@ def start(
     place.mkdir(parents=True, exist_ok=True)
     with _alone(place):
         known = read_node(place)
-        wanted = _wanted(place, wish, known, clock, entropy)
+        store = environ.get("BOXLINK_STORE", "")
+        wanted = _wanted(place, wish, known, clock, entropy).model_copy(update={"store": store})
         if known is not None and (running := _running(known)) is not None:
             _check_same(running, wanted)
             check_pinned(running, wish.pins)
@@ -156,7 +158,11 @@ def remove(node: LocalNode, release: Callable[[], list[str]] = list) -> list[str
 
         def boxlink(*words: str) -> dict[str, object]:
             command = [str(boxlink_of(_release_of(node))), *words, "--json"]
-            done = subprocess.run(command, env=_environment(node, os.environ), capture_output=True, check=False)
+            environ = _environment(node, os.environ)
+            try:
+                done = subprocess.run(command, env=environ, capture_output=True, check=False, timeout=_VERB_S)
+            except subprocess.TimeoutExpired as error:
+                raise Unavailable(f"boxlink {words[0]} of node {node.node} does not end") from error
             found: dict[str, object] = json.loads(done.stdout or b"{}")
             return found
 

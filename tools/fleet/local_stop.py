@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from synclib.core.names import node_key, swap_key
-from synclib.errors import Missing, Partial
+from synclib.errors import Conflict, Missing, Partial
 from tools.cli_context import Context
 from tools.cli_engine import open_host
 from tools.fleet.local_nodes import is_alive, nodes, remove, stop
 from tools.fleet.local_volumes import release_volumes, volumes_of
 from tools.fleet.node_file import LocalNode
+from tools.fleet.rolled_nodes import check_may_end
 
 STOP_S = 150.0  # longer than the built-in roles take
 
@@ -26,7 +27,10 @@ def stop_local(
     nodes; None: all of ``role``, whatever an upgrade has named them. ``is_removed``: what they have here, and said of
     themselves in the store, goes too. Partial where one had to be killed, or something is left."""
     known = {node.node: node for node in nodes(local)}
-    chosen = _of_role(known, local, role) if names is None else _named(known, local, names)
+    chosen = _of_role(known, local, role) if names is None else _named(known, local, role, names)
+    check_may_end(context, {node.role for node in chosen}, local, is_for_good=is_removed)
+    if is_removed:
+        _check_stores(context, chosen)
     up = {node.node for node in known.values() if is_alive(node)}
     told: list[dict[str, object]] = []
     lines: list[str] = []
@@ -51,6 +55,17 @@ def stop_local(
         raise click.exceptions.Exit(Partial.exit_code)
 
 
+def _check_stores(context: Context, chosen: Sequence[LocalNode]) -> None:
+    """Conflict for one of another store: what a namesake of it says of itself there is not its own."""
+    for node in chosen:
+        if node.store and node.store != context.url:
+            raise Conflict(
+                f"node {node.node} is of store {node.store}, not of {context.url}",
+                hint=f"--store {node.store}",
+                path=str(node.directory),
+            )
+
+
 def _take_away(context: Context, node: LocalNode) -> list[str]:
     """What is left, for a person; its logs in the store stay."""
     host, store = open_host(context), context.open_store()
@@ -66,18 +81,26 @@ def _what_went(left: Sequence[str], *, is_dry_run: bool) -> str:
     return f"is not taken away, for these are left: {', '.join(left)}" if left else "taken away"
 
 
-def _of_role(known: dict[str, LocalNode], local: Path, role: str) -> list[LocalNode]:
+def _is_of(node: LocalNode, role: str) -> bool:
     """``role``: as for a launch: a name, or a file."""
-    file, name = str(Path(role).resolve()), Path(role).stem
-    found = [node for node in known.values() if node.role_file == file or node.role == name]
+    return node.role_file == str(Path(role).resolve()) or node.role == Path(role).stem
+
+
+def _of_role(known: dict[str, LocalNode], local: Path, role: str) -> list[LocalNode]:
+    name = Path(role).stem
+    found = [node for node in known.values() if _is_of(node, role)]
     if not found:
         hint = f"there are: {_rows(known)}" if known else "nothing was launched there"
         raise Missing(f"there is no node of role {name}", path=str(local), hint=hint)
     return found
 
 
-def _named(known: dict[str, LocalNode], local: Path, names: Sequence[str]) -> list[LocalNode]:
+def _named(known: dict[str, LocalNode], local: Path, role: str, names: Sequence[str]) -> list[LocalNode]:
     for name in names:
+        if name in known and not _is_of(known[name], role):
+            raise Conflict(
+                f"node {name} is of role {known[name].role}, not {role}", path=str(local), hint="name its role"
+            )
         if name not in known:
             hint = (
                 f"there are: {_rows(known)}; without --count and --node all of the role end"

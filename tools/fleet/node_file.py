@@ -28,6 +28,7 @@ class LocalNode(BaseModel):
     release: str = Field(default="", max_length=192)
     release_directory: str = ""
     values: dict[str, str] = {}
+    store: str = ""  # whose node it is; empty where that was not noted
     ports: dict[str, int] = {}
     pid: int = Field(default=0, ge=0)
     start_time: int = Field(default=0, ge=0)

@@ -37,7 +37,7 @@ from tools.bootstrap.environment import make_environment
 from tools.bootstrap.failure import Failure
 from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, SEQ, link, linked_seq, note_ran, switch
 from tools.fleet.installed import check_installed, note_installed
-from tools.fleet.release_refused import forget
+from tools.fleet.release_refused import forget, refuse
 
 DEFAULT = Path("/opt/boxlink/release")
 TRUSTED = Path("/etc/boxlink/trusted")
@@ -172,6 +172,7 @@ def activate(name: str, seq: int | None, into: Path, trust: Trust) -> tuple[Stat
         trust.check(statement)
         _check_whole(place, statement)
         forget(place)
+        _end_trial(place)  # what a person says stands above it
         return statement, switch(place, seq)
 
 
@@ -185,18 +186,34 @@ def propose(name: str, seq: int, into: Path, trust: Trust) -> None:
         link(place, NEXT, seq)
 
 
-def pass_trial(place: Path, seq: int) -> None:
-    """It was tried and lives: it is the one that runs from now on."""
+def pass_trial(place: Path, seq: int) -> bool:
+    """It was tried and lives: it is the one that runs from now on, unless a person has ended its trial meanwhile.
+    Whether it is."""
     with disk_errors(), existing(place):
+        trying = linked_seq(place, NEXT)
+        if trying is None:
+            return linked_seq(place, CURRENT) == seq
         switch(place, seq)
-        (place / NEXT).unlink(missing_ok=True)
+        if trying == seq:
+            _end_trial(place)
+        return True
+
+
+def _end_trial(place: Path) -> None:
+    (place / NEXT).unlink(missing_ok=True)
 
 
 def rollback(name: str, into: Path) -> tuple[int, bool]:
     """Let the release that ran before run again: its seq, and whether it was another that ran. A second time changes
-    nothing."""
+    nothing. While one is on trial that is the one that is proven, and the other is refused until it is activated."""
     place = into.absolute() / name
     with disk_errors(), existing(place):
+        trying, proven = linked_seq(place, NEXT), linked_seq(place, CURRENT)
+        if trying is not None and proven is not None and trying != proven:
+            refuse(place, trying, "a rollback took it back")
+            _end_trial(place)
+            return proven, True
+        _end_trial(place)
         seq = linked_seq(place, PREVIOUS)
         if seq is None:
             here = [found for found in seqs(place) if found != linked_seq(place, CURRENT)]

@@ -162,7 +162,10 @@ class Renewal:
         from tools.fleet.release_prune import prune
 
         with self._said("the release before it is the one that starts next"):
-            pass_trial(self._home, seq)
+            if not pass_trial(self._home, seq):
+                why = "a person chose another meanwhile, which the next start runs"
+                self._console.event("not-activated", seq=seq, why=why)
+                return
             self._proven = seq
             self._console.event("activated", seq=seq)
         with self._said("old releases stay"):

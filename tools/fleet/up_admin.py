@@ -36,7 +36,7 @@ class UpAdmin:
     def __init__(self, listener: socket.socket, pages: Pages, clock: Clock) -> None:
         self._listener, self._pages, self._clock = listener, pages, clock
         self._clients: list[_Client] = []
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._spare = _spare()
         self._selector: selectors.BaseSelector | None = None
 
     def watch(self, selector: selectors.BaseSelector) -> None:
@@ -59,7 +59,8 @@ class UpAdmin:
         for client in list(self._clients):
             self._end(client)
         self._listener.close()
-        os.close(self._spare)
+        if self._spare >= 0:
+            os.close(self._spare)
 
     def _accept(self) -> None:
         assert self._selector is not None
@@ -78,10 +79,11 @@ class UpAdmin:
 
     def _hang_up(self) -> None:
         """There is no descriptor left: one that waits and cannot be taken would keep the loop busy for nothing."""
-        os.close(self._spare)
+        if self._spare >= 0:
+            os.close(self._spare)
         with contextlib.suppress(OSError):
             self._listener.accept()[0].close()
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._spare = _spare()
 
     def _read(self, client: _Client) -> None:
         try:
@@ -115,3 +117,11 @@ class UpAdmin:
         self._clients.remove(client)
         self._selector.unregister(client.connection)
         client.connection.close()
+
+
+def _spare() -> int:
+    """A descriptor to give up when there is no other; -1 where another process has taken the last one."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
