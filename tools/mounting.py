@@ -23,7 +23,7 @@ from synclib.disk.cache_limits import check_limit
 from synclib.disk.faults import disk_errors
 from synclib.disk.fuse_mount import unmount_fuse
 from synclib.disk.hydrated import native_lock, note_native
-from synclib.disk.mounts import mount_erofs, mounted_on
+from synclib.disk.mounts import mount_erofs_reading_ahead, mounted_on
 from synclib.engine.cache_work import Background
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lazy_place import Started
@@ -260,7 +260,7 @@ def _mounted_native(directory: Path, spec: MountSpec) -> bool:
     prepared = spec.prepared
     write_atomic(directory / "mount.json", msgspec.json.encode(msgspec.structs.replace(spec, is_native=True)), 0o600)
     try:
-        mount_erofs(os.fsencode(prepared.image), os.fsencode(prepared.blob), os.fsencode(spec.target))
+        mount_erofs_reading_ahead(os.fsencode(prepared.image), os.fsencode(prepared.blob), os.fsencode(spec.target))
     except OSError:
         return False
     return True

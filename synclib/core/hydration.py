@@ -23,6 +23,8 @@ RANGE_BYTES_MAX = 8 << 20
 RANGE_BYTES_MIN = 256 << 10
 # What a start-up needs soon should not wait for much that it needs later.
 TRACE_RANGE_BYTES_MAX = 2 << 20
+# Who reads on waits for the first byte of what lies ahead: several shorter ranges at once bring it sooner.
+AHEAD_RANGE_BYTES_MAX = 4 << 20
 # Fetches in the background; demand has as many again as it wants (lazy/blob.py).
 FLIGHTS_MAX = 48
 _FLIGHTS_FIRST = 8
@@ -118,7 +120,8 @@ class Streams:
     asked for: with a smaller window whoever reads small files here and there would have twice what he needs.
     """
 
-    WINDOW_BYTES, MOST_BYTES = 512 << 10, 8 << 20
+    # As much as is on its way while a store some tens of milliseconds away answers, several times over.
+    WINDOW_BYTES, MOST_BYTES = 512 << 10, 32 << 20
     _WHOLE_BYTES = WINDOW_BYTES * 3 // 4
     _KEPT = 256
 

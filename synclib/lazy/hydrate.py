@@ -15,7 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 from synclib.clock import Clock
 from synclib.core.extent_map import Extent
-from synclib.core.hydration import FLIGHTS_MAX, Eta, Pace, Streams, Unit, Work, cut, rest_units, trace_units
+from synclib.core.hydration import (
+    AHEAD_RANGE_BYTES_MAX,
+    FLIGHTS_MAX,
+    Eta,
+    Pace,
+    Streams,
+    Unit,
+    Work,
+    cut,
+    rest_units,
+    trace_units,
+)
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.hydrated import Stamp
 from synclib.disk.pressure import io_pressure
@@ -220,7 +231,7 @@ class Hydrator:
     def _next_near(self) -> list[Unit]:
         while not self._near and self._ahead:
             start, stop = self._ahead.popleft()
-            groups = cut(self._blob.lacking(start, stop), self._pace.range_bytes_max)
+            groups = cut(self._blob.lacking(start, stop), min(self._pace.range_bytes_max, AHEAD_RANGE_BYTES_MAX))
             self._near = [Unit(Work.AHEAD, 0.0, group) for group in reversed(groups)]
         return self._near
 

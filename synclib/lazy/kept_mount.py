@@ -12,7 +12,15 @@ import select
 from typing import Protocol
 
 from synclib.disk.fuse_mount import mount_fuse, unmount_fuse
-from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, fuse_connection, mount_erofs, mounted_on, unmount
+from synclib.disk.mounts import (
+    MNT_DETACH,
+    UMOUNT_NOFOLLOW,
+    fuse_connection,
+    mount_erofs_reading_ahead,
+    mounted_on,
+    read_ahead_in_fuse,
+    unmount,
+)
 
 
 class KeptMount(Protocol):
@@ -53,7 +61,10 @@ class ErofsMount:
         pass
 
     def show(self) -> None:
-        mount_erofs(self._image, self._blob_directory + b"/blob", self._target)
+        blob = self._blob_directory + b"/blob"
+        os.stat(blob)  # from then on it is connected
+        read_ahead_in_fuse(self._blob_directory)
+        mount_erofs_reading_ahead(self._image, blob, self._target)
 
     def is_shown(self) -> bool:
         return bool(mounted_on(self._target))
@@ -92,7 +103,8 @@ class TreeMount:
         self._number = fuse_connection(self._target)
 
     def show(self) -> None:
-        pass
+        os.stat(self._target)  # from then on it is connected
+        read_ahead_in_fuse(self._target)
 
     def is_shown(self) -> bool:
         return self._number is not None and fuse_connection(self._target) == self._number

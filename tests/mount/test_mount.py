@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from synclib.disk.mounts import mounted_on
+from synclib.disk.mounts import READ_AHEAD_KB, mounted_on
 from tests.e2e.boxlink_process import Machine
 
 LARGE_BYTES = 5_000_000
@@ -116,6 +116,18 @@ def test_only_what_is_read_comes_and_it_comes_once(mounted: Mounted) -> None:
     shutil.move(mounted.machine.place / "store/data/covers/pack", mounted.machine.place / "away")
     mounted.mount()
     mounted.assert_same()
+
+
+@pytest.mark.parametrize("mode", ["erofs", "fuse"])
+def test_who_reads_on_asks_for_much_at_once(mounted: Mounted, mode: str) -> None:
+    """What a request by way of FUSE costs hardly depends on its size."""
+    mounted.mount("--mode", mode)
+    mounted.assert_same()
+    mounted.drop_page_cache()
+    before = mounted.machine.json("status")["mounts"][0]["reads"]
+    assert (mounted.target / "large").read_bytes() == (mounted.source / "large").read_bytes()
+    after = mounted.machine.json("status")["mounts"][0]["reads"]
+    assert after - before <= 3 * -(-LARGE_BYTES // (READ_AHEAD_KB << 10)), "the kernel's own would be 39"
 
 
 def test_a_store_that_is_away_is_an_error_and_then_all_is_well(mounted: Mounted) -> None:
