@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from synclib.disk.mounts import READ_AHEAD_KB, mounted_on
+from synclib.disk.mounts import mounted_on
 from tests.e2e.boxlink_process import Machine
 
 LARGE_BYTES = 5_000_000
@@ -127,7 +127,7 @@ def test_who_reads_on_asks_for_much_at_once(mounted: Mounted, mode: str) -> None
     before = mounted.machine.json("status")["mounts"][0]["reads"]
     assert (mounted.target / "large").read_bytes() == (mounted.source / "large").read_bytes()
     after = mounted.machine.json("status")["mounts"][0]["reads"]
-    assert after - before <= 3 * -(-LARGE_BYTES // (READ_AHEAD_KB << 10)), "the kernel's own would be 39"
+    assert after - before <= 15, "in pieces of the kernel's own 128 KiB it would be 39"
 
 
 def test_a_store_that_is_away_is_an_error_and_then_all_is_well(mounted: Mounted) -> None:
