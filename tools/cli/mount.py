@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -61,8 +61,9 @@ def command(
         return
     # Its imports and ours go side by side.
     ahead = keeper_ahead(host.state, host.dataset_cache(context.url, dataset_root(dataset)))
+    wanted = Wanted(dataset, directory, seq, rate, not no_hydrate, cache_size, mode)
     with contextlib.nullcontext() if ahead is None else contextlib.closing(ahead):
-        target, keeper = _mounted(context, host, dataset, directory, seq, rate, no_hydrate, cache_size, mode, ahead)
+        target, keeper = _mounted(context, host, wanted, ahead)
     if foreground and keeper is not None:
         _wait(context, host, target, keeper)
 
@@ -95,17 +96,20 @@ def _wait(context: Context, host: Host, target: str, keeper: subprocess.Popen[by
         wait_for(host, target, keeper, progress)
 
 
+class Wanted(NamedTuple):
+    """What is to be mounted where, and how, as the command line has it."""
+
+    dataset: str
+    directory: Path
+    seq: str | None
+    rate: int
+    is_hydrated: bool
+    cache_size: int | None
+    mode: str | None
+
+
 def _mounted(
-    context: Context,
-    host: Host,
-    dataset: str,
-    directory: Path,
-    seq: str | None,
-    rate: int,
-    no_hydrate: bool,
-    cache_size: int | None,
-    mode: str | None,
-    ahead: KeeperAhead | None,
+    context: Context, host: Host, wanted: Wanted, ahead: KeeperAhead | None
 ) -> tuple[str, subprocess.Popen[bytes] | None]:
     """Where it is mounted, and its keeper."""
     from synclib.engine.cache_work import Background
@@ -115,21 +119,21 @@ def _mounted(
     from tools.lazy_probe import Rung
     from tools.mounting import ASKED_FOR, check_cache_size, check_empty, check_target, prepare_as, probe, start_mount
 
-    target = check_target(directory)
+    target = check_target(wanted.directory)
     check_empty(target)
-    opened = open_dataset(context, dataset)
+    opened = open_dataset(context, wanted.dataset)
     connect = connect_of(context)
-    check_cache_size(host, cache_size)
-    manifest = opened.manifest_at(seq_of(opened, seq))
+    check_cache_size(host, wanted.cache_size)
+    manifest = opened.manifest_at(seq_of(opened, wanted.seq))
     if connect is None:
         raise Invalid("a store in memory cannot be mounted: its daemon is another process")
-    rung = probe(host, with_overlay=False) if mode is None else Rung(Mode(mode), ASKED_FOR)
+    rung = probe(host, with_overlay=False) if wanted.mode is None else Rung(Mode(wanted.mode), ASKED_FOR)
     prepared = prepare_as(rung, opened, host, manifest)
     is_tree = prepared.mode is Mode.FUSE
-    background = Background(rate, is_whole=not no_hydrate)
-    keeper = start_mount(host, connect, prepared, target, background, cache_size, ahead)
+    background = Background(wanted.rate, is_whole=wanted.is_hydrated)
+    keeper = start_mount(host, connect, prepared, target, background, wanted.cache_size, ahead)
     result: dict[str, object] = {
-        "dataset": dataset,
+        "dataset": wanted.dataset,
         **manifest_fields(manifest),
         "directory": target,
         "mode": str(prepared.mode),
@@ -140,7 +144,7 @@ def _mounted(
         "metadata": prepared.metadata.made,
     }
     how = f" as a FUSE tree ({rung.why})" if is_tree else ""
-    context.emit(result, f"{dataset} at seq {manifest.seq} is mounted on {target}{how}")
+    context.emit(result, f"{wanted.dataset} at seq {manifest.seq} is mounted on {target}{how}")
     if prepared.metadata.left_out:
         context.note(
             f"boxlink: the extended attributes of {prepared.metadata.left_out} entries cannot be seen in the mount"
