@@ -10,14 +10,22 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synclib.core.entry import ChunkRef, Entry, Kind
+from synclib.clock import ulid_text
+from synclib.core.entry import ChunkRef, Codec, Entry, Kind
+from synclib.core.names import pack_key
+from synclib.core.pack import PackBuilder, PackInfo
+from synclib.core.repacking import CHUNKS_MAX, PackUse, choose_packs
 from synclib.disk import sorted_rows
 from synclib.disk.sorted_rows import SortedRows
+from synclib.engine.host import Connect
+from synclib.engine.repack_job import RepackJob, _live_bytes, repack
 from synclib.engine.verify_places import Places
 from synclib.lazy.chain import Chain
+from synclib.lazy.merge import Moves
 from synclib.store.base import Buffer, Fetched
 from synclib.store.memory import MemoryStore
 from tests.kit import Kit, put
@@ -30,15 +38,10 @@ class Counting(MemoryStore):
         super().__init__()
         self.put("boxlink.json", b"{}")
         self.tails: Counter[str] = Counter()
-        self.largest = 0
 
     def get_suffix(self, key: str, length: int) -> Fetched:
         self.tails[key] += "/pack/" in key
         return super().get_suffix(key, length)
-
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
-        self.largest = max(self.largest, sum(stop - start for start, stop in ranges))
-        return super().get_ranges(key, ranges)
 
 
 PACKS = 45
@@ -129,3 +132,64 @@ def test_slots_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert peak_bytes(all_of_it()) < 2 << 20
     places.close()
+
+
+def test_moves_say_where_each_chunk_is_now() -> None:
+    random_ = random.Random(3)
+    victims = [bytes([number]) * 16 for number in range(3)]
+    chunks = [
+        ChunkRef(number.to_bytes(32, "big"), victims[number % 3], 24 + number * 10, 10, 10, 0) for number in range(90)
+    ]
+    random_.shuffle(chunks)
+    moves = Moves(frozenset(victims))
+    expected: dict[ChunkRef, ChunkRef] = {}
+    for number in range(4):
+        new = PackInfo(bytes([100 + number]) * 16, 1000, 20, bytes(32))
+        part = chunks[number * 20 : number * 20 + 20]
+        placed = [msgspec.structs.replace(chunk, pack=new.ulid, offset=24 + at * 10) for at, chunk in enumerate(part)]
+        moves.add(new, [(chunk.pack, chunk.offset) for chunk in part], placed)
+        expected |= dict(zip(part, placed, strict=True))
+    moves.seal()
+    other = ChunkRef(bytes(32), b"o" * 16, 24, 10, 10, 0)
+    # Those that were not moved stay, and what is in no victim.
+    entry = Entry(b"", b"a", Kind.FILE, chunks=(*chunks, other))
+    assert moves.moved(entry).chunks == (*(expected.get(chunk, chunk) for chunk in chunks), other)
+    untouched = Entry(b"", b"b", Kind.FILE, chunks=(other,))
+    assert moves.moved(untouched) is untouched
+
+
+def test_what_lies_between_is_let_go_range_by_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the live chunks no more than one range is held, however sparse the packs are."""
+    monkeypatch.setattr("synclib.core.plan.RANGE_BYTES_MAX", 1 << 20)
+    store = Counting()
+    random_ = random.Random(5)
+    live: list[ChunkRef] = []
+    for number in range(10):
+        builder = PackBuilder(bytes([number]) * 16)
+        for at in range(80):
+            plain = random_.randbytes(50_000)
+            chunk = builder.add(blake3(plain).digest(), plain, plain, Codec.RAW)
+            if at % 2:
+                live.append(chunk)
+        store.put(pack_key("data/covers", ulid_text(bytes([number]) * 16)), builder.finish()[0])
+    small = [chunk for chunk in live if chunk.offset % 3 == 0]
+    held = 0
+
+    def watched(key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        nonlocal held
+        held = max(held, sum(stop - start for start, stop in ranges))
+        return MemoryStore.get_ranges(store, key, ranges)
+
+    monkeypatch.setattr(store, "get_ranges", watched)
+    found = _live_bytes(RepackJob(Connect("memory://"), "data/covers", b"n" * 16, small), store)
+    assert held <= 1 << 20
+    assert sum(map(len, found.values())) == 50_000 * len(small)
+    done = repack(RepackJob(Connect("memory://"), "data/covers", b"n" * 16, small), store)
+    assert done.places == [(chunk.pack, chunk.offset) for chunk in small]
+    assert [chunk.hash for chunk in done.chunks] == [chunk.hash for chunk in small]
+
+
+def test_what_is_remembered_bounds_what_is_moved() -> None:
+    uses = [PackUse(bytes([number]), 1000, 100, CHUNKS_MAX // 2) for number in range(4)]
+    assert choose_packs(uses, 1 << 30) == uses[:2]
+    assert choose_packs([PackUse(b"one", 1000, 100, 2 * CHUNKS_MAX)], 1 << 30) != []
