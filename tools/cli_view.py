@@ -11,7 +11,8 @@ from synclib.core.manifest import Manifest
 from synclib.core.names import head_key
 from synclib.errors import BoxlinkError, Missing
 from synclib.lazy.dataset import Dataset
-from synclib.lazy.open import open_view
+from synclib.lazy.open import open_manifest
+from synclib.lazy.steady import SteadyView
 from synclib.lazy.view import RANGES_AT_ONCE, View
 from tools.cli_context import Context
 
@@ -52,15 +53,18 @@ def _hinting(dataset: Dataset) -> Iterator[None]:
 
 @contextmanager
 def _opened(context: Context, dataset: Dataset, seq: int | None) -> Iterator[View]:
+    manifest = dataset.manifest_at(seq)
     if not dataset.store.url.startswith("s3:"):
-        yield open_view(dataset, seq)
+        yield open_manifest(dataset, manifest)
         return
     from concurrent.futures import ThreadPoolExecutor
 
-    manifest = dataset.manifest_at(seq)
     with ThreadPoolExecutor(RANGES_AT_ONCE) as executor:
-        view = _shared(context, dataset, manifest) or open_view(dataset, manifest.seq, executor=executor)
-        with contextlib.closing(view):
+
+        def opened(found: Manifest) -> View:
+            return _shared(context, dataset, found) or open_manifest(dataset, found, executor=executor)
+
+        with contextlib.closing(SteadyView(dataset, manifest, opened)) as view:
             yield view
 
 

@@ -16,6 +16,7 @@ from synclib.core.manifest import Head, Manifest, RunRef, encode_manifest
 from synclib.core.pack import PackInfo
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
+from synclib.disk.faults import disk_errors
 from synclib.engine.head_swap import update_head
 from synclib.engine.host import Host, Progress
 from synclib.engine.lease import Holder, Moved, intent
@@ -57,7 +58,7 @@ def compact(
         return merge_all(runs) if is_full else plan_merge(runs, now_ns, budget_bytes)
 
     cache = RunCache(host.dataset_cache(dataset.store.url, dataset.root) / "run", dataset.store)
-    with cache.in_use():
+    with disk_errors(), cache.in_use():
         return _Compaction(dataset, host, cache, progress).run(
             choose, head or dataset.read_head(), is_dry_run=is_dry_run
         )

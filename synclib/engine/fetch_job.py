@@ -24,6 +24,7 @@ from synclib.core.plan import FetchPlan, Piece
 from synclib.core.zeros import is_zeros
 from synclib.disk.faults import disk_error, is_of_the_process
 from synclib.disk.held import writing
+from synclib.disk.regular import open_regular
 from synclib.disk.tree import InTheWay, Tree, write_all
 from synclib.engine.host import Connect, connect_once
 from synclib.errors import BoxlinkError, Corrupt, Missing
@@ -187,7 +188,7 @@ class _Ranges:
         for seed in self._seeds:
             path = os.path.join(seed, b"pack", ulid_text(pack).encode())
             try:
-                with open(path, "rb", buffering=0) as file:
+                with open(open_regular(path), "rb", buffering=0) as file:
                     found = [os.pread(file.fileno(), stop - start, start) for start, stop in spans]
             except OSError:
                 continue

@@ -522,7 +522,9 @@ class Follower:
         done = publish(self._dataset, self._connect, directory, self._host, PublishOptions(), self._stoppable())
         self._meter.add(done.meter)
         if done.is_new and done.head is not None:
-            maintain(self._dataset, self._host, self._stoppable(), done.head)
+            note = maintain(self._dataset, self._host, self._stoppable(), done.head)
+            if note:
+                self._log.warning("not tidied", dataset=self.name, why=note)
         self._log.info("published", dataset=self.name, seq=done.seq, digest=done.digest, skipped=len(done.skipped))
         self._head = None
         if not done.seq:

@@ -31,6 +31,7 @@ from synclib.store.meter import Meter
 
 BUDGET_BYTES = 4 << 30
 _ATTEMPTS = 5
+_OFFSET_BITS = 40  # a pack is some 32 MiB
 
 
 @dataclass
@@ -47,7 +48,8 @@ class RepackedResult:
 
 @dataclass(frozen=True)
 class RepackOptions:
-    """``budget_bytes`` bounds what is read and written. ``start`` makes the executor that packs are written in."""
+    """``budget_bytes`` bounds the live bytes that are written anew; what lies between them may be read too. ``start``
+    makes the executor that packs are written in."""
 
     budget_bytes: int = BUDGET_BYTES
     is_dry_run: bool = False
@@ -131,10 +133,10 @@ class _Repacking:
         for done in jobs:
             result.meter.add(done.meter)
             result.new_packs += 1
-            moves.packs[done.info.ulid] = done.info
-            moves.chunks.update(zip(done.places, done.chunks, strict=True))
+            moves.add(done.info, done.places, done.chunks)
             moved_bytes += sum(chunk.stored_bytes for chunk in done.chunks)
             self._progress("moved", moved_bytes, result.live_bytes)
+        moves.seal()
         return moves
 
     def _jobs(self, chain: Chain, victims: frozenset[bytes]) -> Iterator[RepackJob]:
@@ -173,10 +175,12 @@ def _place(chunk: ChunkRef) -> tuple[bytes, int]:
 
 def _live_chunks(chain: Chain, victims: frozenset[bytes]) -> Iterator[ChunkRef]:
     """Each chunk that live entries have in one of these packs, once, in the order of the first path."""
-    seen: set[tuple[bytes, int]] = set()
+    numbers = {ulid: number << _OFFSET_BITS for number, ulid in enumerate(victims)}
+    seen: set[int] = set()
     for entry in chain.entries():
         for chunk in entry.chunks:
-            if chunk.pack in victims and (place := _place(chunk)) not in seen:
+            number = numbers.get(chunk.pack)
+            if number is not None and (place := number | chunk.offset) not in seen:
                 seen.add(place)
                 yield chunk
 
@@ -190,11 +194,12 @@ def _uses(chain: Chain) -> Iterator[PackUse]:
         for run in chain.runs
         for info in (PackInfo(*row) for row in run.tail.packs)
     }
-    live = dict.fromkeys(sizes, 0)
+    live, counts = dict.fromkeys(sizes, 0), dict.fromkeys(sizes, 0)
     last: tuple[bytes, int] = (b"", -1)
     for entry in chain.entries(with_hashes=False):
         for chunk in entry.chunks:
             if _place(chunk) != last:
                 live[chunk.pack] += chunk.stored_bytes
+                counts[chunk.pack] += 1
             last = _place(chunk)
-    return (PackUse(ulid, size, min(live[ulid], size)) for ulid, size in sizes.items())
+    return (PackUse(ulid, size, min(live[ulid], size), counts[ulid]) for ulid, size in sizes.items())

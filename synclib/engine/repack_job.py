@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from synclib.clock import ulid_text
@@ -44,20 +45,36 @@ def run_repack_job(job: RepackJob) -> RepackResult:
 
 
 def repack(job: RepackJob, store: Store) -> RepackResult:
-    spans = coalesce([Piece(Entry(b"", b"", Kind.FILE), tuple(job.chunks), 0, is_whole=False)])
-    data = {pack: store.get_ranges(pack_key(job.root, ulid_text(pack)), ranges) for pack, ranges in spans.items()}
+    stored = _live_bytes(job, store)
     builder = PackBuilder(job.ulid)
     moved: list[ChunkRef] = []
     for chunk in job.chunks:
-        at = next(index for index, (start, stop) in enumerate(spans[chunk.pack]) if start <= chunk.offset < stop)
-        start = chunk.offset - spans[chunk.pack][at][0]
-        stored = memoryview(data[chunk.pack][at])[start : start + chunk.stored_bytes]
+        data = stored.pop((chunk.pack, chunk.offset))
         try:
-            plain = decode_chunk(chunk, stored)
+            plain = decode_chunk(chunk, data)
         except BoxlinkError as error:
             error.key = pack_key(job.root, ulid_text(chunk.pack))
             raise
-        moved.append(builder.add(chunk.hash, plain, stored, Codec(chunk.codec)))
+        moved.append(builder.add(chunk.hash, plain, data, Codec(chunk.codec)))
     packed, info = builder.finish()
     store.put(pack_key(job.root, ulid_text(job.ulid)), packed)
     return RepackResult(info, [(chunk.pack, chunk.offset) for chunk in job.chunks], moved)
+
+
+def _live_bytes(job: RepackJob, store: Store) -> dict[tuple[bytes, int], bytes]:
+    """The stored bytes of each chunk by its place. What is read with them, for it lies between, is let go range by
+    range: of sparse packs it is far more than they are."""
+    spans = coalesce([Piece(Entry(b"", b"", Kind.FILE), tuple(job.chunks), 0, is_whole=False)])
+    wanted: dict[bytes, list[ChunkRef]] = {}
+    for chunk in sorted(job.chunks, key=lambda chunk: chunk.offset):
+        wanted.setdefault(chunk.pack, []).append(chunk)
+    found: dict[tuple[bytes, int], bytes] = {}
+    for pack, ranges in spans.items():
+        chunks = deque(wanted[pack])
+        for start, stop in ranges:
+            data = memoryview(store.get_ranges(pack_key(job.root, ulid_text(pack)), [(start, stop)])[0])
+            while chunks and chunks[0].offset < stop:
+                chunk = chunks.popleft()
+                at = chunk.offset - start
+                found[pack, chunk.offset] = bytes(data[at : at + chunk.stored_bytes])
+    return found

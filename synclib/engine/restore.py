@@ -42,7 +42,7 @@ from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_cache import RunCache
 from synclib.store.meter import Meter
 
-__all__ = ["RestoreOptions", "RestoreResult", "restore", "restore_newest"]
+__all__ = ["RestoreOptions", "RestoreResult", "restore", "restore_newest", "restore_seq"]
 
 # What a file system needs beside the bytes: inodes, directories, our own state.
 _RESERVE_BYTES = 16 << 20
@@ -125,6 +125,28 @@ def restore_newest(
                 raise
             state = newer
     return restore(dataset, state.manifest, connect, directory, host, options, progress)
+
+
+def restore_seq(
+    dataset: Dataset,
+    manifest: Manifest,
+    connect: Connect | None,
+    directory: Path,
+    host: Host,
+    options: RestoreOptions,
+    progress: Progress,
+) -> RestoreResult:
+    """Bring ``directory`` to the seq of ``manifest``. When an object is gone that it named, and the seq has another
+    chain by now, that one is taken."""
+    for _ in range(_HEADS_MAX - 1):
+        try:
+            return restore(dataset, manifest, connect, directory, host, options, progress)
+        except Missing as error:
+            present = dataset.manifest_at(manifest.seq) if error.key else manifest
+            if present.runs == manifest.runs:
+                raise
+            manifest = present
+    return restore(dataset, manifest, connect, directory, host, options, progress)
 
 
 def _dry_run(task: RestoreTask) -> RestoreResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from synclib.core.manifest import Head
 from synclib.core.names import dataset_root, tag_key, tag_prefix
 from synclib.core.tag import TAG_BYTES_MAX, Tag, decode_tag, encode_tag
@@ -36,9 +38,13 @@ def set_tag(dataset: Dataset, host: Host, name: str, seq: int | None) -> Tag:
 
 
 def tags(dataset: Dataset) -> dict[str, Tag]:
-    """All tags by name."""
+    """All tags by name; one that is taken away meanwhile is none."""
     prefix = tag_prefix(dataset.root)
-    return {info.key.removeprefix(prefix): _read(dataset, info.key) for info in dataset.store.list(prefix)}
+    found: dict[str, Tag] = {}
+    for info in dataset.store.list(prefix):
+        with contextlib.suppress(Missing):
+            found[info.key.removeprefix(prefix)] = _read(dataset, info.key)
+    return found
 
 
 def _read(dataset: Dataset, key: str) -> Tag:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from synclib.clock import ulid_text
 from synclib.core import names
-from synclib.core.entry import ChunkRef, Entry, Kind
+from synclib.core.entry import ChunkRef, Kind
 from synclib.core.manifest import Manifest, RunRef, former_manifests
 from synclib.core.pack import PackInfo, parse_tail
 from synclib.core.parents import with_parents
@@ -20,6 +20,7 @@ from synclib.core.treehash import TreeHash
 from synclib.disk.journal import Journal
 from synclib.engine.host import Connect, Progress
 from synclib.engine.verify_job import VerifyJob, check_pack, run_verify_job
+from synclib.engine.verify_places import Places
 from synclib.engine.workers import run_jobs, worker_count
 from synclib.errors import BoxlinkError, Corrupt, Missing
 from synclib.lazy.attachment import check_attachment
@@ -27,8 +28,6 @@ from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_reader import RunReader, StoreRuns
 from synclib.store.meter import Meter
-
-_TABLES_KEPT = 32
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class _Verification:
         self._result = VerifyResult(manifest.seq, manifest.digest, manifest.file_count, manifest.plain_bytes)
         self._result.seqs = [manifest.seq]
         self._chain = Chain.of(StoreRuns(dataset.store), dataset.root, manifest.runs)
-        self._places: dict[bytes, dict[int, ChunkRef] | None] = {}
+        self._damaged: set[bytes] = set()
         self._infos: dict[bytes, PackInfo] = {}
 
     def run(self) -> VerifyResult:
@@ -177,6 +176,7 @@ class _Verification:
                 result.meter.add(check.meter)
                 result.read_bytes += check.read_bytes
                 if check.damage:
+                    self._damaged.add(check.ulid)
                     result.damage.append((self._pack_key(check.ulid), check.damage))
                 else:
                     result.packs += 1
@@ -192,35 +192,34 @@ class _Verification:
         """The tree's digest, and that every file's chunks are slots of the packs it names."""
         tree = TreeHash()
         files = size = 0
-        for entry in with_parents(self._chain.entries()):
-            tree.add(entry)
-            files += entry.kind == Kind.FILE
-            size += entry.size
-            for chunk in entry.chunks:
-                self._check_place(entry, chunk)
+        with contextlib.closing(Places()) as places:
+            for entry in with_parents(self._chain.entries()):
+                tree.add(entry)
+                files += entry.kind == Kind.FILE
+                size += entry.size
+                places.note(entry)
+            for chunk in places.wrong(self._slots):
+                path = self._path_of(chunk)
+                raise Corrupt(
+                    f"{path} names a chunk that its pack does not have", key=self._pack_key(chunk.pack), path=path
+                )
         manifest = self._manifest
         if (tree.hexdigest(), files, size) != (manifest.digest, manifest.file_count, manifest.plain_bytes):
             raise Corrupt("the tree does not have the digest that the manifest names")
 
-    def _check_place(self, entry: Entry, chunk: ChunkRef) -> None:
-        if chunk.pack not in self._places:
-            while len(self._places) >= _TABLES_KEPT:
-                del self._places[next(iter(self._places))]
-            self._places[chunk.pack] = self._read_places(chunk.pack)
-        places = self._places[chunk.pack]
-        if places is not None and places.get(chunk.offset) != chunk:
-            path = os.fsdecode(entry.path)
-            raise Corrupt(
-                f"{path} names a chunk that its pack does not have", key=self._pack_key(chunk.pack), path=path
-            )
+    def _path_of(self, chunk: ChunkRef) -> str:
+        """The first file that names a chunk."""
+        return next(os.fsdecode(entry.path) for entry in self._chain.entries() if chunk in entry.chunks)
 
-    def _read_places(self, ulid: bytes) -> dict[int, ChunkRef] | None:
-        """A pack's chunks by offset; None for a pack whose damage is told already."""
+    def _slots(self, ulid: bytes) -> Iterator[ChunkRef] | None:
+        """A pack's chunks; None for a pack whose damage is told already."""
         info = self._infos.get(ulid)
         if info is None:
             raise Corrupt("an entry names a pack that its run does not list", key=self._pack_key(ulid))
+        if ulid in self._damaged:
+            return None
         try:
             tail = self._dataset.store.get_suffix(self._pack_key(ulid), info.tail_bytes)
-            return {chunk.offset: chunk for chunk in parse_tail(ulid, tail.data, tail.size, info.slots_digest)}
+            return parse_tail(ulid, tail.data, tail.size, info.slots_digest)
         except (Corrupt, Missing):
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from synclib.clock import ulid_text
@@ -61,14 +61,15 @@ def _check(store: Store, key: str, info: PackInfo, check: PackCheck, *, is_data:
     check.read_bytes += len(tail.data)
     if tail.size != info.object_bytes:
         raise Corrupt(f"it has {tail.size} bytes, a run says {info.object_bytes}")
-    chunks = list(parse_tail(info.ulid, tail.data, tail.size, info.slots_digest))
-    if len(chunks) != info.slot_count:
-        raise Corrupt(f"it has {len(chunks)} slots, a run says {info.slot_count}")
+    # Twice, and not kept: a pack may have some hundred thousand slots.
+    count = sum(1 for _ in parse_tail(info.ulid, tail.data, tail.size, info.slots_digest))
+    if count != info.slot_count:
+        raise Corrupt(f"it has {count} slots, a run says {info.slot_count}")
     (header,) = store.get_ranges(key, [(0, HEADER_BYTES)])
     if parse_header(header) != info.ulid:
         raise Corrupt("it is another pack under this name")
     if is_data:
-        for group in _groups(chunks):
+        for group in _groups(parse_tail(info.ulid, tail.data, tail.size, info.slots_digest)):
             start, stop = group[0].offset, group[-1].offset + group[-1].stored_bytes
             data = memoryview(store.get_ranges(key, [(start, stop)])[0])
             check.read_bytes += len(data)
@@ -76,7 +77,7 @@ def _check(store: Store, key: str, info: PackInfo, check: PackCheck, *, is_data:
                 decode_chunk(chunk, data[chunk.offset - start : chunk.offset - start + chunk.stored_bytes])
 
 
-def _groups(chunks: list[ChunkRef]) -> Iterator[list[ChunkRef]]:
+def _groups(chunks: Iterable[ChunkRef]) -> Iterator[list[ChunkRef]]:
     """Neighbouring chunks of at most one range's bytes."""
     group: list[ChunkRef] = []
     size = 0

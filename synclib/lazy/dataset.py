@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from synclib.core import names
@@ -158,12 +160,18 @@ class Dataset:
         if former:
             return min(former, key=preference)
         # A compaction leaves a further manifest of the same seq: the shortest chain is the best.
-        found = [self.read_manifest_object(info.key) for info in self.store.list(names.manifest_prefix(self.root, seq))]
+        found = list(self._manifest_objects(names.manifest_prefix(self.root, seq)))
         if found:
             return min(found, key=preference)
         raise Missing(
             f"{self.title} no longer has seq {seq}", hint=f"{self.listing} lists what is kept", dataset=self.name
         )
+
+    def _manifest_objects(self, prefix: str) -> Iterator[Manifest]:
+        for info in self.store.list(prefix):
+            # A collector may take one that a compaction has replaced, between the listing and this.
+            with contextlib.suppress(Missing):
+                yield self.read_manifest_object(info.key)
 
     def check_condemned(self, head: HeadState, manifest: Manifest) -> None:
         """Missing for a seq that a collector has condemned: it may be gone at any moment."""

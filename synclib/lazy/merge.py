@@ -3,8 +3,9 @@ cost of a merge follows what overlaps; packs are not touched."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import bisect
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -15,20 +16,55 @@ from synclib.core.run import BLOOM_ENTRIES_MAX
 from synclib.core.runfile import RunBuilder
 from synclib.lazy.run_reader import RawBlock, RunReader
 
+# Of a place in a new pack: a pack is some 32 MiB, and there are fewer than 16 million new ones.
+_OFFSET_BITS = 40
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 
-@dataclass
+
 class Moves:
-    """Chunks that a repacking has moved out of ``victims``: by (pack, offset) where each is now, and the new packs."""
+    """Chunks that a repacking has moved out of ``victims``, and the new packs. A move takes 16 bytes: a repacking may
+    move a million chunks."""
 
-    victims: frozenset[bytes] = frozenset()
-    packs: dict[bytes, PackInfo] = field(default_factory=dict)
-    chunks: dict[tuple[bytes, int], ChunkRef] = field(default_factory=dict)
+    def __init__(self, victims: frozenset[bytes] = frozenset()) -> None:
+        self.victims = victims
+        self.packs: dict[bytes, PackInfo] = {}
+        self._numbers: list[bytes] = []  # of the new packs
+        self._moves = {pack: (array("Q"), array("Q")) for pack in victims}  # offsets, in order once sealed; targets
+
+    def add(self, info: PackInfo, places: Iterable[tuple[bytes, int]], chunks: Iterable[ChunkRef]) -> None:
+        """A new pack, and where its chunks were and are."""
+        number = len(self._numbers) << _OFFSET_BITS
+        self._numbers.append(info.ulid)
+        self.packs[info.ulid] = info
+        for (pack, offset), chunk in zip(places, chunks, strict=True):
+            offsets, targets = self._moves[pack]
+            offsets.append(offset)
+            targets.append(number | chunk.offset)
+
+    def seal(self) -> None:
+        """Ends the adding: from now on they can be asked for."""
+        for pack, (offsets, targets) in self._moves.items():
+            order = sorted(range(len(offsets)), key=offsets.__getitem__)
+            self._moves[pack] = (
+                array("Q", (offsets[index] for index in order)),
+                array("Q", (targets[index] for index in order)),
+            )
 
     def moved(self, entry: Entry) -> Entry:
+        """The entry with its chunks where they are now."""
         if self.victims.isdisjoint(chunk.pack for chunk in entry.chunks):
             return entry
-        chunks = tuple(self.chunks.get((chunk.pack, chunk.offset), chunk) for chunk in entry.chunks)
-        return msgspec.structs.replace(entry, chunks=chunks)
+        return msgspec.structs.replace(entry, chunks=tuple(map(self._moved, entry.chunks)))
+
+    def _moved(self, chunk: ChunkRef) -> ChunkRef:
+        if chunk.pack not in self.victims:
+            return chunk
+        offsets, targets = self._moves[chunk.pack]
+        at = bisect.bisect_left(offsets, chunk.offset)
+        if at == len(offsets) or offsets[at] != chunk.offset:
+            return chunk
+        number, offset = targets[at] >> _OFFSET_BITS, targets[at] & _OFFSET_MASK
+        return msgspec.structs.replace(chunk, pack=self._numbers[number], offset=offset)
 
 
 def merge(

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from synclib.core.manifest import Manifest
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_reader import RangeSource, Request, StoreRuns
+from synclib.lazy.steady import SteadyView
 from synclib.lazy.view import ChunkSource, View
 from synclib.store.base import Buffer
 
@@ -31,12 +33,22 @@ def open_view(
     ``executor``: threads for what is asked for side by side, for a store that is far. ``cache``: what is kept between
     readers; what comes out of it is verified like what comes from the store.
     """
-    manifest = dataset.manifest_at(seq)
+    return open_manifest(dataset, dataset.manifest_at(seq), executor=executor, cache=cache)
+
+
+def open_manifest(
+    dataset: Dataset, manifest: Manifest, *, executor: Executor | None = None, cache: PieceCache | None = None
+) -> View:
+    """A reader at a manifest that was just read."""
     source: RangeSource = StoreRuns(dataset.store, executor)
     if cache is not None:
         source = CachedRuns(source, cache)
-    chain = Chain.of(source, dataset.root, manifest.runs)
-    return View(manifest, chain, ChunkSource(dataset.store, dataset.root, executor, cache))
+    chunks = ChunkSource(dataset.store, dataset.root, executor, cache)
+
+    def opened(found: Manifest) -> View:
+        return View(found, Chain.of(source, dataset.root, found.runs), chunks)
+
+    return SteadyView(dataset, manifest, opened)
 
 
 class CachedRuns:

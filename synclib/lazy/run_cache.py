@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from synclib.core.manifest import RunRef
+from synclib.disk.regular import open_regular
 from synclib.lazy.run_reader import Request
 from synclib.store.base import Buffer, Store
 
@@ -57,7 +59,7 @@ class RunCache:
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         """From the local copy if there is one, else from the store."""
         try:
-            with open(self.path(key), "rb", buffering=0) as file:
+            with open(open_regular(self.path(key)), "rb", buffering=0) as file:
                 found: list[Buffer] = [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
         except FileNotFoundError:
             return self._store.get_ranges(key, ranges)
@@ -74,7 +76,8 @@ class RunCache:
         for ref in runs:
             key = ref.key(root)
             try:
-                if os.stat(self.path(key)).st_size == ref.object_bytes:
+                found = os.stat(self.path(key))
+                if found.st_size == ref.object_bytes and stat.S_ISREG(found.st_mode):
                     continue
             except FileNotFoundError:
                 pass

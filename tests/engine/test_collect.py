@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -457,3 +461,40 @@ def test_leases_read_back_and_garbage_does_not() -> None:
         with pytest.raises(Corrupt):
             decode_lease(bad)
     assert tag_key("data/covers", "golden") == "data/covers/tag/golden"
+
+
+def test_what_goes_is_deleted_side_by_side_and_by_kind(tmp_path: Path) -> None:
+    """Each object is deleted once, sixteen at a time, and nothing before all that names it is gone."""
+
+    class Watched(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.put("boxlink.json", b"{}")
+            self.together = threading.Barrier(16)
+            self.deleted: list[str] = []
+            self.is_watched = False
+
+        def delete(self, key: str, *, if_match: str | None = None) -> None:
+            if self.is_watched and "/intent/" not in key:
+                self.deleted.append(key.split("/")[2])
+                if key.split("/")[2] == "run":
+                    self.together.wait(timeout=60)
+            super().delete(key, if_match=if_match)
+
+    store = Watched()
+    kit = Kit(tmp_path, store)
+    for number in range(32):
+        kit.write({b"a": b"%d" % number})
+        kit.publish()
+    compact(kit.dataset, kit.host, no_progress, is_full=True)
+    store.is_watched = True
+    told: list[tuple[int, int]] = []
+    with ThreadPoolExecutor(16) as executor:
+        collect(kit.dataset, kit.host, LAST, executor, lambda what, done, total: told.append((done, total)))
+    store.is_watched = False
+    counts = Counter(store.deleted)
+    # The runs that became one, all but the head's manifests, and the packs of what is hidden.
+    assert counts == {"manifest": 32, "run": 32, "pack": 31}
+    assert [kind for kind, _ in itertools.groupby(store.deleted)] == ["manifest", "run", "pack"]
+    assert told[-1][0] == told[-1][1] == sum(counts.values())
+    assert not kit.verify().damage

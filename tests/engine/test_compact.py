@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import synclib.engine.maintain as maintain_module
+from synclib.core import leveling
 from synclib.core.block import BLOCK_PLAIN_TARGET
 from synclib.core.entry import Entry, Kind
-from synclib.core.leveling import FAN_OUT, Merge, plan_merge
-from synclib.core.manifest import RunRef
-from synclib.core.names import LEVELS
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder, RunParts
 from synclib.engine.compact import compact
@@ -23,7 +22,7 @@ from synclib.lazy.changes import changes
 from synclib.lazy.merge import merge
 from synclib.lazy.run_reader import RunReader, StoreRuns, block_id
 from synclib.store.memory import MemoryStore
-from tests.kit import Kit, read_tree
+from tests.kit import Kit, put, read_tree
 
 ROOT = "data/covers"
 
@@ -162,40 +161,6 @@ def test_a_chain_that_ends_with_a_copied_block_says_its_last_key() -> None:
     assert list(Chain([merged]).entries()) == entries[: -len(last)]
 
 
-def ref(level: str, first: int, last: int, entries: int = 10, created_at_ns: int = 0) -> RunRef:
-    return RunRef(level, first, last, bytes(16), 100, 50, bytes(32), entries, 0, created_at_ns)
-
-
-def test_a_chain_stays_short_for_ever() -> None:
-    runs = [ref("snap", 1, 1, 100_000)]
-    longest, written = 0, 0
-    for seq in range(2, 5000):
-        runs.append(ref("diff1", seq, seq))
-        while (chosen := plan_merge(runs, 0)) is not None:
-            inputs = runs[chosen.first : chosen.stop]
-            entries = sum(run.entry_count for run in inputs)
-            written += entries
-            runs[chosen.first : chosen.stop] = [ref(chosen.level, inputs[0].seq_first, inputs[-1].seq_last, entries)]
-        assert [run.seq_first for run in runs[1:]] == [run.seq_last + 1 for run in runs[:-1]]
-        levels = [LEVELS.index(run.level) for run in runs]
-        assert levels == sorted(levels, reverse=True)
-        longest = max(longest, len(runs))
-    assert longest <= 1 + 3 * (FAN_OUT - 1)
-    # Each of 5,000 diffs is written anew some three times; the snap of 100,000 entries not often.
-    assert written < 5000 * 10 * 4 + 15 * 200_000
-
-
-def test_age_and_budget() -> None:
-    day = 24 * 3600 * 10**9
-    runs = [ref("snap", 1, 1, 1000), ref("diff1", 2, 2), ref("diff1", 3, 3)]
-    assert plan_merge(runs, day - 1) is None
-    assert plan_merge(runs, day + 1) == Merge(1, 3, "diff2", 200)
-    many = [ref("snap", 1, 1, 1), *(ref("diff1", seq, seq) for seq in range(2, 12))]
-    assert plan_merge(many, 0) == Merge(0, 11, "snap", 1100)
-    assert plan_merge(many, 0, budget_bytes=1050) == Merge(1, 11, "diff2", 1000)
-    assert plan_merge(many, 0, budget_bytes=500) is None
-
-
 def test_every_seq_is_restored_exactly_after_compactions(tmp_path: Path) -> None:
     kit = Kit(tmp_path)
     random_ = random.Random(7)
@@ -221,6 +186,48 @@ def test_every_seq_is_restored_exactly_after_compactions(tmp_path: Path) -> None
         assert read_tree(target) == expected
     assert not kit.verify().damage
     assert compact(kit.dataset, kit.host, no_progress, is_full=True).merges == []
+
+
+def test_a_budget_that_fits_nothing_only_puts_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain all of whose runs are above the budget stays short, and every seq is restored exactly."""
+    fan_out = 3
+    monkeypatch.setattr(maintain_module, "COMPACT_BUDGET_BYTES", 1)
+    monkeypatch.setattr(leveling, "FAN_OUT", fan_out)
+    monkeypatch.setattr(leveling, "RATIO_RUNS_MIN", fan_out)
+    kit = Kit(tmp_path)
+    random_ = random.Random(11)
+    base: dict[bytes, bytes] = {b"d%d/%d" % (number % 7, number): b"%d" % number for number in range(400)}
+    content = dict(base)
+    states, longest, levels = [], 0, set()
+    for number in range(80):
+        content[b"f%d" % random_.randrange(40)] = b"%d" % number
+        if number % 5 == 4:
+            content.pop(random_.choice(sorted(content.keys() - base.keys())))
+        kit.write(content) if number == 0 else _write_changes(kit, states[-1][2], content)
+        done = kit.publish()
+        assert done.head is not None
+        states.append((done.seq, done.digest, dict(content)))
+        maintain_module.maintain(kit.dataset, kit.host, no_progress, done.head)
+        runs = kit.dataset.read_head().manifest.runs
+        levels |= {run.level for run in runs}
+        longest = max(longest, len(runs))
+    assert levels == {"snap", "diff3", "diff2", "diff1"}
+    assert longest <= 1 + 3 * (leveling.PUT_OFF * fan_out - 1)
+    for seq, digest, expected in states:
+        assert kit.dataset.manifest_at(seq).digest == digest
+        if seq % 10 in (0, 1):
+            target = tmp_path / f"at{seq}"
+            assert kit.restore(target, seq=seq).digest == digest
+            assert {path: value for path, value in read_tree(target).items() if value is not None} == expected
+    assert not kit.verify().damage
+
+
+def _write_changes(kit: Kit, before: dict[bytes, bytes], after: dict[bytes, bytes]) -> None:
+    for path in before.keys() - after.keys():
+        (kit.directory / path.decode()).unlink()
+    for path, value in after.items():
+        if before.get(path) != value:
+            put(kit.directory, path, value)
 
 
 def test_a_directory_whose_chain_was_compacted_publishes_only_what_changed(tmp_path: Path) -> None:

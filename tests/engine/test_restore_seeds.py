@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,22 @@ from tests.engine.test_restore_resume import Stops, fetched_by, stopping_kit
 from tests.kit import Content, Kit, metadata, put, read_tree
 
 ENTROPY = random.Random(11)
+
+
+@contextlib.contextmanager
+def deadline(seconds: int) -> Iterator[None]:
+    """Who waits for ever is woken, and fails."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"it hung for {seconds} s")
+
+    former = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
 
 
 def seeds_of(*directories: Path) -> tuple[bytes, ...]:
@@ -218,3 +237,50 @@ def test_a_clone_is_right_or_not_made(tmp_path: Path) -> None:
         assert read_tree(tmp_path / "out") == ({b"a": blob} if data is blob else {})
     assert os.listdir(tmp_path / "out/.boxlink/tmp") == []
     tree.close()
+
+
+def test_a_pipe_where_a_pack_belongs_is_no_seed(tmp_path: Path) -> None:
+    """It is passed over: nobody waits for who writes into it."""
+    kit = Kit(tmp_path)
+    kit.write({b"a": b"1" * 1000})
+    kit.publish()
+    seed = tmp_path / "seed"
+    for info in list(kit.store.list("data/covers/")):
+        path = seed / info.key.removeprefix("data/covers/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = kit.store.get(info.key, size_max=1 << 20)
+        assert found is not None
+        os.mkfifo(path) if "/pack/" in info.key else path.write_bytes(found.data)
+    with deadline(20):
+        kit.restore(tmp_path / "out", seeds=seeds_of(seed))
+    assert read_tree(tmp_path / "out") == read_tree(kit.directory)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "link to a device"])
+def test_what_is_no_copy_of_a_run_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Of a chain that is large, and restored for one path only: its runs are not all fetched first."""
+    monkeypatch.setattr("synclib.engine.restore._FILL_BYTES", 0)
+    kit = Kit(tmp_path)
+    kit.write({b"a": b"1" * 1000, b"b": b"2"})
+    kit.publish()
+    out = tmp_path / "out"
+    kit.restore(out)
+    for copy in (out / ".boxlink/run").iterdir():
+        copy.unlink()
+    kit.write({b"a": b"2" * 1000, b"b": b"2"})
+    kit.publish()
+    for run in kit.dataset.read_head().manifest.runs:
+        path = out / ".boxlink/run" / run.file_name
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "directory":
+            path.mkdir()
+        else:
+            path.symlink_to("/dev/zero")
+    with deadline(20):
+        if kind == "directory":
+            with pytest.raises(Invalid, match="directory"):
+                kit.restore(out, path=b"a")
+            return
+        kit.restore(out, path=b"a")
+        assert (out / "a").read_bytes() == b"2" * 1000

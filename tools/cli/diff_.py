@@ -19,22 +19,15 @@ def command(context: Context, dataset: str, first: str, second: str) -> None:
     \b
     boxlink diff covers 6 7
     """
-    from synclib.core.entry import is_same_content
-    from synclib.lazy.chain import Chain
-    from synclib.lazy.changes import changes
-    from synclib.lazy.run_reader import StoreRuns
+    from synclib.lazy.steady_changes import steady_changes
     from tools.cli_engine import manifest_fields, open_dataset, path_text, printable
 
     opened = open_dataset(context, dataset)
     manifests = [opened.manifest_at(seq_of(opened, seq)) for seq in (first, second)]
-    source = StoreRuns(opened.store)
-    old, new = (Chain.of(source, opened.root, manifest.runs) for manifest in manifests)
     found: dict[str, list[str]] = {"added": [], "changed": [], "deleted": []}
-    for before, after in changes(old, new):
+    for before, after in steady_changes(opened, *manifests):
         entry = after or before
         assert entry is not None
-        if before is not None and after is not None and is_same_content(before, after):
-            continue
         kind = "added" if before is None else "deleted" if after is None else "changed"
         if context.is_json:
             found[kind].append(path_text(entry.path))

@@ -17,8 +17,9 @@ def command(context: Context, create_bucket: bool) -> None:
     boxlink init --store file:///srv/store
     boxlink init --store s3://bucket/prefix --create-bucket
 
-    A second run changes nothing.
+    A second run probes again, and changes nothing.
     """
+    import contextlib
     import json
 
     from synclib.clock import SystemClock, SystemEntropy
@@ -29,15 +30,14 @@ def command(context: Context, create_bucket: bool) -> None:
 
     prepare_store(context.url, context.s3_settings(), create_bucket=create_bucket)
     store = context.open_store()
+    # Also of one that is prepared: its objects may have been brought to a server that does not honour conditions.
+    probe_conditional_writes(store, SystemClock(), SystemEntropy())
     is_new = False
     try:
         store.get(STORE_KEY, size_max=1 << 16)
     except Missing:
-        probe_conditional_writes(store, SystemClock(), SystemEntropy())
-        try:
+        # If another init is there first, the store is ready all the same.
+        with contextlib.suppress(Conflict):
             store.put(STORE_KEY, json.dumps({"v": 1}).encode(), if_absent=True)
             is_new = True
-        except Conflict:
-            # Another init was there first: the store is ready all the same.
-            is_new = False
     context.emit({"store": context.url, "is_new": is_new}, f"{context.url} is {'ready' if is_new else 'ready already'}")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
 import click
 
 from tools.cli_context import Context, verb
+
+if TYPE_CHECKING:
+    from synclib.core.manifest import Manifest
 
 
 @click.command()
@@ -21,6 +27,7 @@ def command(context: Context, dataset: str, last: int) -> None:
     import time
 
     from synclib.engine.tags import tags
+    from synclib.errors import Missing
     from tools.cli_engine import manifest_fields, open_dataset, size_text, time_text
 
     opened = open_dataset(context, dataset)
@@ -29,7 +36,11 @@ def command(context: Context, dataset: str, last: int) -> None:
     names: dict[int, list[str]] = {}
     for name, tag in tags(opened).items():
         names.setdefault(tag.seq, []).append(name)
-    shown = [manifest if seq == manifest.seq else opened.manifest_at(seq) for seq in seqs[max(0, len(seqs) - last) :]]
+    shown: list[Manifest] = []
+    for seq in seqs[max(0, len(seqs) - last) :]:
+        # A collector may drop one that was kept a moment ago.
+        with contextlib.suppress(Missing):
+            shown.append(manifest if seq == manifest.seq else opened.manifest_at(seq))
     history = [
         {
             "seq": found.seq,

@@ -56,12 +56,13 @@ def command(
 
     options = PublishOptions(path_within("--prefix", prefix), mirror, allow_delete, dry_run, owners, xattrs)
     opened = open_dataset(context, dataset)
+    untidied = ""
     with progress_bar(context) as progress:
         done = publish(opened, connect_of(context), os.path.abspath(directory), open_host(context), options, progress)
         if done.is_new and done.head is not None:
             from synclib.engine.maintain import maintain
 
-            maintain(opened, open_host(context), progress, done.head)
+            untidied = maintain(opened, open_host(context), progress, done.head)
     assert context.meter is not None
     context.meter.add(done.meter)
     result: dict[str, object] = {
@@ -76,6 +77,7 @@ def command(
         "skipped": [path_text(path) for path, _ in done.skipped],
         "reasons": {path_text(path): reason for path, reason in done.skipped},
         "notes": {path_text(path): note for path, note in done.notes},
+        "maintenance": untidied,
         "overridden": [path_text(path) for path in done.overridden],
         "bytes_read": done.read_bytes,
         "is_new": done.is_new,
@@ -93,13 +95,19 @@ def command(
             f"boxlink: {dataset} has others' changes that are not in this directory: "
             "restore brings them, --mirror takes them back"
         )
+    if untidied:
+        context.note(f"boxlink: {untidied}")
     for path in done.overridden[:20]:
         context.note(f"boxlink: {printable(path)}: another publisher had changed it too; this publish won")
+    if len(done.overridden) > 20:
+        context.note(f"boxlink: and {len(done.overridden) - 20} more that this publish won")
     for path, reason in done.skipped[:20]:
         context.note(f"boxlink: skipped {printable(path)}: {reason}")
     if len(done.skipped) > 20:
         context.note(f"boxlink: and {len(done.skipped) - 20} more were skipped")
     for path, note in done.notes[:20]:
         context.note(f"boxlink: {printable(path)}: {note}")
+    if len(done.notes) > 20:
+        context.note(f"boxlink: and {len(done.notes) - 20} more of which not all could be kept")
     if done.skipped or done.notes:
         raise click.exceptions.Exit(Partial.exit_code)

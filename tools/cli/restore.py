@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from synclib.engine.restore import RestoreResult
 
 
+# So many paths of a kind are named on a terminal.
+_TOLD_MAX = 20
+
+
 @click.command()
 @click.argument("dataset")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
@@ -54,7 +58,7 @@ def command(
 
     Only what is not here is fetched. Files that boxlink did not put there stay, unless --delete.
     """
-    from synclib.engine.restore import RestoreOptions, restore, restore_newest
+    from synclib.engine.restore import RestoreOptions, restore_newest, restore_seq
     from synclib.errors import Invalid, Partial
     from tools.cli_engine import (
         connect_of,
@@ -82,7 +86,7 @@ def command(
         else:
             wanted = seq_of(opened, seq)
             manifest = opened.manifest_at(wanted) if at is None else opened.manifest_at_time(parse_time(at))
-            done = restore(opened, manifest, connect, directory, host, options, progress)
+            done = restore_seq(opened, manifest, connect, directory, host, options, progress)
     assert context.meter is not None
     context.meter.add(done.meter)
     result: dict[str, object] = {
@@ -117,14 +121,18 @@ def command(
     if dry_run and context.is_verbose:
         text = "".join(f"{line}\n" for line in _paths(done)) + text
     context.emit(result, f"{text}\n{costs_text(context)}")
-    for path in done.kept[:20]:
+    for path in done.kept[:_TOLD_MAX]:
         context.note(
             f"boxlink: kept {printable(path)}: the dataset no longer has it, but it was changed or published here"
         )
+    if len(done.kept) > _TOLD_MAX:
+        context.note(f"boxlink: and {len(done.kept) - _TOLD_MAX} more were kept")
     if done.left_out:
         context.note(f"boxlink: not set, for only root can: {', '.join(done.left_out)}")
-    for path, reason in done.problems[:20]:
+    for path, reason in done.problems[:_TOLD_MAX]:
         context.note(f"boxlink: {printable(path)}: {reason}")
+    if len(done.problems) > _TOLD_MAX:
+        context.note(f"boxlink: and {len(done.problems) - _TOLD_MAX} more could not be restored; --json names them all")
     if done.problems:
         raise click.exceptions.Exit(Partial.exit_code)
 
