@@ -127,7 +127,21 @@ def executor_of(context: Context, preload: str, dask: str | None) -> Callable[[]
             from distributed import Client
         except ImportError as error:
             raise Invalid("Dask is not installed", hint="pip install 'boxlink[dask]'") from error
-        return lambda: Client(dask).get_executor()  # type: ignore[no-untyped-call]
+
+        def of_cluster() -> Executor:
+            client = Client(dask)  # type: ignore[no-untyped-call]
+            executor: Executor = client.get_executor()  # type: ignore[no-untyped-call]
+            shutdown = executor.shutdown
+
+            def end(wait: bool = True, *, cancel_futures: bool = False) -> None:
+                # Who made the client closes it: the executor leaves it connected.
+                shutdown(wait=wait)
+                client.close()  # type: ignore[no-untyped-call]
+
+            executor.shutdown = end  # type: ignore[method-assign]
+            return executor
+
+        return of_cluster
     if connect_of(context) is None:
         return None
     from synclib.engine.workers import start_processes, worker_count

@@ -167,8 +167,9 @@ class Commit:
                 if own is None:
                     self._intent.check_head(head)
                     laid = self._lay_kept(ref, head, laid, base_chain)
-                    if is_lost:
-                        # Only then: a write whose answer was lost may still be under way.
+                    if is_lost and ref not in head.manifest.runs:
+                        # Only then: a write whose answer was lost may still be under way, and a head that has been
+                        # replaced often since forgets who wrote it.
                         del self._tried[commit]
                         self._dataset.store.delete(ref.key(self._dataset.root))
                     continue

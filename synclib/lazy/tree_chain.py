@@ -15,7 +15,8 @@ from synclib.lazy.run_reader import StoreRuns
 from synclib.store.base import Store
 
 _KEPT_BYTES = 1 << 30
-_ASKED_AT_ONCE = 16
+# The tails of all runs in one round trip: a chain has up to 46 of them (docs/decisions/0014-a-budget-puts-off.md).
+_ASKED_AT_ONCE = 48
 
 
 @contextlib.contextmanager

@@ -82,6 +82,22 @@ def test_a_lost_answer_and_another_commit_before_it_is_looked_for(pair: Pair) ->
     assert pair.restored() == {b"shared": b"0", b"mine": b"1", b"theirs": b"2", b"more": b"3"}
 
 
+def test_a_commit_that_the_head_has_forgotten_keeps_its_run(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was applied, its repetition met a conflict, and so many others have written since that its name is gone."""
+    monkeypatch.setattr("synclib.engine.head_swap.RECENT_COMMITS", 1)
+
+    def apply_then_refuse(write: Callable[[], str]) -> str:
+        write()
+        pair.two.write({b"shared": b"0", b"theirs": b"2"})
+        pair.two.publish()
+        raise Conflict("another was there first")
+
+    pair.one.write({b"shared": b"0", b"mine": b"1"})
+    pair.store.trouble = apply_then_refuse
+    pair.one.publish()
+    assert pair.restored() == {b"shared": b"0", b"mine": b"1", b"theirs": b"2"}
+
+
 def test_a_write_that_is_applied_long_after_its_answer_was_given_up(pair: Pair) -> None:
     """Applied just before the second try: that meets a conflict, and the first is known for its own."""
     late: list[Callable[[], str]] = []

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from synclib.clock import SystemClock, SystemEntropy
 from synclib.core.entry import Kind
@@ -24,7 +25,11 @@ from synclib.store.file import FileStore
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter, MeteredStore
 from tests.kit import Kit
+from tools.bench.distance import Distance
+from tools.bench.far_process import Cost, environment, serving
+from tools.bench.far_server import BUCKET, FarServer
 from tools.bench.large_chain import ROOT, LargeChain
+from tools.cli import boxlink
 
 
 class Far:
@@ -82,6 +87,29 @@ def test_four_round_trips_to_any_file_of_ten_million(ten_million: tuple[FileStor
         assert meter.requests["get"] <= 1 + 20 + 1 + 2 * 4
         assert meter.bytes_down < 4 << 20
         assert not meter.requests["list"]
+
+
+def test_the_verb_takes_four_round_trips(
+    ten_million: tuple[FileStore, LargeChain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`boxlink cat` on a node that has nothing, from a server that speaks S3."""
+    store, chain = ten_million
+    server = FarServer(store, Distance(0.4, 0.4))
+    with serving(server) as endpoint:
+        for name, value in environment(endpoint).items():
+            monkeypatch.setenv(name, value)
+        for number, part in enumerate((b"978", b"new010")):
+            path = next(path for path in chain.real if part in path)
+            for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+                monkeypatch.setenv(name, str(tmp_path / str(number) / name))
+            server.asked.clear()
+            done = CliRunner().invoke(boxlink, ["cat", "covers", path.decode(), "--store", f"s3://{BUCKET}"])
+            assert done.exit_code == 0, done.output
+            assert done.stdout_bytes == chain.real[path]
+            cost = Cost.of(server.asked)
+            assert cost.round_trips <= 4
+            assert cost.requests <= 1 + 20 + 1 + 2 * 4
+            assert cost.body_bytes < 4 << 20
 
 
 def test_a_tree_that_is_entered_costs_no_more(ten_million: tuple[FileStore, LargeChain]) -> None:

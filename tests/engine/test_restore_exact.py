@@ -119,29 +119,36 @@ def test_what_is_in_the_way(kit: Kit, tmp_path: Path) -> None:
 
 
 def test_with_hardly_any_descriptors(tmp_path: Path) -> None:
-    """A limit that is too low is named, and what it was; it ends, and with a higher one goes on."""
+    """A limit that is too low is named, and what it was; it leaves nothing wrong, and with a higher one goes on."""
     machine = Machine(tmp_path)
     machine.run("init")
     source = tmp_path / "source"
     for number in range(40):
         (source / f"{number}/a/b/c").mkdir(parents=True)
-        (source / f"{number}/a/b/c/f").write_bytes(os.urandom(500_000))
+        (source / f"{number}/a/b/c/f").write_bytes(os.urandom(200_000))
     machine.run("publish", "covers", source, "-q")
-    limited = ["bash", "-c", 'ulimit -n 16; exec "$@"', "-", str(Path(os.sys.executable).parent / "boxlink")]
-    done = subprocess.run(
-        [*limited, "restore", "covers", str(tmp_path / "out")],
-        env=machine.environment,
-        cwd=tmp_path,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    text = done.stderr.decode()
-    assert done.returncode in (0, Unavailable.exit_code), text
-    assert "Traceback" not in text
-    assert done.returncode == 0 or ("oo many open files" in text and "ulimit -n" in text), text
-    machine.run("restore", "covers", tmp_path / "out", "-q")
-    assert read_tree(tmp_path / "out") == read_tree(source)
+    published = read_tree(source)
+    for limit in (12, 32):
+        out = tmp_path / f"out{limit}"
+        limited = ["bash", "-c", f'ulimit -n {limit}; exec "$@"', "-", str(Path(os.sys.executable).parent / "boxlink")]
+        done = subprocess.run(
+            [*limited, "restore", "covers", str(out)],
+            env=machine.environment,
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        text = done.stderr.decode()
+        assert done.returncode in (0, Unavailable.exit_code), text
+        assert "Traceback" not in text
+        assert done.returncode == 0 or ("oo many open files" in text and "ulimit -n" in text), text
+        # What has its name is whole.
+        left = read_tree(out) if out.exists() else {}
+        assert {path: published[path] for path in left} == left
+        assert done.returncode or left == published
+        machine.run("restore", "covers", out, "-q")
+        assert read_tree(out) == published
 
 
 def test_a_damaged_name_of_a_part_is_no_danger(kit: Kit, tmp_path: Path) -> None:
