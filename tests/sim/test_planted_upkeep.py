@@ -95,11 +95,17 @@ def test_a_compaction_puts_back_the_chain_that_it_read(monkeypatch: Patch) -> No
 
 
 def test_a_repack_moves_a_shared_chunk_for_one_file_only(monkeypatch: Patch) -> None:
+    told: set[tuple[bytes, int]] = set()
+
     def moved(self: Moves, entry: Any) -> Any:
-        places = [(chunk.pack, chunk.offset) for chunk in entry.chunks]
-        chunks = tuple(self.chunks.pop(place) for place in places if place in self.chunks)
-        kept = tuple(chunk for chunk in entry.chunks if chunk.pack not in self.victims)
-        return msgspec.structs.replace(entry, chunks=(*kept, *chunks))
+        kept = []
+        for chunk in entry.chunks:
+            place = chunk.pack, chunk.offset
+            if place not in told:
+                kept.append(self._moved(chunk))
+            if chunk.pack in self.victims:
+                told.add(place)
+        return msgspec.structs.replace(entry, chunks=tuple(kept))
 
     monkeypatch.setattr(Moves, "moved", moved)
     found("size is not the sum", keepers=1, nodes=0, upkeep="repack")
