@@ -178,13 +178,13 @@ def serve(
     cache_bytes_max: int | None,
     retiring: threading.Event,
     on_retired: Callable[[], None],
-    on_ready: Callable[[MountControl], None],
+    on_ready: Callable[[MountControl, FuseServer], None],
     on_error: Callable[[BoxlinkError], None],
 ) -> None:
     """A worker's life: answer the requests on ``device`` until the mount is gone, or another worker has its place:
     after ``retiring`` is set what was taken is answered, then ``on_retired`` called, which ends the process, for
     threads that wait for a request would take it. ``ready``: a file that says that the start-up of whoever reads here
-    is over. ``on_ready`` is given what tells how it goes and takes orders."""
+    is over. ``on_ready`` is given what tells how it goes and takes orders, and what says whether it goes."""
     store, meter = connect.opened
     directory = Path(prepared.cache)
     prepared = _brought_again(prepared, Dataset(store, prepared.root), host)
@@ -206,12 +206,12 @@ def serve(
             on_whole=lambda stamp: _note_whole(prepared, content.image, stamp),
             on_error=on_error,
         )
-        server = FuseServer(device, content.handler(work.blob), _KERNEL_TIMEOUT_S, on_error)
+        server = FuseServer(device, content.handler(work.blob), _KERNEL_TIMEOUT_S, on_error, host.clock)
         work.hold()
         try:
             if is_successor:
                 server.take_over()
-            on_ready(MountControl(work, meter, restarts, host.clock, prepared.published_at_ns))
+            on_ready(MountControl(work, meter, restarts, host.clock, prepared.published_at_ns), server)
             work.start()
             # Only now: what has not begun cannot be ended. A word that came before is not lost.
             words = (work, server, retiring, on_retired)

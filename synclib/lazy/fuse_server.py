@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 import threading
 import traceback
@@ -64,6 +65,11 @@ class FuseServer:
         self._device, self._handler, self._timeout_s, self._on_error = device, handler, timeout_s, on_error
         self._clock = clock or SystemClock()
         self._busy = 0  # requests that were taken and are not answered
+        self._taken = self._seen_taken = 0  # ever; when they were looked at last
+        # What a server before this one left: those of its requests that were taken and are not answered; whether all
+        # were taken, which the kernel gives out first.
+        self._is_catching_up = self._has_all_left = False
+        self._left: set[int] = set()
         self._is_retiring = self._is_over = False
         self._turn = threading.Condition()
         self._owed, self._slow_errors = OwedAnswers(), SlowErrors()
@@ -72,7 +78,26 @@ class FuseServer:
 
     def take_over(self) -> None:
         """Ask for what a server before this one took and did not answer."""
+        self._is_catching_up = True
         os.write(self._device, fuse.resend_notice())
+
+    def is_taking(self) -> bool:
+        """Whether what the kernel asks is taken, as far as that can be seen since this was called last; by one
+        thread."""
+        seen, self._seen_taken = self._seen_taken, self._taken
+        return self._seen_taken != seen or not self._is_asked()
+
+    def has_caught_up(self) -> bool:
+        """Whether all is answered that a server before this one left."""
+        if self._is_catching_up and (self._has_all_left or not self._is_asked()) and not self._left:
+            self._is_catching_up = False
+        return not self._is_catching_up
+
+    def _is_asked(self) -> bool:
+        """Whether there is a request that nobody has taken."""
+        watch = select.poll()
+        watch.register(self._device, select.POLLIN)
+        return bool(watch.poll(0))
 
     def serve(self) -> None:
         """Returns when the mount is gone."""
@@ -97,11 +122,21 @@ class FuseServer:
     def _begin(self) -> bool:
         with self._turn:
             self._busy += 1
+            self._taken += 1
             return not self._is_over
 
-    def _end(self) -> None:
+    def _note_left(self, request: fuse.Request) -> None:
+        with self._turn:
+            if request.is_resent:
+                self._left.add(request.unique)
+            else:
+                self._has_all_left = True
+
+    def _end(self, unique: int) -> None:
         with self._turn:
             self._busy -= 1
+            if self._left:
+                self._left.discard(unique)
             if self._is_retiring:
                 self._turn.notify_all()
 
@@ -124,17 +159,19 @@ class FuseServer:
                 continue
             if not self._begin():
                 return
+            if self._is_catching_up:
+                self._note_left(request)
             try:
                 self._send(self._answer(request, buffer, length))
             except NotHereError:
                 self._hand_over(Owed(request, bytes(memoryview(buffer)[:length]), self._clock.monotonic()))
             except OSError as error:
-                self._end()
+                self._end(request.unique)
                 if error.errno in _ENDED:
                     return
                 raise
             else:
-                self._end()
+                self._end(request.unique)
             if request.opcode == fuse.DESTROY or self._is_retiring:
                 return
 
@@ -201,7 +238,7 @@ class FuseServer:
             if error.errno not in _ENDED:
                 raise
         finally:
-            self._end()
+            self._end(owed.request.unique)
 
 
 @dataclass(frozen=True)
