@@ -64,6 +64,7 @@ def main() -> int:
         spec.background,
         directory / READY,
         is_successor=order == "next",
+        is_start_up=spec.is_start_up,
         restarts=int(restarts),
         cache_bytes_max=spec.cache_bytes_max,
         retiring=retiring,
