@@ -223,7 +223,7 @@ class Blob:
     def _read_lacking(self, start: int, length: int, extents: Sequence[Extent]) -> bytes:
         """What is fetched is handed out from memory: the cache may have no room for it, or have let it go again."""
         deadline = self._clock.monotonic() + DEADLINE_S
-        data = bytearray(length)
+        parts: list[tuple[int, bytes | memoryview]] = []  # put together in the end: hundreds may wait here
         left = extents
         while left:
             lacking: list[Extent] = []
@@ -233,17 +233,20 @@ class Blob:
                 if piece is None:
                     lacking.append(extent)
                 else:
-                    data[low - start : high - start] = piece
+                    parts.append((low, piece))
             self._failures.check((extent.position for extent in lacking), self._clock.monotonic())
             fetched = self._make_resident(lacking, deadline) if lacking else {}
             for extent in lacking:
                 plain = fetched.get(extent.position)
                 if plain is not None:
                     low, high = max(extent.position, start), min(extent.stop, start + length)
-                    data[low - start : high - start] = plain[low - extent.position : high - extent.position]
+                    parts.append((low, memoryview(plain)[low - extent.position : high - extent.position]))
             left = [extent for extent in lacking if extent.position not in fetched]
             if left and self._clock.monotonic() > deadline:
                 raise Unavailable("the store did not answer in time", key=self._key(left[0].chunk))
+        data = bytearray(length)
+        for at, part in parts:
+            data[at - start : at - start + len(part)] = part
         return bytes(data)
 
     def lacking(self, start: int, stop: int) -> list[Extent]:

@@ -121,8 +121,6 @@ def test_a_request_that_ends_every_worker_ends_the_mount_with_an_error(mounted: 
     with suppress(OSError):
         assert os.listdir(mounted.target)
     # Mounted again it is well.
-    if mounted.mode == "fuse":
-        mounted.unmount("--force")
     mounted.mount("--mode", mounted.mode)
     assert len(mounted_on(os.fsencode(mounted.target))) == 1
     mounted.assert_same()
