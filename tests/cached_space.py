@@ -73,11 +73,16 @@ class CachedSpace:
     def extents(self) -> list[Extent]:
         return self.map.overlapping(0, len(self.whole))
 
-    def start_upkeep(self) -> CacheUpkeep:
+    def upkeep(self) -> CacheUpkeep:
+        """It has not begun."""
         seqs = MountedSeqs(self.directory, lambda data: open_map(data, self.store))
         found = CacheUpkeep(self.cache, self.map, self.prepared.address_end, seqs, SystemClock(), _raise)
-        found.start()
         self._stack.callback(found.end)
+        return found
+
+    def start_upkeep(self) -> CacheUpkeep:
+        found = self.upkeep()
+        found.start()
         return found
 
     def evictor(self, wanted: WantedStarts | None = None) -> Evictor:

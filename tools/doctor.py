@@ -87,7 +87,7 @@ def _check_mounts(state: Path) -> Iterator[Finding]:
             continue
         figures = ask(directory)
         if figures is None:
-            hint = f"boxlink remount {spec.target}; its log is {directory / 'log'}"
+            hint = f"its keeper replaces it within 30 s; its log is {directory / 'log'}; boxlink remount {spec.target}"
             yield Finding(what, False, "its worker does not answer", hint, Unavailable.exit_code)
             continue
         found = f"seq {spec.prepared.seq}, {figures['hydrated_percent']} % here, {figures['errors']} reads failed"

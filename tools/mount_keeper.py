@@ -42,9 +42,11 @@ def main() -> int:
     if verb == "adopt":
         device, ready = map(int, rest)
         former = former_workers(Path(spec_path).parent)
-        return _kept_until_the_end(spec_path, lambda: keeper.adopt(device, former, lambda: _say(ready, "ok")), ready)
+        return _kept_until_the_end(
+            spec_path, keeper, lambda: keeper.adopt(device, former, lambda: _say(ready, "ok")), ready
+        )
     device, pid, restarts = map(int, rest)
-    return _kept_until_the_end(spec_path, lambda: keeper.go_on(device, pid, restarts))
+    return _kept_until_the_end(spec_path, keeper, lambda: keeper.go_on(device, pid, restarts))
 
 
 def _keep_what_comes(state: str, ready: int) -> int:
@@ -55,10 +57,11 @@ def _keep_what_comes(state: str, ready: int) -> int:
         return 0
     log_to(os.path.join(os.path.dirname(spec_path), LOG))
     keeper = _keeper(spec_path, ahead)
-    return _kept_until_the_end(spec_path, lambda: keeper.run(lambda: _say(ready, "ok")), ready)
+    return _kept_until_the_end(spec_path, keeper, lambda: keeper.run(lambda: _say(ready, "ok")), ready)
 
 
-def _kept_until_the_end(spec_path: str, keep: Callable[[], None], ready: int | None = None) -> int:
+def _kept_until_the_end(spec_path: str, keeper: Keeper, keep: Callable[[], None], ready: int | None = None) -> int:
+    """What is left mounted is known, too: ``boxlink status`` says that nobody serves it."""
     try:
         keep()
     except OSError as error:
@@ -67,7 +70,8 @@ def _kept_until_the_end(spec_path: str, keep: Callable[[], None], ready: int | N
             _say(ready, str(error) if error.errno is None else f"{error.errno} {error}")
         return 1
     finally:
-        shutil.rmtree(os.path.dirname(spec_path), ignore_errors=True)
+        if not keeper.is_left:
+            shutil.rmtree(os.path.dirname(spec_path), ignore_errors=True)
     return 0
 
 

@@ -29,6 +29,7 @@ class MountSpec(msgspec.Struct, frozen=True):
     background: Background = Background()
     cache_bytes_max: int | None = None
     is_native: bool = False  # straight on the cache's file: no process serves it
+    is_start_up: bool = True  # whoever reads there begins to: it takes no other seq's place
     python: str = sys.executable  # whose boxlink serves it
 
 

@@ -23,10 +23,13 @@ from synclib.engine.mount import serve
 from synclib.engine.mount_control import MountControl
 from synclib.errors import BoxlinkError
 from synclib.lazy.former_worker import note_worker, outlive
+from synclib.lazy.fuse_server import FuseServer
+from synclib.lazy.keeper import HAS_CAUGHT_UP, LIVES
 from tools.mount_control import answer_for_ever
 from tools.mount_spec import READY, MountSpec
 
 _SAY_EVERY_S = 10.0
+_SAY_FIRST_S, _SAY_LIFE_EVERY_S = 0.01, 1.0
 # A thread that hashes what came in the background gives way to one that answers a reader after so long.
 _SWITCH_S = 0.0005
 
@@ -61,11 +64,12 @@ def main() -> int:
         spec.background,
         directory / READY,
         is_successor=order == "next",
+        is_start_up=spec.is_start_up,
         restarts=int(restarts),
         cache_bytes_max=spec.cache_bytes_max,
         retiring=retiring,
         on_retired=lambda: os._exit(0),
-        on_ready=lambda control: _begin(ready, directory, control),
+        on_ready=lambda control, server: _begin(ready, directory, control, server),
         on_error=report,
     )
     return 0
@@ -100,11 +104,24 @@ def read_spec(path: str) -> MountSpec:
     return msgspec.json.decode(Path(path).read_bytes(), type=MountSpec)
 
 
-def _begin(ready: int, directory: Path, control: MountControl) -> None:
+def _begin(life: int, directory: Path, control: MountControl, server: FuseServer) -> None:
     """The mount can be read, and asked how it does."""
     threading.Thread(target=answer_for_ever, args=(directory, control), daemon=True).start()
-    os.write(ready, b"1")
-    os.close(ready)
+    os.write(life, LIVES)
+    threading.Thread(target=_say_that_it_lives, args=(life, server), name="life", daemon=True).start()
+
+
+def _say_that_it_lives(life: int, server: FuseServer) -> None:
+    """To the keeper, for as long as there is one, every second; at first more often, since it may be short."""
+    os.set_blocking(life, False)
+    pause_s = _SAY_FIRST_S
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            if server.is_taking():
+                with contextlib.suppress(BlockingIOError):  # the keeper stands still
+                    os.write(life, HAS_CAUGHT_UP if server.has_caught_up() else LIVES)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _SAY_LIFE_EVERY_S)
 
 
 class _Reporter:

@@ -27,7 +27,7 @@ from synclib.disk.mounts import mount_erofs_reading_ahead, mounted_on
 from synclib.engine.cache_work import Background
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lazy_place import Started
-from synclib.engine.mount import Mode, Prepared, VolumeRef, is_hydrated, prepare, prepare_tree
+from synclib.engine.mount import Mode, Prepared, VolumeRef, is_hydrated, prepare, prepare_tree, settled
 from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.metadata import prune
@@ -226,6 +226,7 @@ def start_mount(
         prepared,
         background=background,
         cache_bytes_max=cache_bytes_max,
+        is_start_up=not _is_followed_seq(host, prepared, target),
     )
     if cache_bytes_max is None and _mount_native(directory, spec):
         _prune(host, prepared)
@@ -233,6 +234,17 @@ def start_mount(
     keeper = _start_keeper(directory, spec, ahead)
     _prune(host, prepared)
     return keeper
+
+
+def _is_followed_seq(host: Host, prepared: Prepared, target: str) -> bool:
+    """Whether a node mounts a seq in the place of another of the same dataset, which programs read already."""
+    slots = os.path.dirname(os.path.dirname(target))
+    return f"/{STATE_DIRECTORY}/lazy/" in target and any(
+        os.path.dirname(os.path.dirname(known.target)) == slots
+        and known.prepared.root == prepared.root
+        and is_served(known)
+        for _, known in all_specs(host.state)
+    )
 
 
 def _clear(directory: Path, former: MountSpec) -> None:
@@ -247,7 +259,8 @@ def _clear(directory: Path, former: MountSpec) -> None:
 
 def _mount_native(directory: Path, spec: MountSpec) -> bool:
     """Mount on the cache's file, if every byte is there; whether it was done."""
-    prepared = spec.prepared
+    prepared = settled(spec.prepared)
+    spec = msgspec.structs.replace(spec, prepared=prepared)
     if not is_hydrated(prepared):
         return False
     with native_lock(Path(prepared.cache)):

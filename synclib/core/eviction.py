@@ -16,6 +16,7 @@ what was read once. Reads of one chunk that follow each other closely, as those 
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -231,6 +232,10 @@ class Limits:
         """How many bytes may come still."""
         room = free_bytes - self.floor_bytes
         return room if self.limit_bytes is None else min(room, self.limit_bytes - held_bytes)
+
+    def limit_bytes_left(self, held_bytes: int) -> float:
+        """How many bytes may come within the limit that nothing need go for."""
+        return math.inf if self.limit_bytes is None else self.limit_bytes - held_bytes - self.reserve_bytes
 
     def shortage(self, held_bytes: int, free_bytes: int) -> int:
         """How many bytes must go, so that the reserve is there; 0 while half of it is."""

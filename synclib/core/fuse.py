@@ -19,6 +19,7 @@ _READDIRPLUS, _READDIRPLUS_AUTO, _CACHE_SYMLINKS = 1 << 13, 1 << 14, 1 << 23
 _HAS_RESEND, _REQUEST_TIMEOUT = 1 << (39 - 32), 1 << (42 - 32)  # in flags2
 _OPEN_KEEP_CACHE = 2
 _NOTIFY_RESEND = 7
+_RESENT = 1 << 63
 
 _IN = struct.Struct("<IIQQIIIHH")
 _OUT = struct.Struct("<IiQ")
@@ -51,6 +52,11 @@ class Request:
     opcode: int
     unique: int
     node_id: int
+
+    @property
+    def is_resent(self) -> bool:
+        """Whether it was taken before, and asked for again."""
+        return bool(self.unique & _RESENT)
 
 
 def parse_request(buffer: bytes | bytearray | memoryview, length: int) -> Request:

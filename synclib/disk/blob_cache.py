@@ -245,8 +245,12 @@ class BlobCache:
 
     def usage(self) -> tuple[int, int]:
         """(bytes that the cache takes, bytes that are free on its partition)."""
-        partition = os.fstatvfs(self._data)
+        partition = self.partition()
         return self.held_bytes(), partition.f_bavail * partition.f_frsize
+
+    def partition(self) -> os.statvfs_result:
+        """On which the file is, also when its name is gone."""
+        return os.fstatvfs(self._data)
 
     def held_bytes(self) -> int:
         """What the file takes on the disk."""

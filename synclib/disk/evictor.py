@@ -30,6 +30,7 @@ from synclib.disk.cache_pins import Pins
 from synclib.disk.cache_record import ClockHand
 from synclib.disk.faults import disk_errors
 from synclib.disk.hydrated import native_lock, was_native
+from synclib.errors import BoxlinkError
 
 # How much is looked at with the lock held; how much is looked at and goes at most before the record is made durable.
 _WINDOW_UNITS = 1 << 14
@@ -88,7 +89,7 @@ class Evictor:
                 return
             self._record.refresh()
             self.pins.refresh()
-            self._end_orphans(shortage)
+            unknown = self._orphans_unknown(shortage)
             # Rounds in which nothing went.
             idle, round_windows = 0, -(-self._record.units // _WINDOW_UNITS)
             while (short := shortage()) and idle <= _ROUNDS_MAX * round_windows:
@@ -97,6 +98,17 @@ class Evictor:
                         return
                     windows, has_freed = self._batch(short)
                 idle = 0 if has_freed else idle + windows
+            if unknown is not None and shortage():
+                raise unknown
+
+    def _orphans_unknown(self, shortage: Callable[[], int]) -> BoxlinkError | None:
+        """What no mounted seq has goes first. Why that cannot be told now, as while the store is away, which may have
+        to say it: room is made all the same."""
+        try:
+            self._end_orphans(shortage)
+        except BoxlinkError as error:
+            return error
+        return None
 
     def _batch(self, shortage: int) -> tuple[int, bool]:
         """Let the hand pass over windows until enough goes; how many, and whether anything went."""

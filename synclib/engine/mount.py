@@ -30,7 +30,15 @@ from synclib.lazy.dataset import Dataset
 from synclib.lazy.entry_extents import EntryExtents
 from synclib.lazy.fuse_server import FuseServer, Handler, ServedFile, ServedFiles
 from synclib.lazy.maps import Layered, ObjectMap, file_map
-from synclib.lazy.metadata import Metadata, Sources, are_files_here, metadata_of, settle
+from synclib.lazy.metadata import (
+    Metadata,
+    Sources,
+    are_files_here,
+    metadata_of,
+    settle,
+    settled_image,
+    settled_metadata,
+)
 from synclib.lazy.mounted_seqs import MountedSeqs, mounted
 from synclib.lazy.run_cache import RunCache
 from synclib.lazy.served_image import ServedImage
@@ -38,6 +46,7 @@ from synclib.lazy.tree_chain import opened_chain
 from synclib.lazy.tree_server import TreeServer
 from synclib.lazy.volume_source import VolumeSource, open_volume
 from synclib.store.base import Store
+from synclib.store.retry import untried
 
 # The kernel gives up what our own deadline did not: a worker that stands still.
 _KERNEL_TIMEOUT_S = int(DEADLINE_S) * 2
@@ -137,7 +146,21 @@ def prepare_tree(dataset: Dataset, host: Host, manifest: Manifest, why: str) -> 
 
 def is_hydrated(prepared: Prepared) -> bool:
     """Whether every byte is here, so that it can be mounted straight on the cache's file."""
-    return bool(prepared.image) and hydrated.is_hydrated(Path(prepared.image), prepared.digest, prepared.blob)
+    return bool(settled(prepared).image) and _is_hydrated(prepared, settled(prepared).image)
+
+
+def settled(prepared: Prepared) -> Prepared:
+    """As it can be mounted by now: an image that is served comes here whole when every byte is here."""
+    if prepared.image or not prepared.metadata.patch:
+        return prepared
+    image = settled_image(prepared.metadata)
+    if not _is_hydrated(prepared, image):
+        return prepared
+    return msgspec.structs.replace(prepared, image=image, metadata=settled_metadata(prepared.metadata))
+
+
+def _is_hydrated(prepared: Prepared, image: str) -> bool:
+    return hydrated.is_hydrated(Path(image), prepared.digest, prepared.blob)
 
 
 def is_here(prepared: Prepared) -> bool:
@@ -174,17 +197,19 @@ def serve(
     ready: Path,
     *,
     is_successor: bool,
+    is_start_up: bool,
     restarts: int,
     cache_bytes_max: int | None,
     retiring: threading.Event,
     on_retired: Callable[[], None],
-    on_ready: Callable[[MountControl], None],
+    on_ready: Callable[[MountControl, FuseServer], None],
     on_error: Callable[[BoxlinkError], None],
 ) -> None:
     """A worker's life: answer the requests on ``device`` until the mount is gone, or another worker has its place:
     after ``retiring`` is set what was taken is answered, then ``on_retired`` called, which ends the process, for
     threads that wait for a request would take it. ``ready``: a file that says that the start-up of whoever reads here
-    is over. ``on_ready`` is given what tells how it goes and takes orders."""
+    is over; ``is_start_up``: there was any, for nobody read another seq here before. ``on_ready`` is given what tells
+    how it goes and takes orders, and what says whether it goes."""
     store, meter = connect.opened
     directory = Path(prepared.cache)
     prepared = _brought_again(prepared, Dataset(store, prepared.root), host)
@@ -196,22 +221,22 @@ def serve(
             prepared.seq,
             cache,
             content.extents,
-            MountedSeqs(directory, lambda data: open_map(data, store)),
+            MountedSeqs(directory, lambda data: open_map(data, untried(store))),
             background,
             address_end=prepared.address_end,
             total_bytes=prepared.plain_bytes,
             ready=ready,
             near=_near(prepared, host),
-            is_seen_whole=not is_successor,
+            is_seen_whole=is_start_up and not is_successor,
             on_whole=lambda stamp: _note_whole(prepared, content.image, stamp),
             on_error=on_error,
         )
-        server = FuseServer(device, content.handler(work.blob), _KERNEL_TIMEOUT_S, on_error)
+        server = FuseServer(device, content.handler(work.blob), _KERNEL_TIMEOUT_S, on_error, host.clock)
         work.hold()
         try:
             if is_successor:
                 server.take_over()
-            on_ready(MountControl(work, meter, restarts, host.clock, prepared.published_at_ns))
+            on_ready(MountControl(work, meter, restarts, host.clock, prepared.published_at_ns), server)
             work.start()
             # Only now: what has not begun cannot be ended. A word that came before is not lost.
             words = (work, server, retiring, on_retired)

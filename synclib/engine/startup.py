@@ -15,7 +15,7 @@ from synclib.core.names import sort_key, split_path
 from synclib.core.trace import union
 from synclib.disk.atomic import write_atomic
 from synclib.engine.host import Host
-from synclib.engine.traces import locate, publish_trace, read_traces, resolve
+from synclib.engine.traces import is_trace_wanted, locate, publish_trace, read_traces, resolve
 from synclib.errors import BoxlinkError
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
@@ -86,8 +86,9 @@ class StartUp:
             return []
 
     def _publish(self, touched: list[tuple[int, int]]) -> None:
-        with self._chain() as (chain, _):
-            publish_trace(self._dataset, self._host, self._seq, resolve(chain, touched))
+        if is_trace_wanted(self._dataset, self._seq):  # asked first: to find paths takes a look at all of the chain
+            with self._chain() as (chain, _):
+                publish_trace(self._dataset, self._host, self._seq, resolve(chain, touched))
         write_atomic(self._cache / _PUBLISHED, b"%d" % self._seq)
 
     def _is_published(self) -> bool:

@@ -33,7 +33,7 @@ def read_traces(dataset: Dataset) -> list[Trace]:
 def publish_trace(dataset: Dataset, host: Host, seq: int, touches: Sequence[Touch]) -> str | None:
     """Publish what this node touched when it started at a seq, unless there are traces enough; its key."""
     listed = _listed(dataset)
-    if any(other > seq for other, _ in listed) or sum(other == seq for other, _ in listed) >= TRACES_KEPT:
+    if not _is_wanted(listed, seq):
         return None
     now_ns = host.clock.wall_ns()
     key = trace_key(dataset.root, seq, ulid_text(ulid_bytes(host.clock, host.entropy)))
@@ -41,6 +41,15 @@ def publish_trace(dataset: Dataset, host: Host, seq: int, touches: Sequence[Touc
     for _, old in sorted([*listed, (seq, key)])[:-TRACES_KEPT]:
         dataset.store.delete(old)
     return key
+
+
+def is_trace_wanted(dataset: Dataset, seq: int) -> bool:
+    """Whether there are not traces enough of this seq, or of a newer one."""
+    return _is_wanted(_listed(dataset), seq)
+
+
+def _is_wanted(listed: list[tuple[int, str]], seq: int) -> bool:
+    return all(other <= seq for other, _ in listed) and sum(other == seq for other, _ in listed) < TRACES_KEPT
 
 
 def _listed(dataset: Dataset) -> list[tuple[int, str]]:

@@ -11,6 +11,7 @@ from synclib.core.manifest import Attachment
 from synclib.core.stored_image import PIECE_BYTES, ImageTail, decode_image_tail, decode_piece
 from synclib.errors import Corrupt
 from synclib.lazy.mirror import Mirror
+from synclib.lazy.not_here import before_waiting
 from synclib.store.base import Buffer
 
 # Objects up to this are brought here whole when they are opened: one round trip for all.
@@ -75,6 +76,7 @@ class BaseImage:
                     landed = threading.Event()
                     self._fetching.update(dict.fromkeys(wanted, landed))
             if others is not None:
+                before_waiting()
                 others.wait()
                 continue
             try:

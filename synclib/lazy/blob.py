@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from synclib.core.plan import coalesce_chunks
 from synclib.disk.blob_cache import BlobCache, Piece
 from synclib.errors import BoxlinkError, Corrupt, Full, Unavailable
 from synclib.lazy.failures import Failures
+from synclib.lazy.not_here import NotHereError, before_waiting
 from synclib.store.base import Buffer, Store
 
 # What is fetched at least around a fault, where it lies in the same pack: a request costs as much for 20 KB.
@@ -68,6 +69,7 @@ class MapReader:
         self._infos, self._read = tail.pages, read
         self._firsts = [info.first for info in tail.pages]
         self._pages: OrderedDict[int, Page] = OrderedDict()
+        self._coming: dict[int, Future[Page]] = {}  # pages that one thread reads, and others wait for
         self._lock = threading.Lock()
 
     def overlapping(self, start: int, stop: int) -> list[Extent]:
@@ -87,16 +89,36 @@ class MapReader:
             yield [page.extent(index) for index in range(len(page))]
 
     def _page(self, index: int) -> Page:
-        with self._lock:
-            page = self._pages.get(index)
-            if page is not None:
-                self._pages.move_to_end(index)
-                return page
-        page = self._decoded(self._infos[index])
-        with self._lock:
-            self._pages[index] = page
-            while len(self._pages) > _PAGES_KEPT:
-                self._pages.popitem(last=False)
+        while True:
+            with self._lock:
+                page = self._pages.get(index)
+                if page is not None:
+                    self._pages.move_to_end(index)
+                    return page
+                coming = self._coming.get(index)
+                if coming is None:
+                    own = self._coming[index] = Future()
+            if coming is None:
+                return self._read_page(index, own)
+            before_waiting()
+            with contextlib.suppress(NotHereError):  # of a thread that may not wait: then it is for this one
+                return coming.result()
+
+    def _read_page(self, index: int, coming: Future[Page]) -> Page:
+        try:
+            page = self._decoded(self._infos[index])
+        except BaseException as error:
+            coming.set_exception(error)
+            raise
+        else:
+            coming.set_result(page)
+        finally:
+            with self._lock:
+                del self._coming[index]
+                if coming.exception() is None:
+                    self._pages[index] = coming.result()
+                    while len(self._pages) > _PAGES_KEPT:
+                        self._pages.popitem(last=False)
         return page
 
     def _decoded(self, info: PageInfo) -> Page:
@@ -172,12 +194,14 @@ class Blob:
 
         ``known``: the extents there, where the caller has them; the map is not asked.
         """
-        self.counts.reads += 1
         extents = self._map.overlapping(start, start + length) if known is None else known
+        data = self._cache.read(start, length, extents)
+        if data is None:
+            before_waiting()  # whoever waits reads anew, and only that counts
+        self.counts.reads += 1
         watch = self.watch
         if watch is not None:
             watch.read(start, start + length, extents)
-        data = self._cache.read(start, length, extents)
         return self._wait_for(start, length, extents, watch) if data is None else data
 
     def _wait_for(self, start: int, length: int, extents: Sequence[Extent], watch: Watch | None) -> bytes:
@@ -199,7 +223,7 @@ class Blob:
     def _read_lacking(self, start: int, length: int, extents: Sequence[Extent]) -> bytes:
         """What is fetched is handed out from memory: the cache may have no room for it, or have let it go again."""
         deadline = self._clock.monotonic() + DEADLINE_S
-        data = bytearray(length)
+        parts: list[tuple[int, bytes | memoryview]] = []  # put together in the end: hundreds may wait here
         left = extents
         while left:
             lacking: list[Extent] = []
@@ -209,17 +233,20 @@ class Blob:
                 if piece is None:
                     lacking.append(extent)
                 else:
-                    data[low - start : high - start] = piece
+                    parts.append((low, piece))
             self._failures.check((extent.position for extent in lacking), self._clock.monotonic())
             fetched = self._make_resident(lacking, deadline) if lacking else {}
             for extent in lacking:
                 plain = fetched.get(extent.position)
                 if plain is not None:
                     low, high = max(extent.position, start), min(extent.stop, start + length)
-                    data[low - start : high - start] = plain[low - extent.position : high - extent.position]
+                    parts.append((low, memoryview(plain)[low - extent.position : high - extent.position]))
             left = [extent for extent in lacking if extent.position not in fetched]
             if left and self._clock.monotonic() > deadline:
                 raise Unavailable("the store did not answer in time", key=self._key(left[0].chunk))
+        data = bytearray(length)
+        for at, part in parts:
+            data[at - start : at - start + len(part)] = part
         return bytes(data)
 
     def lacking(self, start: int, stop: int) -> list[Extent]:

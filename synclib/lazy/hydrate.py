@@ -6,7 +6,6 @@ into the same blob that readers use: whatever is under way is under way once.
 
 from __future__ import annotations
 
-import os
 import threading
 import traceback
 from collections import deque
@@ -28,6 +27,7 @@ from synclib.core.hydration import (
     trace_units,
 )
 from synclib.disk.blob_cache import BlobCache
+from synclib.disk.faults import is_of_the_world
 from synclib.disk.hydrated import Stamp
 from synclib.disk.pressure import io_pressure
 from synclib.errors import BoxlinkError, Full
@@ -76,7 +76,9 @@ class Hydrator:
         pressure: Callable[[], float] = io_pressure,
     ) -> None:
         self._blob, self._map, self._cache, self._store, self._clock = blob, extents, cache, store, clock
-        self._is_whole, self._total_bytes, self._touches = is_whole and not cache.may_evict, total_bytes, touches
+        # With a limit only what fits beside the room that readers need; what does not would drive out what they read.
+        self._is_whole = is_whole and total_bytes <= cache.limits.limit_bytes_left(0)
+        self._total_bytes, self._touches = total_bytes, touches
         self._read_trace, self._on_whole, self._pressure = read_trace, on_whole, pressure
         self._pressure_due = 0.0
         self._changed = threading.Condition()
@@ -91,6 +93,7 @@ class Hydrator:
         self._right_bytes = 0  # in the cache when the walk began
         self._vain_walks = 0  # one after the other, that brought nothing
         self._walk_at = 0.0
+        self._held_by, self._holds = "", 0  # why it does not go on; how often in a row it did not
         self._is_stopping = self.is_done = False
         self._began_at = self.done_s = 0.0  # when it began; how long it took
         self._changes = 0  # what may matter for what is next
@@ -148,7 +151,7 @@ class Hydrator:
     def figures(self) -> dict[str, object]:
         """How it goes, for people and programs."""
         now, done, total = self._clock.monotonic(), self._cache.right_bytes, self._total_bytes
-        if self.is_done:
+        if self.is_done and not self._cache.may_evict:
             done = total
         with self._changed:
             self._eta.note(now, done)
@@ -169,6 +172,8 @@ class Hydrator:
     def _state(self, now: float) -> str:
         if self.is_done:
             return "done"
+        if self._held_by:
+            return f"waits: {self._held_by}"
         if self._trace:
             return "trace"
         if not self._is_whole:
@@ -187,14 +192,34 @@ class Hydrator:
         try:
             self._trace = trace_units(self._read_trace())[::-1]
             while not self._is_stopping:
-                changes = self._changes
-                units = self._trace or self._next_near() or self._next_rest()
-                if units:
-                    self._begin(units)
-                else:
-                    self._wait(changes)
+                try:
+                    self._do_next()
+                except (BoxlinkError, OSError) as error:
+                    if not self._hold_back(error):
+                        raise
+                    self._wait(self._changes)
         except Exception:  # a bug of ours: what is read is served all the same
             traceback.print_exc()
+
+    def _do_next(self) -> None:
+        changes = self._changes
+        units = self._trace or self._next_near() or self._next_rest()
+        if units:
+            self._held_by, self._holds = "", 0
+            self._begin(units)
+        else:
+            self._wait(changes)
+
+    def _hold_back(self, error: BoxlinkError | OSError) -> bool:
+        """What says where things are does not come, or the disk takes nothing: look at all anew later, after longer
+        each time. Whether it is of the world."""
+        if isinstance(error, OSError) and not is_of_the_world(error):
+            return False
+        self._held_by = f"{error.kind}: {error.message}" if isinstance(error, BoxlinkError) else str(error.strerror)
+        self._walk = None
+        self._walk_at = self._clock.monotonic() + min(_RETRY_FIRST_S * 2.0**self._holds, _RETRY_S)
+        self._holds = min(self._holds + 1, 10)
+        return True
 
     def _wait(self, changes: int) -> None:
         """Until something changes that was not looked at yet, or another walk is due."""
@@ -224,9 +249,10 @@ class Hydrator:
         self._fetchers.submit(self._fetch, unit, size)
 
     def _is_disk_low(self, size: int) -> bool:
-        found = os.statvfs(self._cache.path)
+        found = self._cache.partition()
         reserve = min(_FREE_BYTES_MIN, int(found.f_blocks * found.f_frsize * _FREE_SHARE_MIN))
-        return found.f_bavail * found.f_frsize < reserve + size
+        is_disk_low = found.f_bavail * found.f_frsize < reserve + size
+        return is_disk_low or self._cache.limits.limit_bytes_left(self._cache.held_bytes()) < size
 
     def _next_near(self) -> list[Unit]:
         while not self._near and self._ahead:
@@ -247,7 +273,11 @@ class Hydrator:
         found: list[Extent] = []
         size = 0
         while size < _WINDOW_BYTES and len(found) < _WINDOW_EXTENTS and self._may_walk():
-            page = next(self._walk, None)
+            try:
+                page = next(self._walk, None)
+            except BoxlinkError as error:
+                self._hold_back(error)
+                break  # what was found before it comes meanwhile
             if page is None:
                 if not found:
                     self._end_walk()
@@ -283,7 +313,9 @@ class Hydrator:
         if stamp != self._stamp:
             self._walk_at = now + _UNSETTLED_S
             return
-        self._on_whole(stamp)
+        if not self._cache.may_evict:
+            self._on_whole(stamp)
+        self._held_by = ""
         self.done_s = self._clock.monotonic() - self._began_at
         self.is_done = True
 

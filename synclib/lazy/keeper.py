@@ -4,6 +4,11 @@ A worker may die at any moment: what it had taken and not answered is asked for 
 sees more than a pause. While the keeper lives the mount lives; where no worker comes to life the connection is aborted,
 so that readers get an error rather than wait for ever. It imports next to nothing, for what it cannot do cannot fail.
 
+A worker that lives writes to a pipe of its keeper's, every second, as long as its threads take what the kernel asks.
+One that says nothing for longer stands still: it is killed, and the next is asked for what it held. A request that
+kills every worker that takes it does not do so for ever: workers that end before they have answered what they were
+asked again are replaced less and less often, and then no more, and the mount is an error.
+
 SIGHUP has it renewed: it becomes the program that is installed now, by execve(2), which keeps its pid, its connection
 and its worker. As that it starts another worker beside the old one, and tells the old one to retire when the new one
 answers. Where the new program does not start, or its worker does not come to life, all stays as it was.
@@ -26,6 +31,12 @@ from synclib.lazy.kept_mount import KeptMount
 
 # How long readers may wait for a worker that does not come to life.
 DEADLINE_S = 30.0
+# How long workers may go on to end one after the other, none of which answers what the one before left: in this time.
+VAIN_S = 60.0
+# How long a worker may say nothing.
+SILENCE_S = 20.0
+# What a worker says: that it lives; and that it has answered all that workers before it left.
+LIVES, HAS_CAUGHT_UP = b".", b"+"
 # How long a worker may take to retire; then it is killed, and what it had is asked of the next.
 RETIRE_S = 30.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -43,6 +54,31 @@ class Worker(Protocol):
     def wait(self, timeout: float | None = None) -> int: ...
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
+
+
+class Life:
+    """What a worker says of itself on a pipe. Its silence is counted while this process looks: when both were stopped,
+    or the whole machine was, nobody was silent."""
+
+    def __init__(self, pipe: int) -> None:
+        os.set_blocking(pipe, False)
+        self._pipe, self._looked, self._silent_s = pipe, time.monotonic(), 0.0
+        self.has_caught_up = False
+
+    def look(self) -> bool:
+        """Whether it lives, as far as is known: one that has closed the pipe, as those of programs before this one do,
+        says nothing more."""
+        now = time.monotonic()
+        self._silent_s += min(now - self._looked, 2 * _LOOK_MS / 1000)
+        self._looked = now
+        with contextlib.suppress(BlockingIOError):
+            said = os.read(self._pipe, 1 << 16)
+            self._silent_s = 0.0
+            self.has_caught_up |= HAS_CAUGHT_UP in said
+        return self._silent_s < SILENCE_S
+
+    def close(self) -> None:
+        os.close(self._pipe)
 
 
 class Inherited:
@@ -84,9 +120,10 @@ class Inherited:
 class Keeper:
     """One mount.
 
-    ``spawn(device, ready, is_successor, restarts)`` starts a worker that inherits both descriptors, writes a byte to
-    ``ready`` when it answers, ends when the mount is gone, and retires on SIGTERM. ``renew(device, worker, restarts)``
-    becomes the program that is installed now; it returns only where that cannot be done.
+    ``spawn(device, life, is_successor, restarts)`` starts a worker that inherits both descriptors, writes to ``life``
+    when it answers, and then every second what :class:`Life` reads, ends when the mount is gone, and retires on
+    SIGTERM. ``renew(device, worker, restarts)`` becomes the program that is installed now; it returns only where that
+    cannot be done.
     """
 
     def __init__(
@@ -102,9 +139,14 @@ class Keeper:
         self._spawn, self._renew, self._store = spawn, renew, store
         self._device = -1
         self._worker: Worker | None = None
+        self._life: Life | None = None
+        self._ending: list[Worker] = []  # that were killed, and need not have ended yet
+        self._vain_since: float | None = None  # since when no worker has answered what the one before left
+        self._vain = 0  # how many
         self._is_told_to_end = self._is_told_to_renew = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.restarts = 0
+        self.is_left = False  # whether it ended with the mount in place, of which all is an error
 
     def run(self, on_mounted: Callable[[], None]) -> None:
         """Mount, and keep while it is used; then take everything away again. SIGTERM ends it at once.
@@ -158,8 +200,13 @@ class Keeper:
         try:
             self._keep(self._kept.is_shown)
             self._keep(lambda: self._kept.is_used(self._device))
+        except TimeoutError:
+            # An error for all who read there, until it is unmounted: an empty directory would say that nothing is.
+            self.is_left = self._kept.is_shown()
+            raise
         finally:
-            self._kept.hide()
+            if not self.is_left:
+                self._kept.hide()
 
     def _listen(self) -> None:
         signal.set_wakeup_fd(self._wake_write)
@@ -212,24 +259,26 @@ class Keeper:
         with contextlib.suppress(OSError):  # before Linux 6.9
             os.write(self._device, fuse.resend_notice())
 
-    def _start_worker(self, *, is_successor: bool) -> None:
-        """A worker that answers; TimeoutError when none does within the deadline."""
+    def _start_worker(self, *, is_successor: bool, pause: int = 0) -> None:
+        """A worker that answers; TimeoutError when none does within the deadline. ``pause``: where in the row of pauses
+        to begin."""
         deadline = time.monotonic() + DEADLINE_S
         for attempt in range(1 << 30):
-            time.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+            time.sleep(_BACKOFF_S[min(pause + attempt, len(_BACKOFF_S) - 1)])
             if not self._is_connected():
                 raise TimeoutError("the connection to the kernel is over")
-            ready, told = os.pipe2(os.O_CLOEXEC)
+            life, told = os.pipe2(os.O_CLOEXEC)
             try:
                 self._worker = self._spawn(self._device, told, is_successor or attempt > 0, self.restarts)
             finally:
                 os.close(told)
-            try:
-                left_s = deadline - time.monotonic()
-                if left_s > 0 and select.select([ready], [], [], left_s)[0] and os.read(ready, 1):
-                    return
-            finally:
-                os.close(ready)
+            left_s = deadline - time.monotonic()
+            if left_s > 0 and select.select([life], [], [], left_s)[0] and os.read(life, 1):
+                if self._life is not None:
+                    self._life.close()
+                self._life = Life(life)
+                return
+            os.close(life)
             self._stop_worker()
             if self._is_told_to_end or time.monotonic() > deadline:
                 raise TimeoutError("no worker came to life")
@@ -242,9 +291,8 @@ class Keeper:
             watch.register(self._wake_read, select.POLLIN)
             look_ms = _LOOK_FIRST_MS
             while not self._is_told_to_end and is_wanted():
-                if self._worker is not None and self._worker.poll() is not None:
-                    self.restarts += 1
-                    self._start_worker(is_successor=True)
+                if self._has_ended():
+                    self._replace_worker()
                     continue
                 if self._is_told_to_renew:
                     self._become_new()
@@ -253,6 +301,34 @@ class Keeper:
                 look_ms = min(2 * look_ms, _LOOK_MS)
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
+
+    def _has_ended(self) -> bool:
+        """Whether the worker is dead, or stands still, and then is killed: it need not end at once, for it may wait for
+        a disk that does not answer."""
+        self._ending = [worker for worker in self._ending if worker.poll() is None]
+        is_alive = self._life is None or self._life.look()
+        if self._worker is None or self._worker.poll() is not None:
+            return self._worker is not None
+        if not is_alive:
+            print(f"keeper: worker {self._worker.pid} stands still, and is killed", file=sys.stderr, flush=True)
+            self._worker.kill()
+            self._ending.append(self._worker)
+        return not is_alive
+
+    def _replace_worker(self) -> None:
+        now = time.monotonic()
+        if self._life is not None:
+            self._life.look()  # what it said last
+        if self._life is None or self._life.has_caught_up:
+            self._vain_since, self._vain = None, 0
+        elif self._vain_since is None:
+            self._vain_since, self._vain = now, 1
+        else:
+            self._vain += 1
+            if now > self._vain_since + VAIN_S:
+                raise TimeoutError("a request ends every worker that takes it")
+        self.restarts += 1
+        self._start_worker(is_successor=True, pause=self._vain)
 
     def _is_connected(self) -> bool:
         """Whether the kernel may still ask (fs/fuse/dev.c, fuse_dev_poll)."""
@@ -263,7 +339,7 @@ class Keeper:
     def _end(self) -> None:
         """The connection goes, then its worker, which sees that it went; one that does not is killed."""
         self._store(None)
-        self._kept.disconnect()
+        self._kept.disconnect(is_left=self.is_left)
         os.close(self._device)
         if self._worker is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -271,6 +347,8 @@ class Keeper:
         self._stop_worker()
 
     def _stop_worker(self) -> None:
+        """Nothing waits for long for one that waits for a disk."""
         if self._worker is not None and self._worker.poll() is None:
             self._worker.kill()
-            self._worker.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._worker.wait(_STOP_S)

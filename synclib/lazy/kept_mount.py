@@ -44,8 +44,8 @@ class KeptMount(Protocol):
     def hide(self) -> None:
         """No path leads to it any more."""
 
-    def disconnect(self) -> None:
-        """Whoever still waits for bytes gets an error."""
+    def disconnect(self, *, is_left: bool) -> None:
+        """Whoever still waits for bytes gets an error. ``is_left``: what is shown stays, and is an error, too."""
 
 
 class ErofsMount:
@@ -81,7 +81,7 @@ class ErofsMount:
         with contextlib.suppress(OSError):
             unmount(self._target, MNT_DETACH | UMOUNT_NOFOLLOW)
 
-    def disconnect(self) -> None:
+    def disconnect(self, *, is_left: bool) -> None:
         _abort(fuse_connection(self._blob_directory))
         with contextlib.suppress(OSError):
             unmount_fuse(self._blob_directory, is_lazy=True)
@@ -120,8 +120,9 @@ class TreeMount:
             with contextlib.suppress(OSError):
                 unmount_fuse(self._target, is_lazy=True)
 
-    def disconnect(self) -> None:
-        self.hide()
+    def disconnect(self, *, is_left: bool) -> None:
+        if not is_left:
+            self.hide()
         _abort(self._number)
 
 

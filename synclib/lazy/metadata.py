@@ -121,13 +121,23 @@ def are_files_here(metadata: Metadata, digest: str, address_end: int, directory:
 
 def settle(metadata: Metadata, image: ServedImage) -> str:
     """Bring a served image here whole, for the mounts to come; its path."""
-    stem = Path(metadata.patch).with_suffix("")
+    path = settled_image(metadata)
+    stem = Path(path).with_suffix("")
     with disk_errors():
         with _writing(stem, "image") as file:
             for position in range(0, image.image_bytes, _READ_BYTES):
                 file.write(image.read(position, min(_READ_BYTES, image.image_bytes - position)))
-        _record(stem, msgspec.structs.replace(metadata, image=f"{stem}.image", patch=""))
-    return f"{stem}.image"
+        _record(stem, settled_metadata(metadata))
+    return path
+
+
+def settled_image(metadata: Metadata) -> str:
+    """Where :func:`settle` brings a served image."""
+    return os.fspath(Path(metadata.patch).with_suffix(".image"))
+
+
+def settled_metadata(metadata: Metadata) -> Metadata:
+    return msgspec.structs.replace(metadata, image=settled_image(metadata), patch="")
 
 
 def snap_metadata(manifest: Manifest) -> SnapMetadata | None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from synclib.disk.faults import disk_errors
 from synclib.errors import BoxlinkError, Corrupt, Full
+from synclib.lazy.not_here import before_waiting
 from synclib.store.base import Buffer, Store
 
 T = TypeVar("T")
@@ -75,6 +76,7 @@ class Mirror:
 
     def fetch(self, ranges: Sequence[Range]) -> list[Buffer]:
         """Bring ranges here, verified by nobody yet."""
+        before_waiting()
         answers = self._store.get_ranges(self.key, ranges)
         with contextlib.suppress(Full), disk_errors():  # what finds no room is fetched again
             for (start, _), data in zip(ranges, answers, strict=True):

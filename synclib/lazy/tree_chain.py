@@ -10,9 +10,10 @@ from pathlib import Path
 from synclib.core.manifest import RunRef
 from synclib.disk.pieces import PieceCache
 from synclib.lazy.chain import Chain
+from synclib.lazy.not_here import before_waiting
 from synclib.lazy.open import CachedRuns
-from synclib.lazy.run_reader import StoreRuns
-from synclib.store.base import Store
+from synclib.lazy.run_reader import Request, StoreRuns
+from synclib.store.base import Buffer, Store
 
 _KEPT_BYTES = 1 << 30
 # The tails of all runs in one round trip: a chain has up to 46 of them (docs/decisions/0014-a-budget-puts-off.md).
@@ -27,4 +28,16 @@ def opened_chain(store: Store, root: str, runs: Sequence[RunRef], directory: Pat
         ThreadPoolExecutor(_ASKED_AT_ONCE) as executor,
         contextlib.closing(PieceCache(directory / "tree", _KEPT_BYTES)) as cache,
     ):
-        yield Chain.of(CachedRuns(StoreRuns(store, executor), cache), root, runs)
+        yield Chain.of(CachedRuns(_WaitedFor(store, executor), cache), root, runs)
+
+
+class _WaitedFor(StoreRuns):
+    """Asked for only by those who may wait."""
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        before_waiting()
+        return super().get_ranges(key, ranges)
+
+    def get_many(self, requests: Sequence[Request]) -> list[list[Buffer]]:
+        before_waiting()
+        return super().get_many(requests)

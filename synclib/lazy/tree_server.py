@@ -46,7 +46,7 @@ class TreeServer:
         self._listings: OrderedDict[int, list[tuple[int, Entry]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def answer(self, request: fuse.Request, buffer: bytearray, length: int) -> Answer:
+    def answer(self, request: fuse.Request, buffer: bytearray | bytes, length: int) -> Answer:
         unique, node = request.unique, request.node_id
         match request.opcode:
             case fuse.LOOKUP:

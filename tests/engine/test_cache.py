@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from synclib.core.extent_map import Extent
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.cache_record import CacheRecord
 from synclib.disk.hydrated import note_native
+from synclib.errors import Unavailable
 from synclib.lazy.scrub import scrub
 from tests.cached_space import CachedSpace, churn, publish_space, read_at_random
 
@@ -44,6 +46,13 @@ def place(published: Path, tmp_path: Path) -> Path:
     for name in ("blob", "held", "generation", "clock", "pins.json"):
         (directory / name).unlink(missing_ok=True)
     return published
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def start(verb: str, place: Path, number: int = 0) -> subprocess.Popen[str]:
@@ -217,6 +226,46 @@ def test_what_no_mounted_seq_has_goes_first_and_what_is_pinned_never(place: Path
         assert evictor.pins.unpin("041")
         evictor.evict_to(0)
         assert space.cache.held_bytes() == 0
+
+
+def test_room_is_made_while_the_store_is_away(place: Path) -> None:
+    """It may have to say what no mounted seq has: that goes first where it does."""
+    with CachedSpace(place) as space:
+        space.assert_all_right()
+        held, asked = space.cache.held_bytes(), []
+
+        def wanted(first: int, stop: int) -> set[int]:
+            asked.append(first)
+            raise Unavailable("away")
+
+        space.evictor(wanted).evict_to(held // 2)
+        assert asked
+        assert space.cache.held_bytes() <= held // 2
+        space.assert_all_right()
+
+
+def test_a_worker_hashes_what_it_holds_at_the_rate_that_it_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synclib.engine.cache_upkeep._SCRUB_FIRST_S", 0.0)
+    with CachedSpace(place) as space:
+        space.assert_all_right()
+        space.cache.sync()
+        lost = space.extents()[7]
+        with open(space.cache.path, "r+b") as file:
+            file.seek(lost.position)
+            file.write(bytes([space.whole[lost.position] ^ 1]))
+        upkeep = space.upkeep()
+        upkeep.rate.bytes_per_s = 1
+        upkeep.start()
+        wait(lambda: upkeep.scrubbed.bytes > 0)
+        first = upkeep.scrubbed.bytes
+        assert first < space.cache.right_bytes // 4  # the next is not before its time
+        upkeep.end()
+        assert upkeep.scrubbed.bytes == first
+        upkeep = space.start_upkeep()
+        wait(lambda: space.cache.counts.damaged == 1)
+        assert not space.cache.has(lost)
 
 
 def test_nothing_goes_while_the_kernel_may_have_the_file_mounted_without_us(place: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +19,12 @@ from synclib.core.eviction import Limits
 from synclib.core.extent_map import Extent
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.hydrated import Stamp
-from synclib.engine.mount import Prepared, prepare
+from synclib.engine.attach import attach
+from synclib.engine.host import no_progress
+from synclib.engine.mount import Prepared, opened, prepare
 from synclib.errors import Unavailable
 from synclib.lazy import hydrate as hydrate_module
-from synclib.lazy.blob import Blob
+from synclib.lazy.blob import Blob, Extents
 from synclib.lazy.hydrate import Hydrator
 from synclib.lazy.maps import file_map
 from synclib.lazy.touches import Touches
@@ -40,10 +45,13 @@ class Counted(MemoryStore):
         self.gate.set()
         self.gate_above = 0
         self.is_away = False
+        self.away = ""  # part of the names of other objects that are
         self.tries = 0
         self.ranges: list[tuple[int, int]] = []
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        if self.away and self.away in key:
+            raise Unavailable("away", key=key)
         if PACK not in key:
             return super().get_ranges(key, ranges)
         self.tries += 1
@@ -89,9 +97,10 @@ class Space:
         cache: BlobCache | None = None,
         is_whole: bool = True,
         rate: int = 0,
+        extents: Extents | None = None,
     ) -> tuple[Hydrator, Blob]:
         cache = cache or self.cache()
-        extents = file_map(self.file)
+        extents = extents or file_map(self.file)
         blob = Blob(self.store, self.prepared.root, extents, cache, SystemClock())
         hydrator = Hydrator(
             blob,
@@ -208,6 +217,57 @@ def test_a_store_that_is_away_is_waited_for(space: Space) -> None:
     assert len(space.words) == 1
 
 
+def test_a_page_of_the_map_that_does_not_come_is_waited_for(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is for a large dataset, whose map is read from the store."""
+    monkeypatch.setattr(hydrate_module, "_RETRY_FIRST_S", 0.02)
+    attach(space.kit.dataset, space.kit.host, no_progress, entries_min=1)
+    node = Kit(space.kit.place / "node", space.store)
+    prepared = prepare(space.kit.dataset, node.host, space.kit.dataset.manifest_at(None))
+    cache = BlobCache(Path(prepared.cache), prepared.address_end)
+    with opened(prepared, space.store) as (extents, _):
+        space.store.away = "/map/"
+        hydrator, _ = space.start(cache=cache, extents=extents)
+        space.store.wait_for(lambda: hydrator.figures()["hydration"] == "waits: unavailable: away")
+        assert hydrator.fetched_units == 0
+        space.store.away = ""
+        space.store.wait_for(lambda: hydrator.is_done)
+        assert hydrator.figures()["hydration"] == "done"
+        space.stop()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_when_all_is_made_durable_is_waited_for(
+    space: Space, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(hydrate_module, "_RETRY_FIRST_S", 0.02)
+    fails = threading.Event()
+    fails.set()
+    sync = os.fdatasync
+
+    def failing(descriptor: int) -> None:
+        if fails.is_set():
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    hydrator, _ = space.start()
+    space.store.wait_for(lambda: str(hydrator.figures()["hydration"]).startswith("waits: "))
+    assert not space.words
+    fails.clear()
+    space.store.wait_for(lambda: hydrator.is_done)
+    assert len(space.words) == 1
+
+
+def test_a_cache_that_is_deleted_meanwhile_is_filled_all_the_same(space: Space) -> None:
+    hydrator, blob = space.start(rate=3_000_000)
+    space.store.wait_for(lambda: hydrator.fetched_bytes > 0)
+    shutil.rmtree(space.prepared.cache)
+    hydrator.set_rate(0)
+    space.store.wait_for(lambda: hydrator.is_done)
+    assert blob.read(0, len(space.whole())) == space.whole()
+    assert blob.counts.faults == 0
+
+
 def test_another_life_goes_on_where_the_first_was(space: Space) -> None:
     """What a killed process leaves is the file and the record of what is in it."""
     hydrator, _ = space.start(rate=3_000_000)
@@ -265,12 +325,33 @@ def test_a_walk_that_brings_nothing_is_not_begun_again_at_once(space: Space, mon
     assert not hydrator.is_done
 
 
-def test_a_cache_that_may_evict_is_never_called_whole(space: Space) -> None:
+def test_a_cache_that_may_evict_is_filled_where_all_fits_and_never_called_whole(space: Space) -> None:
+    """What is fetched in the background never makes what is there go."""
     cache = space.cache(Limits(limit_bytes=1 << 30))
     hydrator, blob = space.start(cache=cache)
+    space.store.wait_for(lambda: hydrator.figures()["hydration"] == "done")
+    assert hydrator.figures()["hydrated_percent"] == 100.0
+    assert space.words == []
+    assert blob.read(0, len(space.whole())) == space.whole()
+    assert blob.counts.faults == 0
+
+
+def test_a_cache_that_is_too_small_for_all_is_filled_by_readers_alone(space: Space) -> None:
+    hydrator, blob = space.start(cache=space.cache(Limits(limit_bytes=FILES * FILE_BYTES)))
     assert hydrator.figures()["hydration"] == "off"
     assert blob.read(4096, 100) == space.whole()[4096:4196]
     assert space.words == []
+
+
+def test_what_other_seqs_have_in_a_small_cache_is_not_driven_out(space: Space) -> None:
+    limits = Limits(limit_bytes=2 * FILES * FILE_BYTES)
+    cache = space.cache(limits)
+    os.pwrite(cache._data, os.urandom(FILES * FILE_BYTES), space.prepared.blob_bytes)
+    hydrator, _ = space.start(cache=cache)
+    space.store.wait_for(lambda: hydrator.figures()["hydration"] == "waits: disk")
+    assert cache.held_bytes() <= limits.limit_bytes - limits.reserve_bytes  # type: ignore[operator]
+    assert cache.counts.evicted_chunks == 0
+    assert not hydrator.is_done
 
 
 def test_others_writing_meanwhile_put_the_word_off(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:

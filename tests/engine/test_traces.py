@@ -5,17 +5,20 @@ from __future__ import annotations
 import random
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from synclib.clock import ManualClock
 from synclib.core.entry import ADDRESS_UNIT, Entry, Kind
 from synclib.core.likely import BYTES_MAX, likely
-from synclib.core.trace import QUIET_S, START_UP_S_MAX, Touch, Trace, encode_trace, union
+from synclib.core.trace import QUIET_S, START_UP_S_MAX, TRACES_KEPT, Touch, Trace, encode_trace, union
 from synclib.engine.startup import StartUp
 from synclib.engine.traces import extents_of, locate, publish_trace, read_traces, resolve
 from synclib.lazy.chain import Chain
+from synclib.lazy.dataset import Dataset
 from synclib.lazy.run_reader import StoreRuns
+from synclib.store.base import Store
 from synclib.store.memory import MemoryStore
 from tests.kit import Kit
 
@@ -28,6 +31,19 @@ def make(place: Path) -> Kit:
     )
     kit.publish()
     return kit
+
+
+class Noting:
+    """Notes what a store is asked for."""
+
+    def __init__(self, store: Store, asked: list[str]) -> None:
+        self._store, self._asked = store, asked
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self._store, name)
+        if callable(found):
+            self._asked.append(name)
+        return found
 
 
 def chain_of(kit: Kit) -> Chain:
@@ -154,6 +170,25 @@ def test_a_worker_that_came_later_publishes_nothing(tmp_path: Path) -> None:
     (tmp_path / "ready").touch()
     start_up.run(lambda: None, threading.Event())
     assert read_traces(kit.dataset) == []
+
+
+def test_who_has_nothing_to_add_does_not_look_through_the_chain(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    cache = tmp_path / "lazy"
+    cache.mkdir()
+    entry = next(entry for entry in chain_of(kit).entries() if entry.path == b"07")
+    for number in range(TRACES_KEPT):
+        publish_trace(kit.dataset, kit.host, 1, [Touch(b"%d" % number, 0, 1, number)])
+    asked: list[str] = []
+    store = Noting(kit.store, asked)
+    start_up = StartUp(
+        Dataset(cast("Store", store), kit.dataset.root), kit.host, 1, cache, tmp_path / "ready", is_seen_whole=True
+    )
+    start_up.touches.note(extents_of(entry))
+    (tmp_path / "ready").touch()
+    start_up.run(lambda: None, threading.Event())
+    assert asked == ["list"]
+    assert len(read_traces(kit.dataset)) == TRACES_KEPT
 
 
 def test_of_a_long_chain_only_the_blocks_that_are_needed_are_read(

@@ -201,6 +201,20 @@ def test_only_what_is_asked_for_comes_where_hydration_is_off(mounted: Hydrating)
     assert mounted.mount("--no-hydrate")["served"] == "daemon"
 
 
+def test_a_cache_that_may_be_evicted_is_never_mounted_natively(mounted: Hydrating) -> None:
+    """All is here, and a word says so: with a limit it may go again."""
+    mounted.hydrate()
+    assert mounted.mount("--cache-size", "1G")["served"] == "daemon"
+    mounted.wait_for_whole()
+    mounted.assert_same()
+    mounted.machine.run("cache", "evict", mounted.target)
+    mounted.drop_page_cache()
+    mounted.assert_same()
+    mounted.unmount()
+    # Nor does the next one believe the word: others wrote to the file.
+    assert mounted.mount()["served"] == "daemon"
+
+
 def test_a_start_up_is_recorded_shown_and_replayed(mounted: Hydrating) -> None:
     assert mounted.machine.json("trace", "show", "covers")["traces"] == []
     assert b"no trace yet" in mounted.machine.run("trace", "show", "covers")

@@ -43,6 +43,7 @@ class Mounted:
 
     def __init__(self, place: Path) -> None:
         self.machine = Machine(place)
+        self.mode = ""  # what a test mounts by
         self.source, self.target = place / "source", place / "mount"
         self.target.mkdir()
         make_tree(self.source)

@@ -31,7 +31,7 @@ if "tools.mount_worker" in sys.orig_argv:
     # What is here before it is read is no fault.
     startup.likely = lambda top: []
     hydration.Streams.read = lambda self, start, stop: None
-    blob.DEADLINE_S = {deadline_s!r}
+    blob.DEADLINE_S = fuse_server.DEADLINE_S = {deadline_s!r}
     retry.TRIES = 2
     s3.S3Store.__init__.__kwdefaults__["deadlines"] = s3.Deadlines(1.0, 1.0, 2.0)
 
@@ -77,14 +77,16 @@ if "tools.mount_worker" in sys.orig_argv:
     after(CacheRecord, "set_states", "recorded")
     before(fuse_server.FuseServer, "__init__", "starting")
     before(fuse_server.FuseServer, "retire", "retiring")
-    answer = fuse_server.FuseServer._answer
-    def hooked_answer(self, request, buffer, length):
+    answer, send = fuse_server.FuseServer._answer, fuse_server.FuseServer._send
+    def hooked_answer(self, request, *words):
         if request.opcode == fuse.READ:
             at("taken")
-        answer(self, request, buffer, length)
-        if request.opcode == fuse.READ:
+        return answer(self, request, *words)
+    def hooked_send(self, answer):
+        send(self, answer)
+        if len(answer) == 2:  # of a READ
             at("answered")
-    fuse_server.FuseServer._answer = hooked_answer
+    fuse_server.FuseServer._answer, fuse_server.FuseServer._send = hooked_answer, hooked_send
 """
 
 
