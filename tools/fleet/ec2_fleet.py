@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from synclib.core.machine import Machine
@@ -31,8 +32,9 @@ from tools.fleet.pins import parse_pins
 from tools.fleet.readiness import Readiness
 from tools.fleet.settings_tags import settings_of
 
-_LIVE = ("pending", "running")
+_LIVE, _ENDED = ("pending", "running"), ("terminated", "stopped")
 _ATTEMPTS = 8
+_NEW_S = 60.0  # for so long a new instance may not be listed (EC2, "Eventual consistency")
 
 
 class Ec2Fleet:
@@ -49,16 +51,15 @@ class Ec2Fleet:
         self._ec2, self._readiness, self._machine = ec2, readiness, machine
         self._store, self._calls = store, calls
         self._draining: set[str] = set()
+        # By node: when it was asked for last, by us, or by somebody who was killed just before we looked first.
+        self._asked: dict[str, float] = {}
         known = calls or real_calls()
+        self._clock = known.clock
         self._volumes = EbsDriver(ec2, None, known.clock, known.entropy)  # volumes alone: it reads no block
 
     def running(self, role: str) -> list[NodeSpec]:
         """What runs of a role, as its instances' tags say. Invalid for a tag that no launch of ours writes."""
-        found = {
-            instance.tags["boxlink:node"]: instance
-            for instance in instances(self._ec2, (), {"boxlink:role": role}, self._calls)
-            if instance.state in _LIVE and instance.tags.get("boxlink:node")
-        }
+        found = {each.tags["boxlink:node"]: each for each in self._of_role(role) if each.state in _LIVE}
         return [
             NodeSpec(
                 node=name,
@@ -72,14 +73,13 @@ class Ec2Fleet:
         ]
 
     def look(self, specs: Sequence[NodeSpec]) -> dict[str, View]:
-        roles = {spec.role for spec in specs}
-        there = {
-            instance.tags.get("boxlink:node", "")
-            for role in roles
-            for instance in instances(self._ec2, (), {"boxlink:role": role}, self._calls)
-            if instance.state not in ("terminated", "stopped")
+        there = {each.tags["boxlink:node"] for each in self._of_roles(specs) if each.state not in _ENDED}
+        now = self._clock.monotonic()
+        views = self._readiness.look(specs, there.__contains__, self._draining)
+        return {
+            node: view if view.is_there else replace(view, may_come=now < self._asked.setdefault(node, now) + _NEW_S)
+            for node, view in views.items()
         }
-        return self._readiness.look(specs, there.__contains__, self._draining)
 
     def start(self, spec: NodeSpec) -> None:
         """A node that has ended is started again as another instance: EC2 remembers the token of the first."""
@@ -99,6 +99,8 @@ class Ec2Fleet:
                 run_instance(self._ec2, [_renamed(request, attempt) for request in tries], self._calls)
             except Conflict:
                 continue
+            finally:
+                self._asked[spec.node] = self._clock.monotonic()
             return
         raise Conflict(f"{spec.node} was started and ended {_ATTEMPTS} times", hint="see its console, and its log")
 
@@ -127,15 +129,26 @@ class Ec2Fleet:
         return self._readiness.traffic()
 
     def clear(self, specs: Sequence[NodeSpec]) -> list[str]:
-        """An instance that ends leaves the volumes that it made to start from. Those of all that have ended go, of
-        whatever name: a node that was started again had another instance before, and EC2 forgets it within the hour."""
+        """What runs of these nodes all the same is ended. An instance that ends leaves the volumes that it made to start
+        from: those of all that have ended go, of whatever name: a node that was started again had another instance
+        before, and EC2 forgets it within the hour."""
+        nodes = {spec.node for spec in specs}
+        late = [each.id for each in self._of_roles(specs) if each.tags["boxlink:node"] in nodes and each.state in _LIVE]
+        terminate(self._ec2, late, self._calls)
         left = release_ended(self._volumes, store_tag(self._store), self._ended)
-        return [f"volume {volume_id}" for volume_id in left]
+        return [*(f"instance {each}" for each in late), *(f"volume {volume_id}" for volume_id in left)]
 
     def _ended(self, ids: frozenset[str]) -> set[str]:
         wanted = sorted(each for each in ids if INSTANCE_ID.fullmatch(each))
         found = instances(self._ec2, wanted, None, self._calls) if wanted else []
         return set(wanted) - {each.id for each in found if each.state != "terminated"}
+
+    def _of_role(self, role: str) -> list[Instance]:
+        found = instances(self._ec2, (), {"boxlink:role": role}, self._calls)
+        return [each for each in found if each.tags.get("boxlink:node")]
+
+    def _of_roles(self, specs: Sequence[NodeSpec]) -> list[Instance]:
+        return [each for role in sorted({spec.role for spec in specs}) for each in self._of_role(role)]
 
     def _of(self, spec: NodeSpec) -> list[Instance]:
         found = instances(self._ec2, (), {"boxlink:node": spec.node}, self._calls)
