@@ -156,8 +156,8 @@ def batches(count: int, size: int) -> Iterator[int]:
 @dataclass(frozen=True, slots=True)
 class View:
     """What is seen of a node. ``is_there``: its processes run, or nothing says that they do not; ``is_ready``: it
-    answers, and the proxy sends to it; ``why``: what is missing for that; ``is_refused``: it will not come; ``may_come``:
-    it is not seen, but may have been asked for so lately that it could not be: nobody may believe yet that it is gone.
+    answers, and the proxy sends to it; ``why``: what is missing for that; ``is_refused``: it will not come.
+    ``may_come``: it is not seen, but may have been asked for so lately that it could not be: it is not gone yet.
     ``downtime_ms``: of a swap (Step)."""
 
     is_there: bool = False

@@ -32,7 +32,7 @@ from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.readiness import Readiness
 
 HIDDEN_S = 30.0
-STORE = "s3://covers"
+STORE = "s3://covers-bucket/fleet"
 
 
 class Healthy(BaseHTTPRequestHandler):
@@ -41,7 +41,7 @@ class Healthy(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Nothing."""
 
 
@@ -186,7 +186,10 @@ def test_what_began_with_no_instance_is_taken_back_at_once(standin: Standin, sto
 def test_upgrade_killed_as_it_starts_an_instance_and_taken_back(tmp_path: Path) -> None:
     """kill -9 of the command when EC2 has started the instance, --abort while no listing shows it yet."""
     with running_standin(tmp_path, pace=10.0) as standin:
-        operator = Publisher(tmp_path / "operator", standin, standin.identity("operator", policy_document("operator")))
+        store_url = f"file://{tmp_path}/operator/store"
+        operator = Publisher(
+            tmp_path / "operator", standin, standin.identity("operator", policy_document("operator", store_url))
+        )
         (tmp_path / "release/wheels").mkdir(parents=True)
         operator.run("release", "publish", "fleet", tmp_path / "release")
         machine = ["--image", IMAGE, "--type", KIND, "--subnet", next(iter(standin.instances.subnets))]

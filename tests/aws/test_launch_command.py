@@ -23,7 +23,11 @@ def standin(tmp_path: Path) -> Iterator[Standin]:
 
 @pytest.fixture
 def operator(standin: Standin, tmp_path: Path) -> Publisher:
-    found = Publisher(tmp_path / "operator", standin, standin.identity("operator", policy_document("operator")))
+    found = Publisher(
+        tmp_path / "operator",
+        standin,
+        standin.identity("operator", policy_document("operator", f"file://{tmp_path}/operator/store")),
+    )
     release = tmp_path / "release"
     (release / "wheels").mkdir(parents=True)
     (release / "readme").write_text("a release")

@@ -27,7 +27,7 @@ from tools.fleet.ec2_instances import (
     tag_instances,
     terminate,
 )
-from tools.fleet.instance_request import PINS_TAG, Start, pins_text, requests
+from tools.fleet.instance_request import PINS_TAG, Start, pins_text, requests, store_of
 from tools.fleet.pins import parse_pins
 from tools.fleet.readiness import Readiness
 from tools.fleet.settings_tags import settings_of
@@ -129,9 +129,9 @@ class Ec2Fleet:
         return self._readiness.traffic()
 
     def clear(self, specs: Sequence[NodeSpec]) -> list[str]:
-        """What runs of these nodes all the same is ended. An instance that ends leaves the volumes that it made to start
-        from: those of all that have ended go, of whatever name: a node that was started again had another instance
-        before, and EC2 forgets it within the hour."""
+        """What runs of these nodes all the same is ended. An instance that ends leaves the volumes that it made to
+        start from: those of all that have ended go, of whatever name: a node that was started again had another
+        instance before, and EC2 forgets it within the hour."""
         nodes = {spec.node for spec in specs}
         late = [each.id for each in self._of_roles(specs) if each.tags["boxlink:node"] in nodes and each.state in _LIVE]
         terminate(self._ec2, late, self._calls)
@@ -144,15 +144,18 @@ class Ec2Fleet:
         return set(wanted) - {each.id for each in found if each.state != "terminated"}
 
     def _of_role(self, role: str) -> list[Instance]:
-        found = instances(self._ec2, (), {"boxlink:role": role}, self._calls)
-        return [each for each in found if each.tags.get("boxlink:node")]
+        return self._ours({"boxlink:role": role})
 
     def _of_roles(self, specs: Sequence[NodeSpec]) -> list[Instance]:
         return [each for role in sorted({spec.role for spec in specs}) for each in self._of_role(role)]
 
     def _of(self, spec: NodeSpec) -> list[Instance]:
-        found = instances(self._ec2, (), {"boxlink:node": spec.node}, self._calls)
-        return [instance for instance in found if instance.state in _LIVE]
+        return [each for each in self._ours({"boxlink:node": spec.node}) if each.state in _LIVE]
+
+    def _ours(self, tags: Mapping[str, str]) -> list[Instance]:
+        """Another store's nodes may have the same names."""
+        found = instances(self._ec2, (), {**store_of(self._store), **tags}, self._calls)
+        return [each for each in found if each.tags.get("boxlink:node")]
 
 
 def _renamed(request: Mapping[str, object], attempt: int) -> dict[str, object]:

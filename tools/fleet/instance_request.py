@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from synclib.core.machine import Machine
+from synclib.core.snapshot_tags import STORE, store_tag
 from synclib.errors import Invalid
 from tools.fleet.settings_tags import settings_tags
 
@@ -31,6 +32,11 @@ class Start:
     values: Mapping[str, str] = field(default_factory=dict)
     pins: Mapping[str, int] = field(default_factory=dict)  # datasets that stay at a seq
     is_from_snapshot: bool = False  # they begin from volumes of snapshots
+
+
+def store_of(url: str) -> dict[str, str]:
+    """The tag that tells a store's instances from another's in the same account."""
+    return {STORE: store_tag(url.rstrip("/"))}
 
 
 def user_data(start: Start) -> str:
@@ -87,7 +93,10 @@ def _request(machine: Machine, start: Start, kind: str, subnet: str | None) -> d
                 "ResourceType": resource,
                 "Tags": [{"Key": name, "Value": value} for name, value in {**tags, **own}.items()],
             }
-            for resource, own in (("instance", settings_tags(start.values)), ("volume", {}))
+            for resource, own in (
+                ("instance", {**store_of(start.store), **settings_tags(start.values)}),
+                ("volume", {}),
+            )
         ],
     }
     if subnet is not None:
