@@ -10,7 +10,7 @@ import pytest
 
 from synclib.clock import SeededEntropy
 from synclib.core.machine import Machine
-from synclib.core.rollout import NodeSpec
+from synclib.core.rollout import NodeSpec, Phase, State
 from synclib.core.snapshot_tags import STORE
 from synclib.store.memory import MemoryStore
 from synclib.volume.aws_calls import Calls
@@ -21,7 +21,6 @@ from tests.aws.standin import Standin
 from tests.aws.test_ec2_taken_back import Operator, begun, live, rollout, serving, spec
 from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.readiness import Readiness
-from synclib.core.rollout import Phase, State
 
 PRODUCTION, STAGING = "s3://covers-bucket/fleet", "s3://covers-bucket/staging"
 
