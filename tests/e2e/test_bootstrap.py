@@ -97,6 +97,8 @@ def test_from_user_data_to_the_running_program(instance: Instance, imds: Imds) -
     assert sorted(path.name for path in (instance.root / "release/fleet").iterdir()) == [
         "1",
         "1.json",
+        "1.whole",
+        "booted",
         "current",
         "lock",
     ]
@@ -104,9 +106,11 @@ def test_from_user_data_to_the_running_program(instance: Instance, imds: Imds) -
     before = len(instance.log())
     assert instance.run(imds=imds).stdout == done.stdout
     assert [said["event"] for said in instance.log()[before:]] == ["release", "starting"]
-    # A new release; the old one stays for a rollback.
+    # A new release is for new nodes; here it comes by a channel, or by user-data that says so. The old one stays.
     write_wheel(instance.source / "wheels", "8")
     instance.release()
+    assert instance.run(imds=imds).stdout == done.stdout
+    imds.paths["/latest/user-data"] = instance.user_data("fleet@2", run=["tool", "{release}", "{data}", "word"])
     assert instance.run(imds=imds).stdout.startswith("8 ")
     assert linked_seq(instance.root / "release/fleet", "previous") == 1
 
