@@ -30,11 +30,13 @@ def answer(
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     left_s = max(0.01, deadline - time.monotonic())
     connection = kind(parts.hostname, parts.port, timeout=min(SOCKET_S, left_s))
-    # Each byte that comes begins the socket's time anew: whoever sends one now and then would keep us for ever.
-    late = threading.Timer(left_s, _cut, (connection,))
-    late.daemon = True
-    late.start()
+    late, response = None, None
     try:
+        connection.connect()
+        # Each byte that comes begins the socket's time anew: whoever sends one now and then would keep us for ever.
+        late = threading.Timer(left_s, _cut, (connection.sock,))
+        late.daemon = True
+        late.start()
         target = parts.path or "/"
         connection.request(method, f"{target}?{parts.query}" if parts.query else target, body, dict(headers))
         response = connection.getresponse()
@@ -50,14 +52,16 @@ def answer(
     except (OSError, http.client.HTTPException) as error:
         raise Temporary(f"{what}: {type(error).__name__}: {error}") from None
     finally:
-        late.cancel()
+        if late is not None:
+            late.cancel()
+        if response is not None:
+            response.close()
         connection.close()
 
 
-def _cut(connection: http.client.HTTPConnection) -> None:
-    if connection.sock is not None:
-        with contextlib.suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+def _cut(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def pieces(response: http.client.HTTPResponse, bytes_max: int, deadline: float, what: str) -> Iterator[bytes]:
