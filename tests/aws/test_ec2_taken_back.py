@@ -3,6 +3,7 @@ paid for, when the journal says that all is as before."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -193,9 +194,9 @@ def test_upgrade_killed_as_it_starts_an_instance_and_taken_back(tmp_path: Path) 
         (tmp_path / "release/wheels").mkdir(parents=True)
         operator.run("release", "publish", "fleet", tmp_path / "release")
         machine = ["--image", IMAGE, "--type", KIND, "--subnet", next(iter(standin.instances.subnets))]
-        operator.run("launch", "render", "--node", "render-1", "--release", "fleet", *machine)
+        operator.run("launch", "render", "--node", "render-1", "--release", "fleet", "--allow-unsigned", *machine)
         store, _ = open_store(operator.store, {})
-        command = ["upgrade", "render", "--seq", "covers=1", "--bake", "0"]
+        command = ["upgrade", "render", "--seq", "covers=1", "--bake", "0", "--allow-unsigned"]
         with serving(store, ["render-1"], "fleet@1"):
             standin.script.hidden_s = 10 * HIDDEN_S
             with standin.locked():
@@ -208,3 +209,40 @@ def test_upgrade_killed_as_it_starts_an_instance_and_taken_back(tmp_path: Path) 
             states = {record.tags["boxlink:node"]: record.status.state for record in standin.instances.records.values()}
         assert states.pop("render-1") == "running"
         assert set(states.values()) <= {"shutting-down", "terminated"}
+
+
+def test_who_goes_on_where_the_nodes_are_not_is_refused(tmp_path: Path) -> None:
+    """In another region: nothing is seen of them there, and an old node would be taken for one that has ended. In
+    another account the region is the same, and nothing of the role was ever seen."""
+    with running_standin(tmp_path, pace=10.0) as standin:
+        store_url = f"file://{tmp_path}/operator/store"
+        who = standin.identity("operator", policy_document("operator", store_url))
+        operator = Publisher(tmp_path / "operator", standin, who)
+        (tmp_path / "release/wheels").mkdir(parents=True)
+        operator.run("release", "publish", "fleet", tmp_path / "release")
+        machine = ["--image", IMAGE, "--type", KIND, "--subnet", next(iter(standin.instances.subnets))]
+        operator.run("launch", "render", "--node", "render-1", "--release", "fleet", "--allow-unsigned", *machine)
+        store, _ = open_store(operator.store, {})
+        command = ["upgrade", "render", "--seq", "covers=1", "--bake", "0", "--allow-unsigned"]
+        with serving(store, ["render-1"], "fleet@1"):
+            operator.run_killed("RunInstances", 1, *command, is_done=True)
+        key = "upgrade/render-000001"
+        before = store.get(key, size_max=1 << 20)
+        assert before is not None
+        assert json.loads(before.data)["place"] == "ec2 eu-central-1"
+        environment = operator.environment()
+        elsewhere = {**environment, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
+        operator.environment = lambda: elsewhere  # type: ignore[method-assign]
+        for words in (command, [*command, "--abort"]):
+            refused = operator.json(*words, code=13)["error"]
+            assert "is of the nodes at ec2 eu-central-1, not at ec2 us-east-1" in refused["message"]
+        (tmp_path / "other").mkdir()
+        with running_standin(tmp_path / "other", pace=10.0) as other:
+            other.instances.images |= standin.instances.images
+            of_other = {**environment, **other.environment(other.identity("operator", policy_document("operator")))}
+            operator.environment = lambda: of_other  # type: ignore[method-assign]
+            for words in (command, [*command, "--abort"]):
+                refused = operator.json(*words, code=13)["error"]
+                assert "was ever seen here" in refused["message"]
+            assert other.requests["RunInstances"] == 0
+        assert store.get(key, size_max=1 << 20, if_none_match=before.etag) is None, "nor was its driver overtaken"

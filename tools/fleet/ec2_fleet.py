@@ -18,6 +18,7 @@ from synclib.engine.node_volume import release_ended
 from synclib.errors import Conflict, Invalid
 from synclib.volume.aws_calls import Calls
 from synclib.volume.ebs import EbsDriver
+from tools.fleet.boot_pins import BootPins
 from tools.fleet.ec2_instances import (
     INSTANCE_ID,
     Instance,
@@ -38,7 +39,8 @@ _NEW_S = 60.0  # for so long a new instance may not be listed (EC2, "Eventual co
 
 
 class Ec2Fleet:
-    """``machine``: what instances are that are not said to be another. ``store``: its URL."""
+    """``machine``: what instances are that are not said to be another. ``store``: its URL. ``boots``: what their
+    user-data pins, where releases may be unsigned."""
 
     def __init__(
         self,
@@ -47,7 +49,9 @@ class Ec2Fleet:
         machine: Machine | None,
         store: str,
         calls: Calls | None = None,
+        boots: BootPins | None = None,
     ) -> None:
+        self._boots = boots
         self._ec2, self._readiness, self._machine = ec2, readiness, machine
         self._store, self._calls = store, calls
         self._draining: set[str] = set()
@@ -73,7 +77,8 @@ class Ec2Fleet:
         ]
 
     def look(self, specs: Sequence[NodeSpec]) -> dict[str, View]:
-        there = {each.tags["boxlink:node"] for each in self._of_roles(specs) if each.state not in _ENDED}
+        listed = self._of_roles(specs)
+        there = {each.tags["boxlink:node"] for each in listed if each.state not in _ENDED}
         now = self._clock.monotonic()
         views = self._readiness.look(specs, there.__contains__, self._draining)
         return {
@@ -89,6 +94,7 @@ class Ec2Fleet:
             spec.role,
             self._store,
             spec.release,
+            "" if self._boots is None else self._boots.of(spec.release),
             values=spec.values,
             pins=spec.pins,
             is_from_snapshot=bool(spec.snapshot),
@@ -105,7 +111,9 @@ class Ec2Fleet:
         raise Conflict(f"{spec.node} was started and ended {_ATTEMPTS} times", hint="see its console, and its log")
 
     def check(self, spec: NodeSpec) -> None:
-        """Invalid where no instance could be asked for. What its role says is looked at before: ReleaseRoles."""
+        """Invalid where no instance could be asked for, or none would boot. ReleaseRoles looks at its role."""
+        if self._boots is not None:
+            self._boots.check(spec.release)
         start = Start(spec.node, spec.role, self._store, spec.release, values=spec.values, pins=spec.pins)
         requests(self._machine_of(spec), start)
 
@@ -118,6 +126,15 @@ class Ec2Fleet:
     def drain(self, spec: NodeSpec) -> None:
         self._draining.add(spec.node)
         terminate(self._ec2, [instance.id for instance in self._of(spec)], self._calls)
+
+    def check_here(self, role: str) -> None:
+        """Conflict where no instance of a role was ever seen: elsewhere its nodes would all seem to have ended."""
+        if not self._of_role(role):
+            raise Conflict(
+                f"no instance of role {role} of this store was ever seen here, not even one that has ended",
+                hint="is it this region and account that they run in? see AWS_REGION and AWS_PROFILE; if all have ended "
+                "for more than an hour, launch one of them again first",
+            )
 
     def note_pins(self, spec: NodeSpec) -> None:
         """A running node stays at other seqs from now on: let its instance say so."""

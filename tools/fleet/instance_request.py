@@ -48,7 +48,7 @@ def user_data(start: Start) -> str:
     words += [word for name, value in start.values.items() for word in ("--set", f"{name}={value}")]
     words += [word for name, seq in start.pins.items() for word in ("--seq", f"{name}={seq}")]
     words += ["--from", "snapshot"] if start.is_from_snapshot else []
-    found["run"] = words
+    found |= {"node": start.node, "run": words}
     # Strings and lists of strings are written alike in JSON and TOML, but for DEL.
     text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in found.items())
     if len(text.encode()) > USER_DATA_BYTES_MAX or "\x7f" in text:
