@@ -131,23 +131,36 @@ def test_what_no_instance_would_boot_is_not_paid_for(standin: Standin, operator:
         assert all(b"sha256" not in record.user_data for record in standin.instances.records.values())
 
 
-def boots(operator: Publisher, user_data: bytes) -> None:
-    """A machine that trusts nobody's key brings the release."""
+def booted(operator: Publisher, user_data: bytes) -> subprocess.CompletedProcess[str]:
+    """A machine that trusts nobody's key, and has an address for a name."""
     place = operator.place / "machine"
     place.mkdir()
     (place / "bootstrap.pyz").write_bytes(build_bootstrap())
     (place / "node.toml").write_bytes(user_data)
     words = ["--user-data", place / "node.toml", "--root", place / "root", "--trusted", place / "none", "--no-run"]
     command = [sys.executable, "-I", place / "bootstrap.pyz", *words]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_why_a_first_boot_failed_is_under_the_nodes_name(standin: Standin, operator: Publisher) -> None:
+    """The machine trusts another key than the operator."""
+    (operator.place.parent / "release/more").write_text("signed")
+    operator.run("release", "key", operator.place / "a.key")
+    operator.run("release", "publish", "other", operator.place.parent / "release", "--key", operator.place / "a.key")
+    command = [word if word != "fleet" else "other" for word in words(standin, "--node", "render-1")]
+    [node] = operator.json(*command, "--trust", f"{operator.place}/a.key.pub")["nodes"]
+    with standin.locked():
+        user_data = standin.instances.records[node["instance"]].user_data
+    assert "not trusted" in booted(operator, user_data).stderr
+    assert b"not trusted" in operator.run("logs", "render-1")
 
 
 def test_an_unsigned_release_that_is_allowed_boots_pinned(standin: Standin, operator: Publisher) -> None:
     [node] = operator.json(*words(standin, "--node", "render-1"))["nodes"]
     with standin.locked():
         user_data = standin.instances.records[node["instance"]].user_data
-    boots(operator, user_data)
+    done = booted(operator, user_data)
+    assert done.returncode == 0, done.stderr
     assert (operator.place / "machine/root/release/fleet/1/readme").read_text() == "a release"
 
 

@@ -173,6 +173,15 @@ def test_why_a_boot_failed_is_in_the_store(instance: Instance, imds: Imds) -> No
     assert b'"starting"' in pieces[-1]
 
 
+def test_the_node_of_user_data_is_the_roles_name_and_the_logs(instance: Instance, imds: Imds) -> None:
+    imds.paths["/latest/user-data"] = instance.user_data(node="render-1", run=["env"])
+    assert instance.run(imds=imds).returncode == 1
+    [info] = instance.store.list("log/")
+    assert info.key.startswith("log/render-1/bootstrap.log/")
+    instance.release()
+    assert "BOXLINK_NODE=render-1\n" in instance.run(imds=imds, BOXLINK_NODE="other").stdout
+
+
 def test_a_machine_that_is_installed_anew_sends_its_log_behind_the_former_ones(instance: Instance, imds: Imds) -> None:
     for _ in range(2):
         assert instance.run(imds=imds, BOXLINK_NODE="n1").returncode == 1
@@ -269,6 +278,13 @@ class TestRefused:
         instance.release()
         imds.paths["/latest/user-data"] = instance.user_data(password="hunter2")
         self.refused(instance, "unknown key 'password'", imds=imds)
+        for node in ("../x", "a/b", "-x", "a b", "x" * 129):
+            imds.paths["/latest/user-data"] = instance.user_data(node=node)
+            self.refused(instance, "node is no name", imds=imds)
+        imds.paths["/latest/user-data"] = instance.user_data() + b"node = 1\n"
+        self.refused(instance, "node is no text", imds=imds)
+        imds.paths["/latest/user-data"] = instance.user_data() + b"node = " + b"9" * 5000
+        self.refused(instance, "is no TOML", imds=imds)
         imds.paths["/latest/user-data"] = b"#" * (17 << 10)
         self.refused(instance, "longer than 16384 bytes", imds=imds)
         del imds.paths["/latest/user-data"]

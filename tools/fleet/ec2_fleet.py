@@ -132,8 +132,8 @@ class Ec2Fleet:
         if not self._of_role(role):
             raise Conflict(
                 f"no instance of role {role} of this store was ever seen here, not even one that has ended",
-                hint="is it this region and account that they run in? see AWS_REGION and AWS_PROFILE; if all have ended "
-                "for more than an hour, launch one of them again first",
+                hint="is it this region and account that they run in? see AWS_REGION and AWS_PROFILE; if all have "
+                "ended for more than an hour, launch one of them again first",
             )
 
     def note_pins(self, spec: NodeSpec) -> None:
