@@ -202,7 +202,11 @@ def test_upgrade_killed_as_it_starts_an_instance_and_taken_back(tmp_path: Path) 
             with standin.locked():
                 for record in standin.instances.records.values():
                     record.born -= 10 * HIDDEN_S
+            refused = operator.json(*(word for word in command if word != "--allow-unsigned"), code=2)["error"]
+            assert "is not signed" in refused["message"]
             operator.run_killed("RunInstances", 1, *command, is_done=True)
+            with standin.locked():
+                assert all(b"sha256 = " in record.user_data for record in standin.instances.records.values())
             assert operator.json(*command, "--abort")["state"] == "rolled back"
         with standin.locked():
             assert len(standin.instances.records) == 2
