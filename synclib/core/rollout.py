@@ -158,12 +158,14 @@ def batches(count: int, size: int) -> Iterator[int]:
 class View:
     """What is seen of a node. ``is_there``: its processes run, or nothing says that they do not; ``is_ready``: it
     answers, and the proxy sends to it; ``why``: what is missing for that; ``is_refused``: it will not come.
+    ``may_come``: it is not seen, but may have been asked for so lately that it could not be: it is not gone yet.
     ``downtime_ms``: of a swap (Step)."""
 
     is_there: bool = False
     is_ready: bool = False
     why: str = "it does not run"
     is_refused: bool = False
+    may_come: bool = False
     downtime_ms: float | None = None
 
 
@@ -258,7 +260,7 @@ def _back(rollout: Rollout, views: Mapping[str, View], waited_s: float, ready_s_
     left = [step for step in rollout.steps if step.phase is not Phase.UNDONE]
     if not left:
         return Decision(rollout.model_copy(update={"state": State.ROLLED_BACK}))
-    undone = [step for step in left if _view(views, step.old).is_ready and not _view(views, step.new).is_there] + [
+    undone = [step for step in left if _view(views, step.old).is_ready and _is_gone(_view(views, step.new))] + [
         step for step in left if step.phase is Phase.WAITING
     ]
     if undone:
@@ -277,6 +279,10 @@ def _back(rollout: Rollout, views: Mapping[str, View], waited_s: float, ready_s_
         if new.is_there and (old.is_ready or not new.is_ready):
             effects.append(Drain(step.new))
     return Decision(rollout, tuple(effects))
+
+
+def _is_gone(view: View) -> bool:
+    return not view.is_there and not view.may_come
 
 
 def _at_work(rollout: Rollout) -> list[Step]:

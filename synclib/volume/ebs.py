@@ -20,7 +20,7 @@ from synclib.errors import Conflict, Full, Missing, Unavailable
 from synclib.store.outcome import NotApplied
 from synclib.volume.aws_calls import Calls, client_settings
 from synclib.volume.aws_errors import message_of, translate
-from synclib.volume.base import Snapshot, Volume, VolumeState
+from synclib.volume.base import Snapshot, SnapshotState, Volume, VolumeState
 from synclib.volume.ebs_answers import TOKEN_TAG, snapshot_from, volume_from
 from synclib.volume.ebs_blocks import EbsBlocks
 
@@ -196,10 +196,13 @@ class EbsDriver:
         return [snapshot_from(row) for row in self._described(describe, "Snapshots", "snapshot-id", ids, tags)]
 
     def _made(self, mark: str, settle_s: float) -> Snapshot | None:
-        """The snapshot of a token, looked for during ``settle_s``."""
+        """The snapshot of a token, looked for during ``settle_s``. Those that have failed go."""
         stop = self._calls.clock.monotonic() + settle_s
         while True:
             found = self._snapshots([], {TOKEN_TAG: mark})
+            for failed in [each for each in found if each.state is SnapshotState.ERROR]:
+                self.delete_snapshot(failed.id)  # nothing can be made of it, and its token would be spent for ever
+                found.remove(failed)
             if found:
                 return min(found, key=lambda snapshot: (snapshot.started_at_ns, snapshot.id))
             if self._calls.clock.monotonic() >= stop:

@@ -97,7 +97,7 @@ def snapshot_is_completed(snapshot: Snapshot) -> bool:
     if snapshot.state is SnapshotState.ERROR:
         raise Corrupt(
             f"the snapshot {snapshot.id} has failed: its blocks are not what was said of them, or it was left too long",
-            hint="delete it and make it again under another token",
+            hint="the same command again deletes it and makes another",
         )
     return snapshot.state is SnapshotState.COMPLETED
 

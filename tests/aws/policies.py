@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from synclib.core.snapshot_tags import store_tag
 from synclib.errors import Invalid, Missing
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo, Store
 from tests.aws.iam import Access, load_policy
@@ -17,9 +18,9 @@ ROLES = ("publisher", "node", "proxy", "operator")
 BUCKET, PREFIX = "covers-bucket", "fleet"
 
 
-def policy_document(role: str) -> dict[str, Any]:
-    """A policy with its places filled in."""
-    text = (DIRECTORY / f"{role}.json").read_text()
+def policy_document(role: str, store: str = f"s3://{BUCKET}/{PREFIX}") -> dict[str, Any]:
+    """A policy with its places filled in. ``store``: whose instances it is about, where that is no bucket."""
+    text = (DIRECTORY / f"{role}.json").read_text().replace("s3://BUCKET/PREFIX", store_tag(store))
     document: dict[str, Any] = json.loads(text.replace("BUCKET", BUCKET).replace("PREFIX", PREFIX))
     return document
 

@@ -106,6 +106,26 @@ def test_lost_answer_of_a_snapshot_that_is_seen_late(standin: Standin, driver: E
     assert standin.requests["CreateSnapshot"] == 1
 
 
+def test_a_snapshot_that_failed_is_made_again_under_its_token(standin: Standin, driver: EbsDriver) -> None:
+    volume = make(driver)
+    wait(standin, driver, [volume.id], VolumeState.AVAILABLE)
+    failed = driver.snapshot(volume.id, token="s", tags={})
+    standin.snapshots.records[failed.id].status.set("error")
+    standin.clock.advance(60)
+    again = driver.snapshot(volume.id, token="s", tags={})
+    assert again.id != failed.id
+    wait_until(
+        driver.snapshots,
+        [again.id],
+        snapshot_is_completed,
+        clock=standin.clock,
+        entropy=SeededEntropy(2),
+        deadline_s=60,
+    )
+    assert driver.snapshot(volume.id, token="s", tags={}).id == again.id
+    assert kinds(standin) == ["snapshot", "volume"], "the failed one is not paid for on and on"
+
+
 def test_snapshot_rate_of_a_volume_is_waited_for(standin: Standin, driver: EbsDriver) -> None:
     volume = make(driver)
     wait(standin, driver, [volume.id], VolumeState.AVAILABLE)

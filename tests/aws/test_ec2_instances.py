@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from synclib.clock import SeededEntropy
+from synclib.core.snapshot_tags import STORE
 from synclib.errors import BoxlinkError, Conflict, Full, Invalid, Unavailable
 from synclib.volume.aws_calls import Calls
 from synclib.volume.ebs_answers import TOKEN_TAG
@@ -20,6 +21,7 @@ from tests.aws.requests import IMAGE, block, completed
 from tests.aws.standin import Standin
 from tools.fleet.ec2_instances import instances, run_instance, terminate, wait_until_running
 
+FLEET = "s3://covers-bucket/fleet"
 KINDS = ("c7g.large", "m7g.large")
 BROKEN = Refused("InternalError", "An internal error has occurred", status=500)
 
@@ -38,7 +40,10 @@ def requests(standin: Standin, name: str = "render-1", **more: object) -> list[d
                 "UserData": 'store = "s3://covers"\n',
                 "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
                 "TagSpecifications": [
-                    {"ResourceType": resource, "Tags": [{"Key": "boxlink:node", "Value": name}]}
+                    {
+                        "ResourceType": resource,
+                        "Tags": [{"Key": "boxlink:node", "Value": name}, {"Key": STORE, "Value": FLEET}],
+                    }
                     for resource in ("instance", "volume")
                 ],
                 **more,
@@ -61,7 +66,7 @@ def test_starts_what_is_wished_for(standin: Standin, ec2: Any, calls: Calls) -> 
     started = run_instance(ec2, requests(standin), calls)
     [instance] = wait_until_running(ec2, [started], calls)
     assert (instance.state, instance.kind, instance.zone) == ("running", KINDS[0], standin.site.zones[0])
-    assert instance.tags == {"boxlink:node": "render-1", TOKEN_TAG: requests(standin)[0]["ClientToken"]}
+    assert instance.tags == {"boxlink:node": "render-1", STORE: FLEET, TOKEN_TAG: requests(standin)[0]["ClientToken"]}
     record = standin.instances.records[started]
     assert record.user_data == b'store = "s3://covers"\n'
     assert record.metadata["HttpTokens"] == "required"

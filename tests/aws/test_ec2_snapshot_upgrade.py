@@ -110,7 +110,7 @@ def is_paid_for(rig: Rig) -> list[tuple[str, str]]:
 
 def as_operator(rig: Rig) -> None:
     """Who rolls has an operator's rights and no more (docs/iam/operator.json)."""
-    who = rig.standin.identity("operator", policy_document("operator"))
+    who = rig.standin.identity("operator", policy_document("operator", f"file://{rig.fleet.store}"))
     machine = Machine(IMAGE, ["c7g.large"], list(rig.standin.instances.subnets)[:1], profile="boxlink-node")
     store = f"file://{rig.fleet.store}"
     rig.instances = Ec2Fleet(client(rig.standin, "ec2", who), rig.readiness, machine, store, rig.calls)

@@ -13,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from synclib.clock import SeededEntropy
+from synclib.core.snapshot_tags import STORE
 from synclib.errors import Invalid
 from synclib.volume.base import VolumeState
 from synclib.volume.ebs import EbsDriver
@@ -20,13 +21,15 @@ from synclib.volume.ebs_answers import TOKEN_TAG
 from synclib.volume.waiting import snapshot_is_completed, volume_is, wait_until
 from tests.aws.clients import client
 from tests.aws.iam import Access, load_policy
-from tests.aws.policies import ROLES, policy_document
+from tests.aws.policies import BUCKET, PREFIX, ROLES, policy_document
 from tests.aws.refusal import Refused
 from tests.aws.requests import block, completed, make_volume, refused, run
 from tests.aws.standin import Standin
 
 POLICY_BYTES_MAX = 6144  # of a managed policy, without white space (IAM quotas)
 OURS = {"Key": TOKEN_TAG, "Value": "one"}
+OUR_STORE = {"Key": STORE, "Value": f"s3://{BUCKET}/{PREFIX}"}
+OTHER_STORE = {"Key": STORE, "Value": f"s3://{BUCKET}/{PREFIX}2"}
 
 
 def policy(*statements: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +97,7 @@ class Site:
     strangers_snapshot: str
     strangers_volume: str
     strangers_instance: str
+    other_stores_instance: str
 
     def as_role(self, role: str, service: str) -> Any:
         return client(self.standin, service, self.standin.identity(role, policy_document(role)))
@@ -103,10 +107,12 @@ class Site:
 def site(standin: Standin, ec2: Any, ebs: Any) -> Site:
     snapshots = [completed(standin, ebs, {0: block(1)}) for _ in range(2)]
     volumes = [make_volume(ec2) for _ in range(2)]
-    instances = [run(ec2) for _ in range(2)]
+    instances = [run(ec2) for _ in range(3)]
     standin.clock.advance(60)
-    ec2.create_tags(Resources=[snapshots[0], volumes[0], instances[0]], Tags=[OURS])
-    return Site(standin, ec2, snapshots[0], volumes[0], instances[0], snapshots[1], volumes[1], instances[1])
+    ec2.create_tags(Resources=[snapshots[0], volumes[0], instances[0], instances[2]], Tags=[OURS])
+    ec2.create_tags(Resources=[instances[0]], Tags=[OUR_STORE])
+    ec2.create_tags(Resources=[instances[2]], Tags=[OTHER_STORE])
+    return Site(standin, ec2, snapshots[0], volumes[0], instances[0], snapshots[1], volumes[1], *instances[1:])
 
 
 def born(kind: str) -> dict[str, Any]:
@@ -182,12 +188,34 @@ CALLS: dict[str, tuple[Call, set[str]]] = {
         set(),
     ),
     "end an instance": (lambda ec2, ebs, s: ec2.terminate_instances(InstanceIds=[s.instance]), {"operator"}),
+    "tag an instance of another store": (
+        lambda ec2, ebs, s: ec2.create_tags(Resources=[s.other_stores_instance], Tags=[OUR_STORE]),
+        set(),
+    ),
+    "end an instance of another store": (
+        lambda ec2, ebs, s: ec2.terminate_instances(InstanceIds=[s.other_stores_instance]),
+        set(),
+    ),
+    "start an instance of another store": (
+        lambda ec2, ebs, s: run(
+            ec2,
+            IamInstanceProfile={"Name": "boxlink-node"},
+            TagSpecifications=[
+                {"ResourceType": "instance", "Tags": [OURS, OTHER_STORE]},
+                {"ResourceType": "volume", "Tags": [OURS]},
+            ],
+        ),
+        set(),
+    ),
     "end a stranger": (lambda ec2, ebs, s: ec2.terminate_instances(InstanceIds=[s.strangers_instance]), set()),
     "start an instance": (
         lambda ec2, ebs, s: run(
             ec2,
             IamInstanceProfile={"Name": "boxlink-node"},
-            TagSpecifications=[{"ResourceType": kind, "Tags": [OURS]} for kind in ("instance", "volume")],
+            TagSpecifications=[
+                {"ResourceType": "instance", "Tags": [OURS, OUR_STORE]},
+                {"ResourceType": "volume", "Tags": [OURS]},
+            ],
         ),
         {"operator"},
     ),
@@ -218,7 +246,7 @@ def test_each_call_is_one_that_works(site: Site, what: str) -> None:
 
 def test_instance_may_not_be_given_another_role(site: Site) -> None:
     site.standin.instances.profiles.add("administrator")
-    tags = [{"ResourceType": kind, "Tags": [OURS]} for kind in ("instance", "volume")]
+    tags = [{"ResourceType": kind, "Tags": [OURS, OUR_STORE]} for kind in ("instance", "volume")]
     with refused("UnauthorizedOperation"):
         run(site.as_role("operator", "ec2"), IamInstanceProfile={"Name": "administrator"}, TagSpecifications=tags)
 

@@ -99,6 +99,9 @@ def launch(standin: Standin) -> str:
         "Placement": {"AvailabilityZone": ZONE},
         "IamInstanceProfile": {"Name": "boxlink-node"},
         "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required"},
+        "TagSpecifications": [
+            {"ResourceType": "instance", "Tags": [{"Key": "boxlink:store", "Value": "s3://covers-bucket/fleet"}]}
+        ],
         "ClientToken": "render-1",
     }
     return run_instance(operator, [request], Calls(standin.clock, SeededEntropy(1)))

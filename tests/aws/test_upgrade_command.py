@@ -23,7 +23,7 @@ from tools.demo.program import boxlink_command
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     with rigged_with_volumes(tmp_path_factory.mktemp("upgrade")) as rig:
-        who = rig.standin.identity("operator", policy_document("operator"))
+        who = rig.standin.identity("operator", policy_document("operator", f"file://{rig.fleet.store}"))
         rig.fleet._environ.update(rig.standin.environment(who))
         first = snapshot(rig)
         spec = NodeSpec(node="render-1", role="render", release="fleet@1", pins={"covers": 1}, snapshot=first)
@@ -35,7 +35,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def words(rig: Rig, snapshot_id: str) -> list[str]:
     subnet = next(iter(rig.standin.instances.subnets))
     machine = ["--image", IMAGE, "--type", "c7g.large", "--subnet", subnet, "--profile", "boxlink-node"]
-    return ["upgrade", "render", "--snapshot", snapshot_id, "--driver", "ebs", *machine, "--bake", "0"]
+    trust = ["--trust", f"{rig.key}.pub"]
+    return ["upgrade", "render", "--snapshot", snapshot_id, "--driver", "ebs", *machine, *trust, "--bake", "0"]
 
 
 def run_killed(rig: Rig, command: list[str], operation: str, count: int, *, is_done: bool) -> None:

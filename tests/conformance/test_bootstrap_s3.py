@@ -75,7 +75,7 @@ def test_what_a_failed_boot_said_is_put_once(place: tuple[Store, str], tmp_path:
     store, url = place
     objects = open_objects(url, Metadata())
     log = Log(tmp_path / "bootstrap.log")
-    log.send = lambda: send_log(log.path, tmp_path / "sent", objects)
+    log.send = lambda: send_log(log.path, tmp_path / "sent", objects, "n1")
     log.failed("no reason", "none")
     log.failed("again", "none")
     keys = [info.key for info in store.list("log/")]

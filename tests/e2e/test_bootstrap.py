@@ -97,6 +97,8 @@ def test_from_user_data_to_the_running_program(instance: Instance, imds: Imds) -
     assert sorted(path.name for path in (instance.root / "release/fleet").iterdir()) == [
         "1",
         "1.json",
+        "1.whole",
+        "booted",
         "current",
         "lock",
     ]
@@ -104,9 +106,11 @@ def test_from_user_data_to_the_running_program(instance: Instance, imds: Imds) -
     before = len(instance.log())
     assert instance.run(imds=imds).stdout == done.stdout
     assert [said["event"] for said in instance.log()[before:]] == ["release", "starting"]
-    # A new release; the old one stays for a rollback.
+    # A new release is for new nodes; here it comes by a channel, or by user-data that says so. The old one stays.
     write_wheel(instance.source / "wheels", "8")
     instance.release()
+    assert instance.run(imds=imds).stdout == done.stdout
+    imds.paths["/latest/user-data"] = instance.user_data("fleet@2", run=["tool", "{release}", "{data}", "word"])
     assert instance.run(imds=imds).stdout.startswith("8 ")
     assert linked_seq(instance.root / "release/fleet", "previous") == 1
 
@@ -167,6 +171,15 @@ def test_why_a_boot_failed_is_in_the_store(instance: Instance, imds: Imds) -> No
     pieces = [read_segment(instance.store, info.key) for info in instance.store.list("log/n1/bootstrap.log/")]
     assert b"".join(pieces) == said.read_bytes()
     assert b'"starting"' in pieces[-1]
+
+
+def test_the_node_of_user_data_is_the_roles_name_and_the_logs(instance: Instance, imds: Imds) -> None:
+    imds.paths["/latest/user-data"] = instance.user_data(node="render-1", run=["env"])
+    assert instance.run(imds=imds).returncode == 1
+    [info] = instance.store.list("log/")
+    assert info.key.startswith("log/render-1/bootstrap.log/")
+    instance.release()
+    assert "BOXLINK_NODE=render-1\n" in instance.run(imds=imds, BOXLINK_NODE="other").stdout
 
 
 def test_a_machine_that_is_installed_anew_sends_its_log_behind_the_former_ones(instance: Instance, imds: Imds) -> None:
@@ -265,6 +278,13 @@ class TestRefused:
         instance.release()
         imds.paths["/latest/user-data"] = instance.user_data(password="hunter2")
         self.refused(instance, "unknown key 'password'", imds=imds)
+        for node in ("../x", "a/b", "-x", "a b", "x" * 129):
+            imds.paths["/latest/user-data"] = instance.user_data(node=node)
+            self.refused(instance, "node is no name", imds=imds)
+        imds.paths["/latest/user-data"] = instance.user_data() + b"node = 1\n"
+        self.refused(instance, "node is no text", imds=imds)
+        imds.paths["/latest/user-data"] = instance.user_data() + b"node = " + b"9" * 5000
+        self.refused(instance, "is no TOML", imds=imds)
         imds.paths["/latest/user-data"] = b"#" * (17 << 10)
         self.refused(instance, "longer than 16384 bytes", imds=imds)
         del imds.paths["/latest/user-data"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +19,24 @@ _PIECE_BYTES = 1 << 20
 
 @contextmanager
 def answer(
-    method: str, url: str, headers: Mapping[str, str], what: str, timeout_s: float = SOCKET_S, body: bytes | None = None
+    method: str, url: str, headers: Mapping[str, str], what: str, deadline: float, body: bytes | None = None
 ) -> Iterator[http.client.HTTPResponse]:
     """The answer with status 200. NotThere for 404, AlreadyThere for 412, Temporary for what may go away, Failure for a
-    refusal; ``what`` names it, for a URL may hold what is nobody's business."""
+    refusal; ``what`` names it, for a URL may hold what is nobody's business. ``deadline``: of time.monotonic(), for
+    the whole of it."""
     parts = urlsplit(url)
     if parts.hostname is None:
         raise Failure(f"{what}: this is no URL")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+    left_s = max(0.01, deadline - time.monotonic())
+    connection = kind(parts.hostname, parts.port, timeout=min(SOCKET_S, left_s))
+    late, response = None, None
     try:
+        connection.connect()
+        # Each byte that comes begins the socket's time anew: whoever sends one now and then would keep us for ever.
+        late = threading.Timer(left_s, _cut, (connection.sock,))
+        late.daemon = True
+        late.start()
         target = parts.path or "/"
         connection.request(method, f"{target}?{parts.query}" if parts.query else target, body, dict(headers))
         response = connection.getresponse()
@@ -41,18 +52,29 @@ def answer(
     except (OSError, http.client.HTTPException) as error:
         raise Temporary(f"{what}: {type(error).__name__}: {error}") from None
     finally:
+        if late is not None:
+            late.cancel()
+        if response is not None:
+            response.close()
         connection.close()
+
+
+def _cut(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def pieces(response: http.client.HTTPResponse, bytes_max: int, deadline: float, what: str) -> Iterator[bytes]:
     """The body; Failure where it is longer than it may be, Temporary where it takes longer, or ends early."""
     got = 0
-    while piece := response.read(_PIECE_BYTES):
+    while piece := response.read1(_PIECE_BYTES):
         got += len(piece)
         if got > bytes_max:
             raise Failure(f"{what}: it is longer than {bytes_max} bytes")
         if time.monotonic() > deadline:
             raise Temporary(f"{what}: it took too long")
         yield piece
+    if time.monotonic() > deadline:
+        raise Temporary(f"{what}: it took too long")
     if response.length:
         raise Temporary(f"{what}: it ended early")

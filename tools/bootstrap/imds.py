@@ -78,5 +78,6 @@ class Metadata:
         # Half of what this program takes to import; it may have a file to read and need nobody.
         from .http import answer, pieces
 
-        with answer(method, self._address + path, headers, what, _TIMEOUT_S) as response:
-            return b"".join(pieces(response, bytes_max, time.monotonic() + _TIMEOUT_S, what))
+        deadline = time.monotonic() + _TIMEOUT_S
+        with answer(method, self._address + path, headers, what, deadline) as response:
+            return b"".join(pieces(response, bytes_max, deadline, what))

@@ -2,6 +2,8 @@
 
 user-data -> statement of the release -> is it pinned or signed -> a newer bootstrap -> boot tar -> unpacked and
 made ready beside what runs -> the link is switched -> the role is started in this process's place
+
+A later boot starts what `current` names here (:mod:`.standing`), and asks the store only where that is not whole.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from .imds import Metadata
 from .links import flush, switch
 from .log import Log
 from .objects import Objects, download, get, open_objects
-from .send_log import send_log
+from .send_log import node_name, send_log
+from .standing import note_booted, pin_of, replace, seq_of_current, standing, stands, take_away
 from .statement import BYTES_MAX as STATEMENT_BYTES_MAX
 from .statement import Statement, check, parse_statement, trusted_keys
 from .user_data import BYTES_MAX as USER_DATA_BYTES_MAX
 from .user_data import UserData, parse_user_data
+from .whole import note_whole
 
 ROOT = Path("/opt/boxlink")
 TRUSTED = Path("/etc/boxlink/trusted")
@@ -54,31 +58,46 @@ def boot(options: Options, log: Log) -> Path:
     metadata = Metadata(is_v1=options.is_v1)
     told = parse_user_data(_read_user_data(options, metadata))
     objects = open_objects(told.store, metadata)
-    log.send = lambda: send_log(log.path, options.root / "bootstrap.sent", objects)
-    key = f"release/{told.release}/" + ("current" if told.seq is None else f"signed/{told.seq:020}")
-    try:
-        said = get(objects, key, STATEMENT_BYTES_MAX)
-    except NotThere as error:
-        seq = "" if told.seq is None else f"@{told.seq}"
-        raise NotThere(
-            f"release {told.release}{seq}: there is none in the store",
-            f"see user-data, or publish it; `boxlink release ls {told.release}` lists its seqs",
-        ) from error
-    statement = parse_statement(said, told.release, told.seq)
-    is_signed = check(statement, trusted_keys(options.trusted), told.sha256)
+    log.send = lambda: send_log(log.path, options.root / "bootstrap.sent", objects, node_name(told.node))
+    place = options.root / "release" / told.release
+    place.mkdir(parents=True, exist_ok=True)
+    trusted = trusted_keys(options.trusted)
+    with _alone(place):
+        seq = seq_of_current(place, told)
+        found = None if seq is None else standing(place, seq, trusted, told.sha256)
+    if found is not None:
+        statement, is_signed, said = *found, b""
+    else:
+        said = _ask(objects, told.release, seq or told.seq)
+        statement = parse_statement(said, told.release, seq or told.seq)
+        is_signed = check(statement, trusted, told.sha256 if seq is None else pin_of(statement, told.sha256))
     log.say("release", release=statement.release, seq=statement.seq, signed_by=statement.key if is_signed else "")
     if is_signed:
-        _replace_itself(options, objects, statement, log)
-    place = options.root / "release" / statement.release
-    place.mkdir(parents=True, exist_ok=True)
+        _replace_itself(options, objects if said else None, statement, log)
     with _alone(place):
-        directory = _bring(place, objects, statement, log)
-        _replace(place / f"{statement.seq}.json", said)
-        if switch(place, statement.seq):
+        if said:
+            _bring(place, objects, statement, said, log)
+        # Who moved the link meanwhile has found that right.
+        if seq is None and switch(place, statement.seq):
             log.say("switched", release=statement.release, seq=statement.seq)
+    directory = place / str(statement.seq)
     if options.is_run:
         _start(options, told, objects, directory, log)
     return directory
+
+
+def _ask(objects: Objects, release: str, seq: int | None) -> bytes:
+    """The statement of a seq, or of the store's current one."""
+    try:
+        return get(
+            objects, f"release/{release}/" + ("current" if seq is None else f"signed/{seq:020}"), STATEMENT_BYTES_MAX
+        )
+    except NotThere as error:
+        at = "" if seq is None else f"@{seq}"
+        raise NotThere(
+            f"release {release}{at}: there is none in the store",
+            f"see user-data, or publish it; `boxlink release ls {release}` lists its seqs",
+        ) from error
 
 
 def _read_user_data(options: Options, metadata: Metadata) -> bytes:
@@ -91,29 +110,26 @@ def _read_user_data(options: Options, metadata: Metadata) -> bytes:
         raise Failure(f"{options.user_data} cannot be read: {error.strerror}") from error
 
 
-def _replace_itself(options: Options, objects: Objects, statement: Statement, log: Log) -> None:
-    """Go on as the release's own bootstrap, once."""
+def _replace_itself(options: Options, objects: Objects | None, statement: Statement, log: Log) -> None:
+    """Go on as the release's own bootstrap, once; without a store only as one that was brought before."""
     own, wanted = options.own, statement.bootstrap_sha256
     if own is None or not wanted or REPLACED in os.environ:
         return
     if hashlib.sha256(own.read_bytes()).hexdigest() == wanted:
         return
     path = options.root / f"bootstrap-{wanted[:16]}.pyz"
-    data = get(objects, f"release/{statement.release}/bootstrap.pyz", BOOTSTRAP_BYTES_MAX)
-    if hashlib.sha256(data).hexdigest() != wanted:
-        # So it is while a newer release is being published.
-        log.say("this bootstrap goes on: the store has neither it nor the one that is signed", "warning")
-        return
-    options.root.mkdir(parents=True, exist_ok=True)
-    _replace(path, data)
+    if not _has_sha256(path, wanted):
+        if objects is None:
+            return
+        data = get(objects, f"release/{statement.release}/bootstrap.pyz", BOOTSTRAP_BYTES_MAX)
+        if hashlib.sha256(data).hexdigest() != wanted:
+            # So it is while a newer release is being published.
+            log.say("this bootstrap goes on: the store has neither it nor the one that is signed", "warning")
+            return
+        options.root.mkdir(parents=True, exist_ok=True)
+        replace(path, data)
     log.say("a newer bootstrap goes on", sha256=wanted)
     os.execve(sys.executable, [sys.executable, "-I", str(path), *options.words], {**os.environ, REPLACED: "1"})
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 @contextlib.contextmanager
@@ -127,16 +143,20 @@ def _alone(place: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _bring(place: Path, objects: Objects, statement: Statement, log: Log) -> Path:
-    """The release's directory, whole and ready."""
+def _bring(place: Path, objects: Objects, statement: Statement, said: bytes, log: Log) -> None:
+    """The release's directory, whole and ready. What stands there is believed only if it was made of what was checked
+    just now."""
+    if stands(place, statement):
+        return
     from .environment import make_environment
     from .unpack import unpack
 
     directory = place / str(statement.seq)
-    if directory.is_dir():
-        return directory
+    if directory.exists():
+        log.say("what stands here is not this release, and is brought anew", "warning", seq=statement.seq)
+    take_away(place, statement.seq)
     partial, archive = place / f"{statement.seq}.partial", place / f"{statement.seq}.tar.gz"
-    if not _is_right(archive, statement):
+    if not _has_sha256(archive, statement.boot_sha256):
         key = f"release/{statement.release}/boot-{statement.seq}.tar.gz"
         deadline = time.monotonic() + BOOT_S
         download(objects, key, archive, statement.boot_sha256, statement.boot_bytes, deadline)
@@ -147,18 +167,19 @@ def _bring(place: Path, objects: Objects, statement: Statement, log: Log) -> Pat
     unpack(archive, partial)
     if make_environment(partial, directory):
         log.say("the environment is made")
+    note_whole(place, statement.seq, partial)
+    replace(place / f"{statement.seq}.json", said)
     os.sync()
     os.rename(partial, directory)
     flush(place)
     archive.unlink()
-    return directory
 
 
-def _is_right(archive: Path, statement: Statement) -> bool:
+def _has_sha256(path: Path, sha256: str) -> bool:
     """Whether an earlier try has brought it."""
     try:
-        with archive.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == statement.boot_sha256
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except FileNotFoundError:
         return False
 
@@ -175,6 +196,8 @@ def _start(options: Options, told: UserData, objects: Objects, directory: Path, 
         words = [word.replace(name, value) for word in words]
     environ = {name: value for name, value in os.environ.items() if name != REPLACED}
     environ["BOXLINK_STORE"] = told.store
+    if told.node:
+        environ["BOXLINK_NODE"] = told.node
     environ["BOXLINK_RELEASE"] = f"{told.release}@{directory.name}"
     if objects.region:
         environ.setdefault("AWS_REGION", objects.region)
@@ -183,4 +206,5 @@ def _start(options: Options, told: UserData, objects: Objects, directory: Path, 
     if program is None:
         raise Failure(f"the release has no program {words[0]}", "its wheels/ must bring it, or this machine")
     log.say("starting", role=told.role, release=told.release, program=program)
+    note_booted(directory.parent, told)
     os.execve(program, words, environ)

@@ -141,14 +141,14 @@ class S3Objects:
         from .http import answer, pieces
 
         path, headers = self._signed("GET", key)
-        with answer("GET", self._base + path, headers, key) as response:
+        with answer("GET", self._base + path, headers, key, deadline) as response:
             yield from pieces(response, bytes_max, deadline, key)
 
     def put_new(self, key: str, data: bytes) -> None:
         from .http import answer
 
         path, headers = self._signed("PUT", key, data, {"if-none-match": "*"})
-        with answer("PUT", self._base + path, headers, key, body=data):
+        with answer("PUT", self._base + path, headers, key, time.monotonic() + SMALL_S, data):
             pass
 
     def _signed(

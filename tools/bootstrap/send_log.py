@@ -21,10 +21,14 @@ _PLACE_MAX = 10**19  # what its name can hold
 _NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
-def send_log(path: Path, noted: Path, objects: Objects) -> None:
+def node_name(told: str) -> str:
+    """A node's name: as user-data has it, else as boxlink finds it (tools/cli_context.py)."""
+    return told or os.environ.get("BOXLINK_NODE") or os.uname().nodename
+
+
+def send_log(path: Path, noted: Path, objects: Objects, node: str) -> None:
     """What was said in the file since it was sent last, which ``noted`` knows, in one try: the boot is tried again, and
     so is this."""
-    node = os.environ.get("BOXLINK_NODE") or os.uname().nodename
     if not _NODE.fullmatch(node) or ".." in node:
         return
     sent = _Sent(noted)

@@ -2,8 +2,9 @@
 
 store = "s3://bucket/prefix"
 role = "render"
-release = "fleet"            # or "fleet@12"
+release = "fleet"            # or "fleet@12"; for the first boot
 sha256 = "…"                 # of that release's boot tar; not needed where its signature is trusted
+node = "render-1"            # its name; else that of the host
 run = ["boxlink", "up", …]   # instead of `boxlink up ROLE`; {data} and {release} stand for directories
 """
 
@@ -21,18 +22,19 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _ROLE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _SEQ = re.compile(r"[1-9][0-9]{0,17}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_KEYS = ("store", "role", "release", "sha256", "run")
+_KEYS = ("store", "role", "release", "sha256", "node", "run")
 
 
 @dataclass(frozen=True)
 class UserData:
-    """``seq``: None for the release's current one. ``sha256``: empty for none."""
+    """``seq``: None for the release's current one. ``sha256``, ``node``: empty for none."""
 
     store: str
     role: str
     release: str
     seq: int | None
     sha256: str
+    node: str
     run: tuple[str, ...]
 
 
@@ -42,7 +44,7 @@ def parse_user_data(data: bytes) -> UserData:
         raise Failure(f"the user-data has more than {BYTES_MAX} bytes", "it holds a few lines of TOML")
     try:
         found = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = re.search(r"\(at [^)]*\)", str(error))
         raise Failure(f"the user-data is no TOML {where[0] if where else ''}".rstrip()) from None
     for key in found:
@@ -57,10 +59,13 @@ def parse_user_data(data: bytes) -> UserData:
     sha256 = _text(found, "sha256") if "sha256" in found else ""
     if sha256 and not _SHA256.fullmatch(sha256):
         raise Failure("the user-data's sha256 is none", "64 hex digits")
+    node = _text(found, "node") if "node" in found else ""
+    if node and (not _NAME.fullmatch(node) or ".." in node):
+        raise Failure("the user-data's node is no name", "letters, digits, '-', '_' and '.'")
     store = _text(found, "store")
     if not store.startswith(("s3://", "file:///")) or not store.isprintable():
         raise Failure("the user-data's store is none", "s3://BUCKET/PREFIX or file:///DIR")
-    return UserData(store, role, release, int(seq) if at else None, sha256, _run(found))
+    return UserData(store, role, release, int(seq) if at else None, sha256, node, _run(found))
 
 
 def _is_name(text: str) -> bool:

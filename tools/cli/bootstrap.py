@@ -40,8 +40,8 @@ def command(
     boxlink bootstrap --write bootstrap.pyz              # one file, for an image: Python 3.11 is all it needs
     boxlink bootstrap --user-data node.toml --root /srv/node
 
-    The user-data is TOML: store, role, release, sha256, run. A release must be pinned by sha256, or be signed by a key
-    in /etc/boxlink/trusted.
+    The user-data is TOML: store, role, release, sha256, node, run. A release must be pinned by sha256, or be signed by
+    a key in /etc/boxlink/trusted. Once its role was started, a machine goes on with the release that its link names.
     """
     from synclib.errors import Invalid, Missing, Unavailable
 

@@ -79,7 +79,10 @@ def command(
         machine = (image, types, subnets, groups, profile)
         given = None if name is None else [check_node(name)]
         pins = parse_pins(seqs)
-        _launch_instances(context, given, count or 1, stem, release, set_values, pins, machine, is_dry_run=dry_run)
+        trusted = trust, allow_unsigned
+        _launch_instances(
+            context, given, count or 1, stem, release, set_values, pins, machine, trusted, is_dry_run=dry_run
+        )
         return
     names = [check_node(name)] if name is not None else [f"{stem}-{number + 1}" for number in range(count or 1)]
     pins = parse_pins(seqs)
@@ -106,41 +109,48 @@ def _launch_instances(
     values: Mapping[str, str],
     pins: Mapping[str, int],
     machine: tuple[str | None, tuple[str, ...], tuple[str, ...], tuple[str, ...], str],
+    trusted: tuple[tuple[Path, ...], bool],
     *,
     is_dry_run: bool,
 ) -> None:
-    """``given``: the nodes' names; None for new ones."""
+    """``given``: the nodes' names; None for new ones. ``trusted``: keys, and whether none is needed."""
     import json
     from contextlib import nullcontext
 
     from synclib.errors import Invalid
     from tools.cli_engine import open_host
-    from tools.fleet.ec2_instances import client, run_instance
+    from tools.fleet.boot_pins import BootPins
+    from tools.fleet.ec2_instances import as_sent, client, run_instance
     from tools.fleet.instance_request import Start, requests
     from tools.fleet.launch_names import launch_names
     from tools.fleet.pins import check_pins
-    from tools.fleet.release_place import full_name
+    from tools.fleet.release_place import full_name, read_trust
     from tools.fleet.release_role import ReleaseRoles
 
     kind = machine_of(*machine)
     if not release:
         raise Invalid("--release is needed for EC2", hint="or start it on this machine: --local DIR")
-
-    def tries_of(name: str) -> list[dict[str, object]]:
-        return requests(kind, Start(name, role, context.url, release, values=values, pins=pins))
-
-    if is_dry_run:
-        plans = {name: tries_of(name) for name in given or [f"{role}-new-{number + 1}" for number in range(count)]}
-        context.emit({"requests": plans}, json.dumps([tries[0] for tries in plans.values()], indent=1))
-        return
-    # The seq too, so that an instance that starts anew is what it was.
-    store = context.open_store()
+    # All that may be wrong is looked at before anything is paid for; a dry run does it too.
+    store, host = context.open_store(), open_host(context)
+    keys, is_unsigned_allowed = trusted
+    boots = BootPins(store, read_trust(keys, is_unsigned_allowed=is_unsigned_allowed))
+    # With its seq, so that an instance that starts anew is what it was.
     release = full_name(store, release)
+    boots.check(release)
     check_pins(store, pins)
     ReleaseRoles(store).check(role, release, values)
-    ec2, host = client(context.s3_settings()), open_host(context)
+
+    def tries_of(name: str) -> list[dict[str, object]]:
+        start = Start(name, role, context.url, release, boots.of(release), values=values, pins=pins)
+        return requests(kind, start)
+
     wanted = [context.url, release, dict(values), dict(pins), machine]
-    new = launch_names(host.state, role, count, wanted, host.clock, host.entropy)
+    new = launch_names(host.state, role, count, wanted, host.clock, host.entropy, is_dry_run=is_dry_run)
     with new if given is None else nullcontext(given) as names:
+        if is_dry_run:
+            plans = {name: [as_sent(request) for request in tries_of(name)] for name in names}
+            context.emit({"run_instances": plans}, json.dumps([tries[0] for tries in plans.values()], indent=1))
+            return
+        ec2 = client(context.s3_settings())
         told = [{"node": name, "instance": run_instance(ec2, tries_of(name))} for name in names]
     context.emit({"nodes": told}, "\n".join(f"{node['node']}: {node['instance']}" for node in told))

@@ -93,7 +93,7 @@ def command(
     machine = (image, types, subnets, groups, profile)
     asked = Asked(
         role, local, release, seq, snapshot, is_swap, driver_name, pool, proxy_address, batch, ready_within, bake,
-        trust, allow_unsigned, values, machine, dry_run,
+        trust, allow_unsigned, values, machine, dry_run, "" if local is not None or pause else _region(context),
     )  # fmt: skip
     if pause and abort:
         from synclib.errors import Invalid
@@ -105,3 +105,9 @@ def command(
         take_back(context, asked)
     else:
         upgrade(context, asked)
+
+
+def _region(context: Context) -> str:
+    from tools.fleet.ec2_instances import region_of
+
+    return region_of(context.s3_settings())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from synclib.core.machine import Machine
@@ -17,6 +18,7 @@ from synclib.engine.node_volume import release_ended
 from synclib.errors import Conflict, Invalid
 from synclib.volume.aws_calls import Calls
 from synclib.volume.ebs import EbsDriver
+from tools.fleet.boot_pins import BootPins
 from tools.fleet.ec2_instances import (
     INSTANCE_ID,
     Instance,
@@ -26,17 +28,19 @@ from tools.fleet.ec2_instances import (
     tag_instances,
     terminate,
 )
-from tools.fleet.instance_request import PINS_TAG, Start, pins_text, requests
+from tools.fleet.instance_request import PINS_TAG, Start, pins_text, requests, store_of
 from tools.fleet.pins import parse_pins
 from tools.fleet.readiness import Readiness
 from tools.fleet.settings_tags import settings_of
 
-_LIVE = ("pending", "running")
+_LIVE, _ENDED = ("pending", "running"), ("terminated", "stopped")
 _ATTEMPTS = 8
+_NEW_S = 60.0  # for so long a new instance may not be listed (EC2, "Eventual consistency")
 
 
 class Ec2Fleet:
-    """``machine``: what instances are that are not said to be another. ``store``: its URL."""
+    """``machine``: what instances are that are not said to be another. ``store``: its URL. ``boots``: what their
+    user-data pins, where releases may be unsigned."""
 
     def __init__(
         self,
@@ -45,20 +49,21 @@ class Ec2Fleet:
         machine: Machine | None,
         store: str,
         calls: Calls | None = None,
+        boots: BootPins | None = None,
     ) -> None:
+        self._boots = boots
         self._ec2, self._readiness, self._machine = ec2, readiness, machine
         self._store, self._calls = store, calls
         self._draining: set[str] = set()
+        # By node: when it was asked for last, by us, or by somebody who was killed just before we looked first.
+        self._asked: dict[str, float] = {}
         known = calls or real_calls()
+        self._clock = known.clock
         self._volumes = EbsDriver(ec2, None, known.clock, known.entropy)  # volumes alone: it reads no block
 
     def running(self, role: str) -> list[NodeSpec]:
         """What runs of a role, as its instances' tags say. Invalid for a tag that no launch of ours writes."""
-        found = {
-            instance.tags["boxlink:node"]: instance
-            for instance in instances(self._ec2, (), {"boxlink:role": role}, self._calls)
-            if instance.state in _LIVE and instance.tags.get("boxlink:node")
-        }
+        found = {each.tags["boxlink:node"]: each for each in self._of_role(role) if each.state in _LIVE}
         return [
             NodeSpec(
                 node=name,
@@ -72,14 +77,14 @@ class Ec2Fleet:
         ]
 
     def look(self, specs: Sequence[NodeSpec]) -> dict[str, View]:
-        roles = {spec.role for spec in specs}
-        there = {
-            instance.tags.get("boxlink:node", "")
-            for role in roles
-            for instance in instances(self._ec2, (), {"boxlink:role": role}, self._calls)
-            if instance.state not in ("terminated", "stopped")
+        listed = self._of_roles(specs)
+        there = {each.tags["boxlink:node"] for each in listed if each.state not in _ENDED}
+        now = self._clock.monotonic()
+        views = self._readiness.look(specs, there.__contains__, self._draining)
+        return {
+            node: view if view.is_there else replace(view, may_come=now < self._asked.setdefault(node, now) + _NEW_S)
+            for node, view in views.items()
         }
-        return self._readiness.look(specs, there.__contains__, self._draining)
 
     def start(self, spec: NodeSpec) -> None:
         """A node that has ended is started again as another instance: EC2 remembers the token of the first."""
@@ -89,6 +94,7 @@ class Ec2Fleet:
             spec.role,
             self._store,
             spec.release,
+            "" if self._boots is None else self._boots.of(spec.release),
             values=spec.values,
             pins=spec.pins,
             is_from_snapshot=bool(spec.snapshot),
@@ -99,11 +105,15 @@ class Ec2Fleet:
                 run_instance(self._ec2, [_renamed(request, attempt) for request in tries], self._calls)
             except Conflict:
                 continue
+            finally:
+                self._asked[spec.node] = self._clock.monotonic()
             return
         raise Conflict(f"{spec.node} was started and ended {_ATTEMPTS} times", hint="see its console, and its log")
 
     def check(self, spec: NodeSpec) -> None:
-        """Invalid where no instance could be asked for. What its role says is looked at before: ReleaseRoles."""
+        """Invalid where no instance could be asked for, or none would boot. ReleaseRoles looks at its role."""
+        if self._boots is not None:
+            self._boots.check(spec.release)
         start = Start(spec.node, spec.role, self._store, spec.release, values=spec.values, pins=spec.pins)
         requests(self._machine_of(spec), start)
 
@@ -117,6 +127,15 @@ class Ec2Fleet:
         self._draining.add(spec.node)
         terminate(self._ec2, [instance.id for instance in self._of(spec)], self._calls)
 
+    def check_here(self, role: str) -> None:
+        """Conflict where no instance of a role was ever seen: elsewhere its nodes would all seem to have ended."""
+        if not self._of_role(role):
+            raise Conflict(
+                f"no instance of role {role} of this store was ever seen here, not even one that has ended",
+                hint="is it this region and account that they run in? see AWS_REGION and AWS_PROFILE; if all have "
+                "ended for more than an hour, launch one of them again first",
+            )
+
     def note_pins(self, spec: NodeSpec) -> None:
         """A running node stays at other seqs from now on: let its instance say so."""
         tag_instances(
@@ -127,19 +146,33 @@ class Ec2Fleet:
         return self._readiness.traffic()
 
     def clear(self, specs: Sequence[NodeSpec]) -> list[str]:
-        """An instance that ends leaves the volumes that it made to start from. Those of all that have ended go, of
-        whatever name: a node that was started again had another instance before, and EC2 forgets it within the hour."""
+        """What runs of these nodes all the same is ended. An instance that ends leaves the volumes that it made to
+        start from: those of all that have ended go, of whatever name: a node that was started again had another
+        instance before, and EC2 forgets it within the hour."""
+        nodes = {spec.node for spec in specs}
+        late = [each.id for each in self._of_roles(specs) if each.tags["boxlink:node"] in nodes and each.state in _LIVE]
+        terminate(self._ec2, late, self._calls)
         left = release_ended(self._volumes, store_tag(self._store), self._ended)
-        return [f"volume {volume_id}" for volume_id in left]
+        return [*(f"instance {each}" for each in late), *(f"volume {volume_id}" for volume_id in left)]
 
     def _ended(self, ids: frozenset[str]) -> set[str]:
         wanted = sorted(each for each in ids if INSTANCE_ID.fullmatch(each))
         found = instances(self._ec2, wanted, None, self._calls) if wanted else []
         return set(wanted) - {each.id for each in found if each.state != "terminated"}
 
+    def _of_role(self, role: str) -> list[Instance]:
+        return self._ours({"boxlink:role": role})
+
+    def _of_roles(self, specs: Sequence[NodeSpec]) -> list[Instance]:
+        return [each for role in sorted({spec.role for spec in specs}) for each in self._of_role(role)]
+
     def _of(self, spec: NodeSpec) -> list[Instance]:
-        found = instances(self._ec2, (), {"boxlink:node": spec.node}, self._calls)
-        return [instance for instance in found if instance.state in _LIVE]
+        return [each for each in self._ours({"boxlink:node": spec.node}) if each.state in _LIVE]
+
+    def _ours(self, tags: Mapping[str, str]) -> list[Instance]:
+        """Another store's nodes may have the same names."""
+        found = instances(self._ec2, (), {**store_of(self._store), **tags}, self._calls)
+        return [each for each in found if each.tags.get("boxlink:node")]
 
 
 def _renamed(request: Mapping[str, object], attempt: int) -> dict[str, object]:

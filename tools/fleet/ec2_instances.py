@@ -57,6 +57,17 @@ def client(settings: Mapping[str, str | None]) -> Any:
         raise translate(error, "open EC2") from error
 
 
+def region_of(settings: Mapping[str, str | None]) -> str:
+    """The region that :func:`client` asks; empty where none is set."""
+    import boto3
+
+    try:
+        session = boto3.session.Session(profile_name=settings.get("profile"), region_name=settings.get("region"))
+        return session.region_name or ""
+    except BotoCoreError as error:
+        raise translate(error, "open EC2") from error
+
+
 def real_calls() -> Calls:
     """Of this machine's clock, where none is given."""
     return Calls(SystemClock(), SystemEntropy())
@@ -100,7 +111,7 @@ def run_instance(
 
 def _run(ec2: Any, calls: Calls, request: Mapping[str, object]) -> str:
     where = f"{request.get('InstanceType')} in {request.get('SubnetId') or _placement(request) or 'any zone'}"
-    tagged = _with_token(request)
+    tagged = as_sent(request)
     answer = calls.repeated(f"start {where}", lambda: ec2.run_instances(**tagged))
     [instance] = [_instance(row) for row in answer["Instances"]]
     return instance.id
@@ -168,8 +179,8 @@ def tag_instances(ec2: Any, ids: Sequence[str], tags: Mapping[str, str], calls: 
         calls.repeated(f"tag {', '.join(ids)}", lambda: ec2.create_tags(Resources=list(ids), Tags=listed))
 
 
-def _with_token(request: Mapping[str, object]) -> dict[str, Any]:
-    """The request, with its token as a tag on all that it makes."""
+def as_sent(request: Mapping[str, object]) -> dict[str, Any]:
+    """The parameters of RunInstances: the request, with its token as a tag on all that it makes."""
     token = {"Key": TOKEN_TAG, "Value": str(request["ClientToken"])}
     given = request.get("TagSpecifications", ())
     tags: dict[str, list[object]] = {"instance": [], "volume": []}

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from synclib.core.machine import Machine
+from synclib.core.snapshot_tags import STORE, store_tag
 from synclib.errors import Invalid
 from tools.fleet.settings_tags import settings_tags
 
@@ -33,6 +34,11 @@ class Start:
     is_from_snapshot: bool = False  # they begin from volumes of snapshots
 
 
+def store_of(url: str) -> dict[str, str]:
+    """The tag that tells a store's instances from another's in the same account."""
+    return {STORE: store_tag(url.rstrip("/"))}
+
+
 def user_data(start: Start) -> str:
     """TOML for ``boxlink bootstrap``. Invalid where it does not fit."""
     found: dict[str, object] = {"store": start.store, "role": start.role, "release": start.release}
@@ -42,7 +48,7 @@ def user_data(start: Start) -> str:
     words += [word for name, value in start.values.items() for word in ("--set", f"{name}={value}")]
     words += [word for name, seq in start.pins.items() for word in ("--seq", f"{name}={seq}")]
     words += ["--from", "snapshot"] if start.is_from_snapshot else []
-    found["run"] = words
+    found |= {"node": start.node, "run": words}
     # Strings and lists of strings are written alike in JSON and TOML, but for DEL.
     text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in found.items())
     if len(text.encode()) > USER_DATA_BYTES_MAX or "\x7f" in text:
@@ -87,7 +93,10 @@ def _request(machine: Machine, start: Start, kind: str, subnet: str | None) -> d
                 "ResourceType": resource,
                 "Tags": [{"Key": name, "Value": value} for name, value in {**tags, **own}.items()],
             }
-            for resource, own in (("instance", settings_tags(start.values)), ("volume", {}))
+            for resource, own in (
+                ("instance", {**store_of(start.store), **settings_tags(start.values)}),
+                ("volume", {}),
+            )
         ],
     }
     if subnet is not None:

@@ -19,9 +19,10 @@ from synclib.errors import BoxlinkError
 
 @contextmanager
 def launch_names(
-    state: Path, role: str, count: int, wanted: object, clock: Clock, entropy: Entropy
+    state: Path, role: str, count: int, wanted: object, clock: Clock, entropy: Entropy, *, is_dry_run: bool
 ) -> Iterator[list[str]]:
-    """``wanted``: all that is asked for, as JSON has it. The names are forgotten when the block ends without error."""
+    """``wanted``: all that is asked for, as JSON has it. The names are forgotten when the block ends without error;
+    those of a dry run are the next one's that is none."""
     asked = json.dumps([role, count, wanted], sort_keys=True)
     path = state / "launch" / f"{blake3(asked.encode()).hexdigest(16)}.json"
     names = _noted(path, count)
@@ -31,7 +32,8 @@ def launch_names(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json.dumps(names).encode())
     yield names
-    path.unlink(missing_ok=True)
+    if not is_dry_run:
+        path.unlink(missing_ok=True)
 
 
 def _noted(path: Path, count: int) -> list[str] | None:

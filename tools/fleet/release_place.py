@@ -3,6 +3,7 @@
 DIR/<name>/<seq>/           a release, whole, with its venv
            <seq>.json       what was signed of it
            <seq>.installed  the digest of its venv
+           <seq>.whole      that of all of it, for `boxlink bootstrap`
            <seq>.partial    one that is being fetched
            <seq>.ran        it ran here, before another did
            current, previous, next
@@ -36,6 +37,7 @@ from synclib.store.meter import Meter
 from tools.bootstrap.environment import make_environment
 from tools.bootstrap.failure import Failure
 from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, SEQ, link, linked_seq, note_ran, switch
+from tools.bootstrap.whole import note_whole
 from tools.fleet.installed import check_installed, note_installed
 from tools.fleet.release_refused import forget, refuse
 
@@ -126,6 +128,7 @@ def fetch(
         except Failure as error:
             raise Unavailable(error.message, hint=error.hint, path=str(partial)) from error
         note_installed(place, statement.seq, partial)
+        note_whole(place, statement.seq, partial)
         write_atomic(statement_path(place, statement.seq), statement.model_dump_json().encode())
         sync_file_system(partial)
         os.rename(partial, final)

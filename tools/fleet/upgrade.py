@@ -18,6 +18,7 @@ from tools.cli_context import Context
 from tools.cli_engine import open_host
 from tools.cli_machine import machine_of, machine_words
 from tools.cli_snapshot import open_driver
+from tools.fleet.boot_pins import BootPins
 from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.fetched import fetched
 from tools.fleet.find_role import parse_values
@@ -26,7 +27,7 @@ from tools.fleet.local_volumes import volumes_of
 from tools.fleet.pins import check_pins
 from tools.fleet.proxy_admin import ProxyAdmin
 from tools.fleet.readiness import Readiness
-from tools.fleet.release_place import full_name
+from tools.fleet.release_place import full_name, read_trust
 from tools.fleet.release_role import ReleaseRoles
 from tools.fleet.swap_fleet import SwapFleet, keep
 from tools.fleet.upgrade_asked import Asked
@@ -183,14 +184,18 @@ def _open(context: Context, asked: Asked, journal: Journal, opened: Entry | None
     if proxy is not None:
         proxy.takes()  # an address that is wrong is said before anything is begun
     readiness = Readiness(store, proxy)
-    return Site(context, asked, store, host, journal, readiness, _nodes(context, asked, readiness, host))
+    nodes = _nodes(context, asked, readiness, host)
+    if isinstance(nodes, Ec2Fleet) and opened is not None:
+        nodes.check_here(opened.rollout.role)
+    return Site(context, asked, store, host, journal, readiness, nodes)
 
 
 def _nodes(context: Context, asked: Asked, readiness: Readiness, host: Host) -> LocalFleet | Ec2Fleet:
     if asked.local is None:
         from tools.fleet.ec2_instances import client
 
-        return Ec2Fleet(client(context.s3_settings()), readiness, _machine(asked), context.url)
+        boots = BootPins(context.open_store(), read_trust(asked.trust, is_unsigned_allowed=asked.is_unsigned_allowed))
+        return Ec2Fleet(client(context.s3_settings()), readiness, _machine(asked), context.url, boots=boots)
     environ = environment(context.url)
     return LocalFleet(
         asked.local,

@@ -34,11 +34,14 @@ class Asked:
     values: tuple[str, ...]
     machine: tuple[str | None, tuple[str, ...], tuple[str, ...], tuple[str, ...], str]
     is_dry_run: bool
+    region: str = ""  # of EC2, where its nodes are there
 
     @property
     def place(self) -> str:
         """Where its nodes are."""
-        return "ec2" if self.local is None else shown_in_line(f"{os.uname().nodename}:{self.local.resolve()}")
+        if self.local is None:
+            return shown_in_line(f"ec2 {self.region}".rstrip())
+        return shown_in_line(f"{os.uname().nodename}:{self.local.resolve()}")
 
     def words_for(self, rollout: Rollout) -> list[str]:
         """The options with which a rollout goes on: where its nodes are, who watches and trusts them, how long each may
