@@ -95,11 +95,17 @@ def test_a_compaction_puts_back_the_chain_that_it_read(monkeypatch: Patch) -> No
 
 
 def test_a_repack_moves_a_shared_chunk_for_one_file_only(monkeypatch: Patch) -> None:
+    real = Moves.moved
+
     def moved(self: Moves, entry: Any) -> Any:
-        places = [(chunk.pack, chunk.offset) for chunk in entry.chunks]
-        chunks = tuple(self.chunks.pop(place) for place in places if place in self.chunks)
-        kept = tuple(chunk for chunk in entry.chunks if chunk.pack not in self.victims)
-        return msgspec.structs.replace(entry, chunks=(*kept, *chunks))
+        taken = self.__dict__.setdefault("taken", set())
+        chunks = []
+        for old, new in zip(entry.chunks, real(self, entry).chunks, strict=True):
+            place = (old.pack, old.offset)
+            if old.pack not in self.victims or place not in taken:
+                chunks.append(new)
+            taken.add(place)
+        return msgspec.structs.replace(entry, chunks=tuple(chunks))
 
     monkeypatch.setattr(Moves, "moved", moved)
     found("size is not the sum", keepers=1, nodes=0, upkeep="repack")
