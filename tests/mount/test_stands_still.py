@@ -23,7 +23,9 @@ if "tools.mount_keeper" in sys.orig_argv:
     from synclib.lazy import keeper
     keeper.SILENCE_S, keeper.VAIN_S = {silence_s!r}, 3.0
 if "tools.mount_worker" in sys.orig_argv:
+    from synclib.lazy import fuse_server
     from synclib.lazy.blob import Blob
+    fuse_server.THREADS = 2  # so that few requests hold all
     read = Blob.read
     def struck(self, *words):
         if (place / "dies").exists():
