@@ -24,7 +24,7 @@ from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest
 from synclib.disk.atomic import write_atomic
 from synclib.disk.faults import disk_errors
-from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_overlay, mounted_on, put_mount, unmount
+from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, escaped, mount_overlay, mounted_on, put_mount, unmount
 from synclib.engine.mount import Prepared, VolumeRef, is_here, manifest_again
 from synclib.errors import Unsupported
 from synclib.lazy.dataset import Dataset
@@ -235,7 +235,7 @@ class LazyPlace:
     def _is_ours(self, slot: int) -> bool:
         """Whether what is on top at the directory is the overlay of a slot."""
         found = mounted_on(os.fsencode(self._directory))
-        lower = b"lowerdir=" + os.fsencode(self._slot(slot) / "seq")
+        lower = b"lowerdir=" + escaped(os.fsencode(self._slot(slot) / "seq"))
         return bool(found) and found[-1][0] == b"overlay" and lower in found[-1][1].split(b",")
 
     def _bring_markers(self, former: int) -> None:

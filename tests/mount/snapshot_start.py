@@ -59,8 +59,8 @@ class Bench:
         self._small = sorted(str(path.relative_to(self._source)) for path in self._source.rglob("*.jpg"))
         near = Node(self._place / "publisher", self._server.environment(), self._server.url)
         near.run("init")
-        near.run("publish", "bench", str(self._source))
-        near.run("snapshot", "create", "bench", *self._volumes)
+        near.run("publish", "covers", str(self._source))
+        near.run("snapshot", "create", "covers", *self._volumes)
 
     @property
     def _volumes(self) -> list[str]:
@@ -72,24 +72,24 @@ class Bench:
 
     def round(self, number: int, way: str) -> dict[str, float]:
         environment = {**self._server.environment(), "AWS_ENDPOINT_URL": self._far}
-        node = Node(self._place / f"{number} {way}", environment, self._server.url)
+        node = Node(self._place / f"{number}-{way.replace(' ', '-')}", environment, self._server.url)
         chance = random.Random(number)
         first, *rest = chance.sample(self._small, 1 + 2 * self._scattered)
-        bench = node.place / "data/bench"
-        bench.mkdir(parents=True)
+        covers = node.place / "data/covers"
+        covers.mkdir(parents=True)
         taken: dict[str, float] = {}
         with self._daemon(node, ["--from", "snapshot"] if way == _FROM_SNAPSHOT else []) as log:
             _wait(lambda: "started" in log.read_text())
             begun = time.perf_counter()
-            (bench / "synch.active").write_text("lazy")
-            _wait((bench / "synch.down").exists)
+            (covers / "synch.active").write_text("lazy")
+            _wait((covers / "synch.down").exists)
             taken["synch.active to synch.down"] = time.perf_counter() - begun
-            self._read(bench, first)
+            self._read(covers, first)
             taken["… to the first file"] = time.perf_counter() - begun
             one, other = rest[: self._scattered], rest[self._scattered :]
-            taken[f"{self._scattered} scattered files, one reader"] = self._seconds(bench, one, 1)
-            taken[f"{self._scattered} others, {_READERS} readers"] = self._seconds(bench, other, _READERS)
-            taken[f"a file of {_LARGE_MB} MiB"] = self._seconds(bench, [_LARGE], 1)
+            taken[f"{self._scattered} scattered files, one reader"] = self._seconds(covers, one, 1)
+            taken[f"{self._scattered} others, {_READERS} readers"] = self._seconds(covers, other, _READERS)
+            taken[f"a file of {_LARGE_MB} MiB"] = self._seconds(covers, [_LARGE], 1)
             taken["requests to the store"] = float(sum(node.figures()["requests"].values()))
         self._let_go()
         shutil.rmtree(node.place)

@@ -16,8 +16,13 @@ from typing import Any
 
 import pytest
 
+from synclib.clock import SystemClock, SystemEntropy
+from synclib.engine.cache_work import Background
+from synclib.engine.host import Connect, Host
+from synclib.engine.lazy_place import LazyPlace
 from tests.e2e.boxlink_process import Machine
 from tests.mount.test_mount import make_tree
+from tools.mounting import KeeperMounter
 
 
 class Site:
@@ -87,7 +92,8 @@ class Site:
         with open("/proc/self/mountinfo") as file:
             places = [line.split(" ")[4] for line in file if f" {self.machine.place}/" in line]
         for place in reversed(places):
-            subprocess.run(["umount", "-l", place], check=False, capture_output=True)
+            path = place.encode().decode("unicode_escape")  # blanks are octal there
+            subprocess.run(["umount", "-l", path], check=False, capture_output=True)
 
     def close(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -102,6 +108,26 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield found
     finally:
         found.close()
+
+
+def test_a_blank_in_a_path_is_no_reason_to_mount_again(site: Site) -> None:
+    """The kernel tells a mount's directories in its own spelling."""
+    site.data = site.machine.place / "my data"
+    site.covers = site.data / "covers"
+    site.covers.mkdir(parents=True)
+    (site.covers / "synch.active").write_text("lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    (site.source / "more").write_text("x")
+    site.machine.run("publish", "covers", site.source)
+    site.wait(lambda: site.down()["seq"] == 2)
+    site.assert_same()
+    state = site.machine.place / "state/boxlink"
+    host = Host("n", SystemClock(), SystemEntropy(), state, site.machine.place / "cache/boxlink")
+    place = LazyPlace(site.data, "covers", KeeperMounter(host, Connect(site.machine.store, ()), Background()))
+    standing = place.standing()
+    assert standing is not None
+    assert place.is_served(standing)
 
 
 def test_a_lazy_dataset_answers_in_its_directory_and_follows(site: Site) -> None:
