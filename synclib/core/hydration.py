@@ -41,7 +41,7 @@ _SAMPLES_AGE_S = 10.0
 _BACK_OFF_FIRST_S, _BACK_OFF_MAX_S = 0.5, 30.0
 _DISK_PAUSE_S = 10.0
 _BUSY_PAUSE_S = 2.0
-_FOR_THE_REST = ("demand", "disk pressure")  # what only the rest waits for
+_FOR_THE_REST = ("demand", "disk pressure", "limit")  # what only the rest waits for
 _CREDIT_S = 0.2  # of a rate: what came late may be made up for
 
 _Value = TypeVar("_Value")
@@ -245,6 +245,10 @@ class Pace:
     def disk_is_full(self, now: float) -> None:
         """What room there is belongs to demand."""
         self._waits["disk"] = now + _DISK_PAUSE_S
+
+    def limit_is_reached(self, now: float) -> None:
+        """Nothing more comes into the cache but in the place of something: nothing goes for what nobody asked for."""
+        self._waits["limit"] = now + _DISK_PAUSE_S
 
     def disk_is_busy(self, now: float) -> None:
         """Others wait for the disk: let them have it, and go on with half as much under way."""

@@ -34,7 +34,7 @@ _ID = re.compile(r"[0-9]{1,18}")
 
 
 def _one_line(text: str) -> str:
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in " ".join(text.split()))
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 # Texts that are shown as a part of a line: none may begin a line of its own, which would be taken for ours.
@@ -227,7 +227,7 @@ def rolled_back(rollout: Rollout, reason: str) -> Rollout:
 
 def reason_of(*texts: str) -> str:
     """Why, as a journal holds it: one line, for what nodes and services say may have several."""
-    return _one_line("; ".join(text for text in texts if text))[:REASON_MAX]
+    return _one_line(" ".join("; ".join(text for text in texts if text).split()))[:REASON_MAX]
 
 
 def _forward(rollout: Rollout, views: Mapping[str, View], waited_s: float, ready_s_max: float, alarm: str) -> Decision:

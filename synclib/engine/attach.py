@@ -77,9 +77,11 @@ def attach(
     try:
         holder.take(head, head.manifest.seq)
         made = _make(dataset, host, head.manifest, result.run, holder, progress)
-        state = update_head(dataset, host, lambda state: _with(state, made), holder.check)
+        tried: set[str] = set()
+        state = update_head(dataset, host, lambda state: _with(state, made), holder.check, tried)
         if state is None:
-            for item in made:  # a compaction has replaced the snap meanwhile: the next one is asked for again
+            # A compaction has replaced the snap meanwhile: the next one is asked for again.
+            for item in made if not tried else ():
                 with contextlib.suppress(BoxlinkError):
                     dataset.store.delete(item.key(dataset.root))
             return result

@@ -13,7 +13,7 @@ from synclib.clock import ulid_bytes, ulid_text
 from synclib.core import names
 from synclib.core.delta import is_racy
 from synclib.core.entry import Entry, Kind, address_units, content_id, is_same_content, link_key
-from synclib.core.manifest import Head, Manifest, RunRef, encode_manifest
+from synclib.core.manifest import RECENT_COMMITS, Head, Manifest, RunRef, encode_manifest
 from synclib.core.pack import PackInfo
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
@@ -167,7 +167,7 @@ class Commit:
                 if own is None:
                     self._intent.check_head(head)
                     laid = self._lay_kept(ref, head, laid, base_chain)
-                    if is_lost and ref not in head.manifest.runs:
+                    if is_lost and _remembers(head, before):
                         # Only then: a write whose answer was lost may still be under way, and a head that has been
                         # replaced often since forgets who wrote it.
                         del self._tried[commit]
@@ -317,3 +317,10 @@ def _keeps_others(entry: Entry, own: RunReader, head_chain: Chain, repairs: dict
         if own.lookup(other.key) is None and (repair is None or repair.kind != Kind.TOMBSTONE):
             return True
     return False
+
+
+def _remembers(head: HeadState, before: HeadState) -> bool:
+    """Whether a head names all who have written since another one was read."""
+    if not before.head.commits:
+        return len(head.head.commits) < RECENT_COMMITS
+    return before.head.commits[-1] in head.head.commits

@@ -97,10 +97,14 @@ class _Compaction:
         """Merge and commit; None when others changed the chain so that it no longer fits."""
         dataset = self._dataset
         ref = self._build(head, inputs, level, holder)
-        state = update_head(dataset, self._host, lambda state: with_merged(state, inputs, ref), check=holder.check)
+        tried: set[str] = set()
+        state = update_head(
+            dataset, self._host, lambda state: with_merged(state, inputs, ref), check=holder.check, tried=tried
+        )
         if state is None:
-            with contextlib.suppress(BoxlinkError):
-                dataset.store.delete(ref.key(dataset.root))
+            if not tried:
+                with contextlib.suppress(BoxlinkError):
+                    dataset.store.delete(ref.key(dataset.root))
             return None
         return state, ref
 

@@ -90,13 +90,16 @@ def update_head(
     host: Host,
     change: Callable[[HeadState], Head | None],
     check: Callable[[], None] = lambda: None,
+    tried: set[str] | None = None,
 ) -> HeadState | None:
     """Replace the head by what ``change`` makes of it, again with each head that others put meanwhile.
 
-    None when ``change`` says so. ``check`` is called between the reading of a head and its replacement. A commit whose
-    answer was lost is recognised by its name in the head; the state returned may then be a later one.
+    None when ``change`` says so; while there is anything in ``tried`` then, a write may have been applied all the same,
+    or be yet, and what it names has to stay: a head forgets in time who wrote it. ``check`` is called between the
+    reading of a head and its replacement. A commit whose answer was lost is recognised by its name in the head; the
+    state returned may then be a later one.
     """
-    tried: set[str] = set()
+    tried = set() if tried is None else tried
     for attempt in range(ATTEMPTS):
         state = dataset.read_head()
         if not tried.isdisjoint(state.head.commits):

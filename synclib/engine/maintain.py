@@ -17,7 +17,7 @@ COLLECT_EVERY = 64
 # somebody asks for a compaction.
 ATTACH_ENTRIES_MIN = 100_000
 _COLLECT_SEQS_MAX = 2000
-_NOT_DONE = "it is published, but its chain is not yet tidied; the next publish tries again"
+NOT_DONE = "it is published, but its chain is not yet tidied; the next publish tries again"
 
 
 def maintain(dataset: Dataset, host: Host, progress: Progress, head: HeadState) -> str:
@@ -31,11 +31,11 @@ def maintain(dataset: Dataset, host: Host, progress: Progress, head: HeadState) 
     except (Conflict, Interrupted):
         return ""
     except (BoxlinkError, MemoryError) as error:
-        return f"{_NOT_DONE}: {error}"
+        return f"{NOT_DONE}: {error}"
     except OSError as error:
         # A bug's, too, may not make a seq that is committed look as if it were not: it is said with its name.
         what = error.strerror if is_of_the_world(error) else repr(error)
-        return f"{_NOT_DONE}: {error.filename or 'the local disk'}: {what}"
+        return f"{NOT_DONE}: {error.filename or 'the local disk'}: {what}"
     return ""
 
 

@@ -107,6 +107,9 @@ class FuseServer:
             thread.start()
         for thread in threads:
             thread.join()
+        with self._turn:
+            # Whoever waits is still owed an answer, of what is closed when this returns.
+            self._turn.wait_for(lambda: not self._is_retiring or self._busy == 0 or self._is_over)
         self._has_ended.set()
         late.join()
         self._waiters.shutdown(wait=False, cancel_futures=True)
@@ -118,6 +121,7 @@ class FuseServer:
             self._is_retiring = True
             self._turn.wait_for(lambda: self._busy == 0, seconds)
             self._is_over = True
+            self._turn.notify_all()
 
     def _begin(self) -> bool:
         with self._turn:
@@ -207,7 +211,8 @@ class FuseServer:
     # Those that wait. A request that was handed over is busy until it is answered, by whomever.
 
     def _hand_over(self, owed: Owed) -> None:
-        self._owed.add(owed)
+        if self._owed.add(owed):
+            self._end(owed.request.unique)  # it was asked for again: one answer is owed, to the later
         if number := self._slow_errors.number(owed):
             self._settle(owed, [fuse.error(owed.request.unique, number)])
         else:

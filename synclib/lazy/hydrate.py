@@ -235,6 +235,8 @@ class Hydrator:
             size = unit.range_bytes
             if self._is_disk_low(size):
                 self._pace.disk_is_full(now)
+            elif unit.work is Work.REST and self._cache.limits.limit_bytes_left(self._cache.held_bytes()) < size:
+                self._pace.limit_is_reached(now)
             elif unit.work is Work.REST and now >= self._pressure_due:
                 self._pressure_due = now + _PRESSURE_EVERY_S
                 if self._pressure() > _PRESSURE_MAX:
@@ -251,8 +253,7 @@ class Hydrator:
     def _is_disk_low(self, size: int) -> bool:
         found = self._cache.partition()
         reserve = min(_FREE_BYTES_MIN, int(found.f_blocks * found.f_frsize * _FREE_SHARE_MIN))
-        is_disk_low = found.f_bavail * found.f_frsize < reserve + size
-        return is_disk_low or self._cache.limits.limit_bytes_left(self._cache.held_bytes()) < size
+        return found.f_bavail * found.f_frsize < reserve + size
 
     def _next_near(self) -> list[Unit]:
         while not self._near and self._ahead:

@@ -28,9 +28,12 @@ class OwedAnswers:
         self._owed: dict[int, Owed] = {}
         self._lock = threading.Lock()
 
-    def add(self, owed: Owed) -> None:
+    def add(self, owed: Owed) -> bool:
+        """Whether it takes the place of a former one of the same name, which nobody answers any more."""
         with self._lock:
+            is_again = owed.request.unique in self._owed
             self._owed[owed.request.unique] = owed
+            return is_again
 
     def is_owed(self, owed: Owed) -> bool:
         return self._owed.get(owed.request.unique) is owed

@@ -99,7 +99,9 @@ class SteadyView(View):
             # A repacking may have moved chunks: the same ones, by their hashes, to other packs.
             present = self.stat(entry.path)
             places = {chunk.hash: chunk for chunk in present.chunks}
-            if any(places.get(landing.chunk.hash) in (None, landing.chunk) for landing in landings):
+            if all(places.get(landing.chunk.hash) in (None, landing.chunk) for landing in landings):
+                raise
+            if not all(landing.chunk.hash in places for landing in landings):
                 raise
             moved = [msgspec.structs.replace(landing, chunk=places[landing.chunk.hash]) for landing in landings]
             self._source.fill(present, moved, stretch)

@@ -98,6 +98,43 @@ def test_a_commit_that_the_head_has_forgotten_keeps_its_run(pair: Pair, monkeypa
     assert pair.restored() == {b"shared": b"0", b"mine": b"1", b"theirs": b"2"}
 
 
+def test_one_that_is_forgotten_and_merged_away_keeps_its_run_for_its_seq(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synclib.engine.head_swap.RECENT_COMMITS", 1)
+
+    def apply_then_refuse(write: Callable[[], str]) -> str:
+        write()
+        pair.two.write({b"shared": b"0", b"theirs": b"2"})
+        pair.two.publish()
+        compact(pair.two.dataset, pair.two.host, no_progress, is_full=True)
+        raise Conflict("another was there first")
+
+    pair.one.write({b"shared": b"0", b"mine": b"1"})
+    pair.store.trouble = apply_then_refuse
+    pair.one.publish()
+    for seq, content in ((2, {b"shared": b"0", b"mine": b"1"}), (3, {b"shared": b"0", b"mine": b"1", b"theirs": b"2"})):
+        pair.one.restore(pair.place / f"at {seq}", seq)
+        assert read_tree(pair.place / f"at {seq}") == content
+
+
+def test_a_merge_that_the_head_has_forgotten_keeps_its_run(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synclib.engine.head_swap.RECENT_COMMITS", 1)
+    pair.one.write({b"shared": b"0", b"mine": b"1"})
+    pair.one.publish()
+    pair.two.restore(pair.two.directory)
+
+    def apply_then_lose(write: Callable[[], str]) -> str:
+        write()
+        pair.two.write({b"shared": b"0", b"mine": b"1", b"theirs": b"2"})
+        pair.two.publish()
+        raise Ambiguous("the answer was lost")
+
+    pair.store.trouble = apply_then_lose
+    compact(pair.one.dataset, pair.one.host, no_progress, is_full=True)
+    assert pair.restored() == {b"shared": b"0", b"mine": b"1", b"theirs": b"2"}
+
+
 def test_a_write_that_is_applied_long_after_its_answer_was_given_up(pair: Pair) -> None:
     """Applied just before the second try: that meets a conflict, and the first is known for its own."""
     late: list[Callable[[], str]] = []

@@ -557,9 +557,11 @@ def test_a_journal_names_roles_and_is_its_keys(rig: Rig, change: dict[str, objec
 
 def test_a_text_of_a_journal_is_one_line(rig: Rig) -> None:
     rollout = plan("render-000001", rig.olds, rig.new_of, 10, "").model_dump(mode="json")
-    hostile = {"reason": "x\nboxlink: done", "driver": "\x1b[2J", "place": "a\u2028b", "proxy": "h:1\n"}
+    hostile = {"reason": "x\nboxlink: done", "driver": "\x1b[2J", "place": "h:/a  b\u2028 ", "proxy": "h:1"}
     found = parse_rollout(json.dumps({**rollout, **hostile}).encode(), "upgrade/render-000001")
-    assert (found.reason, found.driver, found.place, found.proxy) == ("x boxlink: done", "\\x1b[2J", "a b", "h:1")
+    assert (found.reason, found.driver, found.place, found.proxy) == (
+        "x\\nboxlink: done", "\\x1b[2J", "h:/a  b\\u2028 ", "h:1",
+    )  # fmt: skip
 
 
 def test_names_that_only_look_like_numbers_are_strangers(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -131,6 +132,32 @@ def test_a_file_that_is_open_is_read_after_a_repacking(kit: Kit) -> None:
     assert file.pread(0, 10) == b"5"
     with pytest.raises(Missing, match="there is no"):
         view.stat(b"d4/none")
+
+
+def test_a_file_of_several_packs_is_read_after_a_repacking_of_one(tmp_path: Path) -> None:
+    kit = Kit(tmp_path, MemoryStore())
+    kit.store.put(STORE_KEY, b"{}")
+    chance = random.Random(4)
+    content = bytearray(chance.randbytes(6_000_000))
+    kit.write({b"large": bytes(content)})
+    kit.publish()
+    content[-100:] = chance.randbytes(100)
+    kit.write({b"large": bytes(content), **{b"junk%d" % number: chance.randbytes(900_000) for number in range(9)}})
+    kit.publish()
+    kit.write({b"large": bytes(content)})
+    kit.publish()
+    compact(kit.dataset, kit.host, no_progress, is_full=True)
+    view = open_view(kit.dataset)
+    file = view.open(b"large")
+    before = set(view.stat(b"large").chunks)
+    assert len({chunk.pack for chunk in before}) == 2
+    repack_dataset(kit.dataset, kit.host, None, RepackOptions(), no_progress)
+    for _ in range(2):
+        collect(kit.dataset, kit.host, LAST_ONLY, None, no_progress)
+    after = set(open_view(kit.dataset).stat(b"large").chunks)
+    assert before & after, "of some chunks the place is the same"
+    assert before - after, "others have moved"
+    assert file.pread(0, len(content)) == bytes(content)
 
 
 @pytest.mark.parametrize("place", [0, 2, 6, 9, 14])

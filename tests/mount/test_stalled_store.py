@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from synclib.clock import SystemClock
+from synclib.core import fuse
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.fuse_mount import mount_fuse, unmount_fuse
 from synclib.engine.attach import attach
@@ -22,6 +23,7 @@ from synclib.errors import BoxlinkError
 from synclib.lazy.blob import Blob
 from synclib.lazy.entry_extents import EntryExtents
 from synclib.lazy.fuse_server import FuseServer, Handler, ServedFile, ServedFiles
+from synclib.lazy.owed import Owed, OwedAnswers
 from synclib.lazy.tree_chain import opened_chain
 from synclib.lazy.tree_server import TreeServer
 from synclib.store.base import Buffer
@@ -86,10 +88,17 @@ class Site:
         self.errors: list[BoxlinkError] = []
 
     @contextlib.contextmanager
-    def served(self, handler: Handler) -> Iterator[FuseServer]:
+    def served(self, handler: Handler, blob: Blob | None = None) -> Iterator[FuseServer]:
+        """``blob``: closed when it has been served, as by a worker."""
         device = mount_fuse(os.fsencode(self.target), allow_other=True)
         server = FuseServer(device, handler, 120, self.errors.append)
-        thread = threading.Thread(target=server.serve, daemon=True)
+
+        def serve() -> None:
+            server.serve()
+            if blob is not None:
+                blob.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
             yield server
@@ -148,6 +157,45 @@ def test_what_is_here_is_read_while_many_wait(site: Site) -> None:
         assert blob.counts.faults >= 64
         site.store.goes_on.set()
         assert all(isinstance(reader.wait(), bytes) for reader in waiting)
+
+
+def test_whoever_waits_gets_right_bytes_from_a_worker_that_retires(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its threads have all ended; what they left to others to wait for is not closed under these."""
+    monkeypatch.setattr("synclib.lazy.fuse_server.THREADS", 2)
+    opened_ones: list[int] = []
+    with site.blob() as (blob, size), site.served(ServedFiles([ServedFile(b"blob", size, blob.read)]), blob) as server:
+        begins = [4096 + number * -(-FILE_BYTES // 4096) * 4096 for number in (0, 10, 20)]  # of files
+        opened_ones += [os.open(site.target / "blob", os.O_RDONLY) for _ in begins]
+        for descriptor in opened_ones:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        site.store.goes_on.clear()
+        reads = [(lambda fd=fd, at=at: os.pread(fd, 4096, at)) for fd, at in zip(opened_ones, begins, strict=True)]
+        waiting = [Reading(reads[0])]
+        while server._busy < 1:
+            threading.Event().wait(0.01)
+        retired = threading.Thread(target=server.retire, args=(_HANGS_S,))
+        retired.start()
+        while not server._is_retiring:
+            threading.Event().wait(0.01)
+        waiting += [Reading(read) for read in reads[1:]]
+        while server._busy < 3:
+            threading.Event().wait(0.01)
+        threading.Event().wait(0.2)  # so that a server that does not wait has ended
+        site.store.goes_on.set()
+        assert [reader.wait() for reader in waiting] == [site.files[name][:4096] for name in (b"000", b"010", b"020")]
+        retired.join()
+    for descriptor in opened_ones:
+        with contextlib.suppress(OSError):  # only now, and nobody is there who would answer to it
+            os.close(descriptor)
+
+
+def test_what_is_asked_for_again_is_one_answer_owed() -> None:
+    owed = OwedAnswers()
+    first, again = (Owed(fuse.Request(fuse.READ, 7, 2), b"", at) for at in (1.0, 2.0))
+    assert not owed.add(first)
+    assert owed.add(again)
+    assert not owed.take(first)
+    assert owed.take(again)
 
 
 def test_a_page_of_the_map_that_does_not_come_is_an_error_in_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

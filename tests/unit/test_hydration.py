@@ -241,6 +241,14 @@ def test_p95() -> None:
     assert p95(range(100)) == 95
 
 
+def test_what_nobody_asked_for_stops_at_the_limit_and_what_is_read_goes_on() -> None:
+    pace = Pace()
+    pace.is_starting = False
+    pace.limit_is_reached(100.0)
+    assert [pace.delay(100.0, work, 1000) == 0.0 for work in (Work.TRACE, Work.AHEAD, Work.REST)] == [True, True, False]
+    assert pace.why(100.0) == "limit"
+
+
 def test_while_others_wait_for_the_disk_only_the_rest_waits() -> None:
     pace = Pace()
     pace.is_starting = False

@@ -60,9 +60,12 @@ def command(
     with progress_bar(context) as progress:
         done = publish(opened, connect_of(context), os.path.abspath(directory), open_host(context), options, progress)
         if done.is_new and done.head is not None:
-            from synclib.engine.maintain import maintain
+            from synclib.engine.maintain import NOT_DONE, maintain
 
-            untidied = maintain(opened, open_host(context), progress, done.head)
+            try:
+                untidied = maintain(opened, open_host(context), progress, done.head)
+            except KeyboardInterrupt:  # the seq is committed whatever ends this
+                untidied = f"{NOT_DONE}: it was interrupted"
     assert context.meter is not None
     context.meter.add(done.meter)
     result: dict[str, object] = {

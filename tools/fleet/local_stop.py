@@ -58,7 +58,7 @@ def stop_local(
 def _check_stores(context: Context, chosen: Sequence[LocalNode]) -> None:
     """Conflict for one of another store: what a namesake of it says of itself there is not its own."""
     for node in chosen:
-        if node.store and node.store != context.url:
+        if node.store and node.store.rstrip("/") != context.url.rstrip("/"):
             raise Conflict(
                 f"node {node.node} is of store {node.store}, not of {context.url}",
                 hint=f"--store {node.store}",
@@ -72,7 +72,7 @@ def _take_away(context: Context, node: LocalNode) -> list[str]:
     # First: once its directory is gone nothing here names it.
     store.delete(node_key(node.node))
     store.delete(swap_key(node.node))
-    return remove(node, functools.partial(release_volumes, volumes_of(context, host, node), context.url, node))
+    return remove(node, functools.partial(release_volumes, volumes_of(context, host, node), store.url, node))
 
 
 def _what_went(left: Sequence[str], *, is_dry_run: bool) -> str:

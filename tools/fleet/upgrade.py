@@ -184,19 +184,20 @@ def _open(context: Context, asked: Asked, journal: Journal, opened: Entry | None
     if proxy is not None:
         proxy.takes()  # an address that is wrong is said before anything is begun
     readiness = Readiness(store, proxy)
-    nodes = _nodes(context, asked, readiness, host)
+    nodes = _nodes(context, asked, readiness, host, store)
     if isinstance(nodes, Ec2Fleet) and opened is not None:
         nodes.check_here(opened.rollout.role)
     return Site(context, asked, store, host, journal, readiness, nodes)
 
 
-def _nodes(context: Context, asked: Asked, readiness: Readiness, host: Host) -> LocalFleet | Ec2Fleet:
+def _nodes(context: Context, asked: Asked, readiness: Readiness, host: Host, store: Store) -> LocalFleet | Ec2Fleet:
+    """By the store's own spelling of its name: volumes and instances carry that."""
     if asked.local is None:
         from tools.fleet.ec2_instances import client
 
-        boots = BootPins(context.open_store(), read_trust(asked.trust, is_unsigned_allowed=asked.is_unsigned_allowed))
-        return Ec2Fleet(client(context.s3_settings()), readiness, _machine(asked), context.url, boots=boots)
-    environ = environment(context.url)
+        boots = BootPins(store, read_trust(asked.trust, is_unsigned_allowed=asked.is_unsigned_allowed))
+        return Ec2Fleet(client(context.s3_settings()), readiness, _machine(asked), store.url, boots=boots)
+    environ = environment(store.url)
     return LocalFleet(
         asked.local,
         readiness,
