@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 
 import click
 
@@ -19,6 +20,7 @@ from tools.log_text import line_text
 
 _WATCH_S = 5.0
 _LINE_MAX = 200
+_STILL_S = 900  # longer than a store that is away is waited for, or a node by default
 
 
 def show_fleet(context: Context, lag_max: int, *, is_check: bool, is_watch: bool) -> None:
@@ -51,7 +53,11 @@ def _look(context: Context, store: Store, lag_max: int) -> tuple[str, dict[str, 
         lines.append(f"  {history} stopped more than a day ago (--json has them)")
     lines += [_upgrade_text(upgrade) for upgrade in upgrades]
     if alarms:
-        lines += ["", f"{len(alarms)} alarms:", *(f"  {shown_in_line(alarm)}" for alarm in alarms)]
+        lines += [
+            "",
+            f"{len(alarms)} alarm{'s' if len(alarms) > 1 else ''}:",
+            *(f"  {shown_in_line(alarm)}" for alarm in alarms),
+        ]
     found = {"nodes": [_object(row) for row in rows], "upgrades": upgrades, "alarms": alarms}
     return "\n".join(lines), found
 
@@ -67,9 +73,23 @@ def _upgrades(journal: Journal) -> tuple[list[dict[str, object]], list[str]]:
             elif not rollout.state.is_final:
                 done = sum(step.phase is Phase.DONE for step in rollout.steps)
                 state, reason = str(rollout.state), rollout.reason
+                age_s = _age_s(rollout.at)
                 found.append(
-                    {"id": rollout.id, "state": state, "reason": reason, "done": done, "nodes": len(rollout.steps)}
+                    {
+                        "id": rollout.id,
+                        "state": state,
+                        "reason": reason,
+                        "done": done,
+                        "nodes": len(rollout.steps),
+                        "driver": rollout.driver,
+                        "age_s": age_s,
+                    }
                 )
+                if rollout.state is not State.PAUSED and age_s > _STILL_S:
+                    alarms.append(
+                        f"upgrade {rollout.id} has not moved for {age_s} s: if {rollout.driver or 'nobody'} does not "
+                        "drive it any more, the same command again goes on with it"
+                    )
     except Invalid:
         pass  # who may not see upgrades sees the nodes
     except Corrupt as error:
@@ -77,9 +97,17 @@ def _upgrades(journal: Journal) -> tuple[list[dict[str, object]], list[str]]:
     return found, alarms
 
 
+def _age_s(at: str) -> int:
+    """Seconds since a journal was written; 0 where it says no time."""
+    try:
+        return round(max(0.0, time.time() - datetime.fromisoformat(at).timestamp()))
+    except (ValueError, OverflowError):
+        return 0
+
+
 def _upgrade_text(upgrade: dict[str, object]) -> str:
     why = f", {upgrade['reason']}" if upgrade["reason"] else ""
-    done = f"{upgrade['done']} of {upgrade['nodes']} nodes"
+    done = f"{upgrade['done']} of {upgrade['nodes']} nodes, moved {upgrade['age_s']} s ago by {upgrade['driver']}"
     return shown_in_line(f"  upgrade {upgrade['id']}: {upgrade['state']}{why}: {done}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,7 @@ _END_S = 20.0
 _ASK_EVERY_S = 1.0
 _RENEW_S = 90.0
 _EXEC_S = 1.0
+_LOOK_MS = 60_000  # the kernel says when anything is mounted or unmounted (proc(5), /proc/pid/mounts)
 _OURS = (b"erofs", b"fuse.boxlink")
 ASKED_FOR = "asked for"
 # What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
@@ -341,6 +343,19 @@ def wait_for(host: Host, target: str, keeper: subprocess.Popen[bytes], progress:
     except KeyboardInterrupt:
         keeper.terminate()
         keeper.wait()
+
+
+def wait_for_native(host: Host, target: str) -> None:
+    """Until what no process serves is unmounted, by us on Ctrl-C."""
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        watch = select.poll()
+        watch.register(mounts.fileno(), select.POLLERR | select.POLLPRI)
+        try:
+            while mounted_on(os.fsencode(target)):
+                watch.poll(_LOOK_MS)
+        except KeyboardInterrupt:
+            end_mount(host, target, is_forced=False)
+    forget(spec_directory(host.state, target))
 
 
 def end_mount(host: Host, target: str, *, is_forced: bool) -> None:

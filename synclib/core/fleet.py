@@ -39,12 +39,14 @@ class Row:
 
 
 def row_of(seen: Seen, wanted: Mapping[str, int], lag_max: int) -> Row:
-    """``wanted``: the seq of each dataset's head. Further behind than ``lag_max`` is an alarm."""
+    """``wanted``: the seq of each dataset's head; a node that is told to stand at another is measured by that. Further
+    behind than ``lag_max`` is an alarm."""
     status = seen.status
     if status is None:
         return Row(seen, {}, ["it is registered, and never said how it does"])
     if status.is_stopped:
         return Row(seen, {}, [])
+    wanted = {**wanted, **status.held}
     lag = {name: max(0, wanted[name] - seq) for name, seq in status.seq.items() if name in wanted}
     alarms = [f"{name}: {text}" for name, text in status.errors.items()]
     if seen.age_s > _SILENT * status.every_s:

@@ -101,6 +101,7 @@ class Follower:
         self._failures = 0
         self._is_told = False  # what synch.error says of the last publish stands until something else is done
         self.error: BoxlinkError | None = None
+        self.held_at: int | None = None  # the seq that a marker or a channel names; None: it follows the head
         self.turns_begun = self.turns_ended = 0  # rounds; what is told after one has ended is of what it began with
         self._pulse = pulse or Pulse()
         self.figures = Followed()
@@ -220,6 +221,7 @@ class Follower:
         target = None
         if active is not None and not is_up:
             active = self._on_channel(active)
+            self.held_at = active.seq
             target = self._target(active)
         if standing is not None:
             local = (standing.prepared.seq, standing.prepared.digest, False, True)

@@ -258,7 +258,10 @@ class Node:
         """Say how this node does; a store that does not take it hears of it later."""
         try:
             errors = {name: follower.error for name, follower in self._followers.items()}
-            self._reporter.round(errors, self._settled_swap())
+            held = {name: follower.held_at for name, follower in self._followers.items()}
+            self._reporter.round(
+                errors, self._settled_swap(), {name: seq for name, seq in held.items() if seq is not None}
+            )
             self._report_error = ""
         except (BoxlinkError, OSError) as error:
             told = disk_error(error) if isinstance(error, OSError) else error

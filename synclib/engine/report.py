@@ -47,15 +47,19 @@ class Reporter:
         self._said: NodeStatus | None = None
         self._looked_at = self._said_at = float("-inf")
 
-    def round(self, datasets: Mapping[str, BoxlinkError | None], swap: str = "") -> None:
+    def round(
+        self, datasets: Mapping[str, BoxlinkError | None], swap: str = "", held: Mapping[str, int] | None = None
+    ) -> None:
         """``datasets``: those that the node knows, with what is wrong of each; ``swap``: the last wish to swap that it
-        took on. Any BoxlinkError: it is said later."""
+        took on; ``held``: the seqs where it is told to stand. Any BoxlinkError: it is said later."""
         now = self._host.clock.monotonic()
         if now - self._looked_at < _CHANGED_S:
             return
         self._looked_at = now
         is_due = now - self._said_at >= EVERY_S
-        found = self._status(datasets, self._said if not is_due else None).model_copy(update={"swap": swap})
+        found = self._status(datasets, self._said if not is_due else None).model_copy(
+            update={"swap": swap, "held": dict(held or {})}
+        )
         if not is_due and self._said is not None and _is_same(found, self._said):
             return
         self._store.put(node_key(self._host.node), found.model_dump_json().encode())

@@ -138,7 +138,7 @@ def test_old_ones_are_pruned_and_none_that_is_needed(machine: Machine) -> None:
         assert machine.json("release", "prune", "fleet", *INTO)["gone"] == [1]
         standing = {path.name for path in place.iterdir()}
         assert standing == {
-            *"2345", *(f"{seq}.{what}" for seq in range(2, 6) for what in ("json", "installed")),
+            *"2345", *(f"{seq}.{what}" for seq in range(2, 6) for what in ("json", "installed", "whole")),
             "2.ran", "3.ran", "6.partial", "current", "previous", "lock",
         }  # fmt: skip
         user.communicate(b"\n")
@@ -251,11 +251,23 @@ def test_upgrades_are_shown_and_not_taken_back_to_what_is_not_trusted(machine: M
     shown = machine.json("status", "--fleet")
     assert [(each["id"], each["state"], each["done"]) for each in shown["upgrades"]] == [("echo-000001", "running", 0)]
     assert shown["alarms"] == []
+    # Whoever drove it may be gone: how long ago it moved is said, and after a while it is an alarm.
+    for moved, says in (("2026-01-01T00:00:00Z", ["upgrade echo-000001 has not moved for "]), ("no time", [])):
+        journal.write_text(rollout.model_copy(update={"at": moved, "driver": "op"}).model_dump_json())
+        shown = machine.json("status", "--fleet")
+        assert [alarm.startswith(text) for alarm, text in zip(shown["alarms"], says, strict=True)] == [True] * len(says)
+        assert shown["upgrades"][0]["driver"] == "op"
     failed = {"state": State.FAILED, "reason": "echo-1 did not come back"}
     journal.write_text(rollout.model_copy(update=failed).model_dump_json())
     machine.run("status", "--fleet", "--check", code=3)
     shown = machine.json("status", "--fleet")
     assert (shown["upgrades"], shown["alarms"]) == ([], ["upgrade echo-000001 failed: echo-1 did not come back"])
+
+
+def test_what_is_no_release_is_not_published(machine: Machine) -> None:
+    (machine.place / "empty/roles").mkdir(parents=True)
+    refused = machine.json("release", "publish", "other", "empty", "--key", "fleet.key", code=2)["error"]
+    assert refused["message"] == "a directory without a file is no release"
 
 
 FOLLOWING = f'release_channel = "stable"\nrelease_spread_s = 0\n{ROLE}'

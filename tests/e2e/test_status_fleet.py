@@ -127,8 +127,8 @@ def test_all_that_is_known_of_each_node_and_one_that_lags(watched: Watched) -> N
         assert watched.alarms("--lag-max", "1") == "1 alarms, the first: render-1: covers is 2 seqs behind"
         shown = watched.status("--check", "--lag-max", "1", code=3)
         assert "\n! render-1" in shown
-        assert "\n1 alarms:\n  render-1: covers is 2 seqs behind\n" in shown
-        assert "1 alarms" in watched.status("--lag-max", "1"), "without --check it is told, and no failure"
+        assert "\n1 alarm:\n  render-1: covers is 2 seqs behind\n" in shown
+        assert "1 alarm:" in watched.status("--lag-max", "1"), "without --check it is told, and no failure"
     finally:
         os.kill(sync, signal.SIGCONT)
     until(lambda: watched.of("render-1")["lag"] == {"covers": 0}, "it comes after")

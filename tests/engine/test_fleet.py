@@ -38,6 +38,7 @@ class Rig:
         host = Host("n1", self.clock, SeededEntropy(1), place / "state", place / "cache")
         self.reporter = Reporter(self.data, self.store, host, Identity("render", "r@2", self._mounts))
         self.errors: dict[str, BoxlinkError | None] = {"covers": None}
+        self.held: dict[str, int] = {}
         self.down(3)
 
     def _mounts(self) -> dict[str, MountFigures]:
@@ -50,7 +51,7 @@ class Rig:
 
     def said(self) -> NodeStatus | None:
         """What was put since the last look."""
-        self.reporter.round(self.errors)
+        self.reporter.round(self.errors, held=self.held)
         keys = [info.key for info in self.store.list("node/")]
         if not keys:
             return None
@@ -71,6 +72,17 @@ def test_a_node_says_how_it_does(rig: Rig) -> None:
     assert (said.role, said.release, said.seq, said.mode) == ("render", "r@2", {"covers": 3}, {"covers": "lazy"})
     assert (said.reason, said.hydrated, said.reads) == ({"covers": "why"}, {"covers": 0.5}, 100)
     assert 0 < said.disk_free_bytes <= said.disk_bytes
+
+
+def test_where_it_is_told_to_stand_is_said_as_well(rig: Rig) -> None:
+    said = rig.said()
+    assert said is not None
+    assert said.held == {}
+    rig.held = {"covers": 3}
+    rig.clock.advance(5)
+    said = rig.said()
+    assert said is not None
+    assert said.held == {"covers": 3}
 
 
 def test_it_says_it_again_when_something_changes_and_each_half_minute(rig: Rig) -> None:
@@ -110,6 +122,8 @@ def status(**fields: object) -> NodeStatus:
         (Seen("n", status(seq={"unknown": 3})), ""),
         (Seen("n", status(errors={"covers": "full: no space"})), "covers: full: no space"),
         (Seen("n", status(reads=9, failed_reads=1)), "1 of 9 reads"),
+        (Seen("n", status(seq={"covers": 1}, held={"covers": 1})), ""),
+        (Seen("n", status(seq={"covers": 1}, held={"covers": 4})), "covers is 3 seqs behind"),
         (Seen("n", status(disk_bytes=1000, disk_free_bytes=49)), "4.9 % left"),
         (Seen("n", status(disk_bytes=1000, disk_free_bytes=50)), ""),
         (Seen("n", status(), 0.0, {"proxy/a": Registration(handles=["/"], requests=1000, errors=11)}), "11 of 1000"),

@@ -475,6 +475,7 @@ def test_an_older_seq_by_name_and_back(rig: Rig) -> None:
     answer = rig.marker(names.DOWN)
     assert answer is not None
     assert answer["seq"] == 5
+        assert rig.follower.held_at == (None if seq == 5 else seq)
 
 
 @pytest.mark.parametrize("is_restarted", [False, True])

@@ -97,6 +97,25 @@ def test_all_comes_by_itself_and_then_nothing_runs(mounted: Hydrating) -> None:
     assert not list((mounted.machine.place / "state/boxlink/mount").iterdir())
 
 
+@pytest.mark.parametrize("by", ["umount", "Ctrl-C"])
+def test_in_the_foreground_it_stays_though_nothing_runs(mounted: Hydrating, by: str) -> None:
+    mounted.hydrate()
+    process = mounted.machine.start("mount", "covers", mounted.target, "--foreground", "--json", stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert b'"native"' in process.stdout.readline()
+    assert process.poll() is None
+    mounted.assert_same()
+    if by == "umount":
+        mounted.unmount()
+    else:
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert list(mounted.target.iterdir()) == []
+    assert mounted.machine.json("status")["mounts"] == []
+    if by == "umount":
+        assert process.returncode == 0
+
+
 def test_a_cache_that_was_touched_is_looked_at_again_before_anybody_reads_it(mounted: Hydrating) -> None:
     mounted.hydrate()
     with open(mounted.content_path(), "r+b") as file:

@@ -49,7 +49,7 @@ def list_(context: Context) -> None:
 @verb
 def set_(context: Context, name: str, what: str, seq: int | None, is_release: bool, back: bool) -> None:
     """Let channel NAME stand at SEQ (by default the newest) of a dataset or release."""
-    from synclib.core.names import check_node, dataset_root, release_root
+    from synclib.core.names import dataset_root, release_root
     from synclib.core.registration import Channel
     from synclib.engine.channels import move_channel
     from synclib.lazy.dataset import Dataset
@@ -59,7 +59,7 @@ def set_(context: Context, name: str, what: str, seq: int | None, is_release: bo
     root = release_root(what) if is_release else dataset_root(what)
     chosen = seq or Dataset(store, root).read_head().manifest.seq
     wanted = Channel.model_validate({"release" if is_release else "dataset": what, "seq": chosen, "at": ""})
-    channel = move_channel(store, open_host(context), check_node(name), wanted, is_back_allowed=back)
+    channel = move_channel(store, open_host(context), _named(name), wanted, is_back_allowed=back)
     context.emit({"name": name, **channel.model_dump(exclude_none=True)}, f"channel {name}: {root} seq {channel.seq}")
 
 
@@ -70,10 +70,19 @@ def set_(context: Context, name: str, what: str, seq: int | None, is_release: bo
 @verb
 def freeze(context: Context, name: str, thaw: bool) -> None:
     """Refuse that channel NAME is moved."""
-    from synclib.core.names import check_node
     from synclib.engine.channels import freeze_channel
     from tools.cli_engine import open_host
 
-    channel = freeze_channel(context.open_store(), open_host(context), check_node(name), is_frozen=not thaw)
+    channel = freeze_channel(context.open_store(), open_host(context), _named(name), is_frozen=not thaw)
     state = "frozen" if channel.frozen else "free to move"
     context.emit({"name": name, **channel.model_dump(exclude_none=True)}, f"channel {name}: {state} at {channel.seq}")
+
+
+def _named(name: str) -> str:
+    from synclib.core.names import check_node
+    from synclib.errors import Invalid
+
+    try:
+        return check_node(name)
+    except Invalid as error:
+        raise Invalid(f"{name!r} is no channel's name", hint="letters, digits, '-', '_' and '.'") from error

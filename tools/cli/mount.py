@@ -64,7 +64,7 @@ def command(
     wanted = Wanted(dataset, directory, seq, rate, not no_hydrate, cache_size, mode)
     with contextlib.nullcontext() if ahead is None else contextlib.closing(ahead):
         target, keeper = _mounted(context, host, wanted, ahead)
-    if foreground and keeper is not None:
+    if foreground:
         _wait(context, host, target, keeper)
 
 
@@ -85,13 +85,16 @@ def _goes_on(context: Context, host: Host, dataset: str, directory: Path) -> boo
     return True
 
 
-def _wait(context: Context, host: Host, target: str, keeper: subprocess.Popen[bytes]) -> None:
+def _wait(context: Context, host: Host, target: str, keeper: subprocess.Popen[bytes] | None) -> None:
     """Until it is unmounted; whoever started this is told that it can be read."""
     from tools.cli_engine import progress_bar
-    from tools.mounting import wait_for
+    from tools.mounting import wait_for, wait_for_native
     from tools.notify import READY, notify
 
     notify(READY)
+    if keeper is None:
+        wait_for_native(host, target)
+        return
     with progress_bar(context) as progress:
         wait_for(host, target, keeper, progress)
 

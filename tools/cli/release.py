@@ -112,6 +112,8 @@ def publish(context: Context, name: str, directory: Path, key_file: Path | None)
         f"release {name} is at seq {statement.seq}, {signed}; boot tar {size_text(statement.boot_bytes)}, "
         f"sha256 {statement.boot_sha256}\n{costs_text(context)}",
     )
+    if not any((directory / "wheels").glob("boxlink-*.whl")):
+        context.note("boxlink: it brings no boxlink: its roles are run by the one that is on each machine")
     if not done.is_current:
         context.note(f"boxlink: a newer seq of {name} was published meanwhile, and stays the current one")
 

@@ -321,7 +321,7 @@ def _show_would(context: Context, rollout: Rollout, would: str) -> None:
 
 def _show_paused(context: Context, asked: Asked, rollout: Rollout) -> None:
     """Where it stands, and what goes on: whoever drove it may not be who paused it."""
-    place = asked.words_for(rollout)
+    place = asked.words_for(rollout) + (["--store", context.store_url] if context.store_url else [])
     text = f"{standing_text(rollout)}\n{paused_text(rollout, place)}"
     goes_on = command_of(rollout, place)
     context.emit({**rollout.model_dump(mode="json"), "goes_on_with": goes_on}, text)

@@ -47,7 +47,7 @@ class Asked:
         """The options with which a rollout goes on: where its nodes are, who watches and trusts them, how long each may
         take. As they were said here, or when it was begun."""
         proxy = self.proxy_address or rollout.proxy
-        words = [] if self.local is None else ["--local", str(self.local)]
+        words = [] if self.local is None else ["--local", str(self.local.absolute())]
         words += ["--proxy", proxy] if proxy else []
         words += [word for path in self.trust for word in ("--trust", str(path))]
         words += ["--allow-unsigned"] if self.is_unsigned_allowed else []
