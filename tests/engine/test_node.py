@@ -468,6 +468,7 @@ def test_an_older_seq_by_name_and_back(rig: Rig) -> None:
         assert answer is not None
         assert answer["seq"] == seq
         assert read_tree(rig.directory) == states[seq - 1]
+        assert rig.follower.held_at == (None if seq == 5 else seq)
     rig.touch(names.ACTIVE, "seq=9")
     error = rig.later()
     assert error is not None
@@ -475,7 +476,6 @@ def test_an_older_seq_by_name_and_back(rig: Rig) -> None:
     answer = rig.marker(names.DOWN)
     assert answer is not None
     assert answer["seq"] == 5
-        assert rig.follower.held_at == (None if seq == 5 else seq)
 
 
 @pytest.mark.parametrize("is_restarted", [False, True])
