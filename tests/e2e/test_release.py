@@ -216,6 +216,9 @@ def test_nodes_run_the_programs_and_roles_of_their_release(machine: Machine) -> 
     assert new["release"] == "fleet@2"
     found = {node.node: node for node in local_nodes.nodes(machine.place / "nodes")}
     assert set(found) == {"a", "b"}
+    # Whom to trust with the releases that they may follow was said once.
+    key = os.fsencode(machine.place / "fleet.key.pub")
+    assert b"--trust\0" + key in Path(f"/proc/{found['a'].pid}/cmdline").read_bytes()
     until(lambda: says(found["a"]) == "1 a" and says(found["b"]) == "2 b")
     machine.run("launch", "echo", "--local", "nodes", "--node", "a", "--stop")
     assert says(found["a"]) == ""

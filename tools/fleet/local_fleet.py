@@ -37,10 +37,12 @@ class LocalFleet:
         entropy: Entropy,
         release_directory: Callable[[str], Path | None],
         volumes: Callable[[LocalNode], VolumeDriver | None],
+        trust: tuple[Path, ...] = (),
     ) -> None:
+        """``trust``: files of the keys that releases which the nodes follow may be signed by."""
         self._directory, self._readiness, self._environ = directory, readiness, environ
         self._clock, self._entropy = clock, entropy
-        self._release_directory, self._volumes = release_directory, volumes
+        self._release_directory, self._volumes, self._trust = release_directory, volumes, trust
         self._draining: dict[str, threading.Thread] = {}
 
     def running(self, role: str) -> list[NodeSpec]:
@@ -85,6 +87,7 @@ class LocalFleet:
             spec.values,
             spec.pins,
             is_from_snapshot=bool(spec.snapshot),
+            trust=self._trust if spec.release else (),
         )
 
     def _role_of(self, role: str) -> str:

@@ -37,7 +37,7 @@ def launch_local(
     if release:
         done = fetched(context, local, release, trusted.keys, is_unsigned_allowed=trusted.is_unsigned_allowed)
         name = f"{done.statement.release}@{done.statement.seq}"
-        wish = dataclasses.replace(wish, release=name, release_directory=done.directory)
+        wish = dataclasses.replace(wish, release=name, release_directory=done.directory, trust=trusted.keys)
     role = find_role(wish.role, wish.release_directory).role
     check_may_start(context, role, names, local)
     told: list[dict[str, object]] = []

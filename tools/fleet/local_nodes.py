@@ -48,7 +48,8 @@ _said: set[Path] = set()  # whose files could not be read
 @dataclass(frozen=True)
 class Wish:
     """What a node shall be. ``role``: as for ``boxlink up``. ``release``: ``NAME@SEQ``, and the directory where it
-    stands. ``pins``: datasets that it asks for at a seq; ``is_from_snapshot``: by way of a volume."""
+    stands. ``pins``: datasets that it asks for at a seq; ``is_from_snapshot``: by way of a volume. ``trust``: files of
+    the keys that releases which it follows may be signed by; none: this machine's."""
 
     role: str
     release: str = ""
@@ -56,6 +57,7 @@ class Wish:
     values: Mapping[str, str] = field(default_factory=dict)
     pins: Mapping[str, int] = field(default_factory=dict)
     is_from_snapshot: bool = False
+    trust: tuple[Path, ...] = ()
 
 
 def start(
@@ -230,6 +232,7 @@ def _wanted(place: Path, wish: Wish, known: LocalNode | None, clock: Clock, entr
         release=wish.release,
         release_directory=str(wish.release_directory or ""),
         values=dict(wish.values),
+        trust=[os.path.abspath(path) for path in wish.trust],
         ports=ports,
         at=datetime.fromtimestamp(clock.wall_ns() / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         directory=place,
@@ -242,6 +245,7 @@ def _launch(node: LocalNode, environ: Mapping[str, str]) -> LocalNode:
     command = [str(boxlink_of(_release_of(node))), "up", node.role_file or node.role, "-q"]
     command += ["--data", str(node.data), "--node", node.node]
     command += ["--release", node.release_directory] if node.release_directory else []
+    command += [word for path in node.trust for word in ("--trust", path)]
     command += [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
     with _ready_socket() as (ready, address), open(node.directory / "up.log", "wb") as log:
         process = subprocess.Popen(

@@ -28,6 +28,7 @@ class LocalNode(BaseModel):
     release: str = Field(default="", max_length=192)
     release_directory: str = ""
     values: dict[str, str] = {}
+    trust: list[str] = []  # files of the keys that its releases may be signed by, beside this machine's
     store: str = ""  # whose node it is; empty where that was not noted
     ports: dict[str, int] = {}
     pid: int = Field(default=0, ge=0)

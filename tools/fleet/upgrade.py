@@ -206,6 +206,7 @@ def _nodes(context: Context, asked: Asked, readiness: Readiness, host: Host, sto
         host.entropy,
         lambda name: _release_directory(context, asked, name),
         lambda node: volumes_of(context, host, node),
+        asked.trust,
     )
 
 
