@@ -187,7 +187,7 @@ def check_empty(target: str) -> None:
     if found is not None:
         raise Invalid(
             f"the directory is not empty: a mount would hide what is in it, {found.name!r} for one",
-            hint=f"choose an empty one: mkdir {os.path.join(target, 'mounted')}",
+            hint=f"choose an empty one: mkdir {target}.mounted",
             path=target,
         )
 

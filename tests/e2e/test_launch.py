@@ -206,6 +206,13 @@ def test_what_is_removed_leaves_nothing_but_its_logs(machine: Machine) -> None:
     assert "--stop --remove" in machine.json("launch", "echo", "--local", "nodes", "--remove", code=2)["error"]["hint"]
 
 
+def test_a_dry_run_refuses_what_a_launch_refuses(machine: Machine) -> None:
+    launch(machine)
+    words = ("launch", "--local", "nodes", "--node", "echo-1")
+    assert machine.json(*words, "proxy", "--dry-run", code=13)["error"]["kind"] == "conflict"
+    assert machine.json(*words, "echo.toml", "--release", "nosuch", "--dry-run", code=10)["error"]["kind"] == "missing"
+
+
 def test_what_runs_besides_is_named(machine: Machine) -> None:
     wish = Wish(str(machine.place / "echo.toml"))
     place = machine.place / "nodes"

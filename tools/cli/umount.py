@@ -18,6 +18,7 @@ def command(context: Context, directory: Path, force: bool) -> None:
 
     A sync that runs on DIR's data directory mounts it again; take DIR/synch.active away if that is not wanted.
     """
+    from synclib.core.names import ACTIVE
     from tools.cli_engine import open_host
     from tools.mount_spec import spec_directory
     from tools.mounting import end_mount, mounted_place
@@ -30,6 +31,8 @@ def command(context: Context, directory: Path, force: bool) -> None:
         ended = end_standing(host, directory, is_forced=force)
         if ended is not None:
             context.emit({"directory": ended}, f"{ended} is unmounted")
+            if (directory / ACTIVE).exists():
+                context.note(f"boxlink: a sync that runs there mounts it again; {ACTIVE} asks for it")
             return
     end_mount(host, target, is_forced=force)
     context.emit({"directory": target}, f"{target} is unmounted")

@@ -8,12 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from synclib.clock import SystemClock, SystemEntropy
+from synclib.engine.release import read_statement
+from synclib.errors import Conflict
 from tools.cli_context import Context
 from tools.fleet.fetched import fetched
 from tools.fleet.find_role import find_role
 from tools.fleet.local_nodes import Wish, check_pinned, check_wish, is_alive, nodes, start
 from tools.fleet.node_file import LocalNode
 from tools.fleet.pins import check_pins
+from tools.fleet.release_place import parse_release, read_trust
 from tools.fleet.rolled_nodes import check_may_start
 
 
@@ -32,7 +35,7 @@ def launch_local(
     or NAME@SEQ, whose programs they run; empty for those that run now."""
     check_pins(context.open_store(), wish.pins)
     if is_dry_run:
-        _plan(context, local, names, wish, release)
+        _plan(context, local, names, wish, release, trusted)
         return
     if release:
         done = fetched(context, local, release, trusted.keys, is_unsigned_allowed=trusted.is_unsigned_allowed)
@@ -51,9 +54,12 @@ def launch_local(
     context.emit({"nodes": told, "others": others}, "\n".join([*lines, *_besides(others)]))
 
 
-def _plan(context: Context, local: Path, names: list[str], wish: Wish, release: str) -> None:
+def _plan(context: Context, local: Path, names: list[str], wish: Wish, release: str, trusted: Trusted) -> None:
     role = Path(wish.role).stem  # that of a release is known once it was fetched
-    if not release:
+    if release:
+        trust = read_trust(trusted.keys, is_unsigned_allowed=trusted.is_unsigned_allowed)
+        trust.check(read_statement(context.open_store(), *parse_release(release)))
+    else:
         role = find_role(wish.role, None).role
         for name in names:
             check_wish(local.resolve() / name, wish)
@@ -61,6 +67,9 @@ def _plan(context: Context, local: Path, names: list[str], wish: Wish, release: 
     up = {node.node: node for node in nodes(local) if is_alive(node)}
     for name in names:
         if name in up:
+            if up[name].role != role:
+                hint = "name another node, or its role"
+                raise Conflict(f"node {name} runs with role {up[name].role}, not {role}", hint=hint)
             check_pinned(up[name], wish.pins)
     lines = [f"{name} is up already" if name in up else f"would start {name}" for name in names]
     others = _others(up.values(), names, role)

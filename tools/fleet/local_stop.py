@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from synclib.core.names import node_key, swap_key
 from synclib.errors import Conflict, Missing, Partial
 from tools.cli_context import Context
 from tools.cli_engine import open_host
+from tools.fleet.fetched import RELEASES
 from tools.fleet.local_nodes import is_alive, nodes, remove, stop
 from tools.fleet.local_volumes import release_volumes, volumes_of
 from tools.fleet.node_file import LocalNode
@@ -47,6 +49,8 @@ def stop_local(
             said += f", and {_what_went(left, is_dry_run=is_dry_run)}"
         told.append(row)
         lines.append(f"{node.node} {said}")
+    if is_removed and not is_dry_run and not nodes(local):
+        shutil.rmtree(local / RELEASES, ignore_errors=True)  # nobody runs them any more
     others = sorted(up - {node.node for node in chosen})
     if others:
         lines.append(f"up as before: {', '.join(others)}")
