@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from synclib.core.rollout import (
+    GONE,
     Drain,
     Effect,
     NodeSpec,
@@ -95,12 +96,15 @@ class Driver:
         self._journal, self._fleet, self._host, self._say = journal, fleet, host, say
         self._ready_s_max, self._bake_s, self._settle = ready_s_max, bake_s, settle
         self._before: Traffic | None = None
+        # Nodes that another driver may have asked for just before it was killed.
+        self._inherited: set[str] = set()
         self._changed_at = 0.0
         self._baked = -1
 
     def take(self, entry: Entry, *, state: State | None = None, reason: str = "") -> Entry:
         """Become the driver of a journal; ``state``: what an operator wants of it."""
         rollout = entry.rollout
+        self._inherited = _asked_for(rollout)
         if state is State.ROLLING_BACK:
             rollout = rolled_back(rollout, reason)
         elif state is not None:
@@ -133,7 +137,8 @@ class Driver:
                 self._changed_at = self._host.clock.monotonic()
                 self._tell(rollout, entry.rollout)
                 continue
-            refused = [why for why in map(self._carry_out, decision.effects) if why]
+            effects = [effect for effect in decision.effects if not self._may_come(effect, views)]
+            refused = [why for why in map(self._carry_out, effects) if why]
             if refused and rollout.state is not State.RUNNING and refused[0] not in told:
                 told.add(refused[0])  # it is tried until its time is over
                 self._say(refused[0], rollout)
@@ -206,6 +211,15 @@ class Driver:
             return "" if error.is_retryable else f"{effect.spec.node}: {error.message}"
         return ""
 
+    def _may_come(self, effect: Effect, views: Mapping[str, View]) -> bool:
+        """Whether it would start what was asked for by another who was killed, and is not seen yet: it would run twice.
+        The time does not count against it."""
+        node = effect.spec.node
+        is_awaited = isinstance(effect, Start) and node in self._inherited and views.get(node, GONE).may_come
+        if is_awaited:
+            self._changed_at = self._host.clock.monotonic()
+        return is_awaited
+
     def _alarm(self) -> str:
         now = self._fleet.traffic()
         if self._before is None or now is None:
@@ -251,6 +265,14 @@ class Driver:
         for was, step in zip(former.steps, rollout.steps, strict=True):
             if was.phase is not step.phase:
                 self._say(_swap_text(step) if rollout.swap else _step_text(step), rollout)
+
+
+def _asked_for(rollout: Rollout) -> set[str]:
+    """The nodes that whoever drove it until now was about to start."""
+    if rollout.state is State.ROLLING_BACK:
+        left = [step for step in rollout.steps if step.phase not in (Phase.WAITING, Phase.UNDONE)]
+        return {step.old.node for step in left}
+    return {step.new.node for step in rollout.steps if step.phase is Phase.STARTING}
 
 
 def _as_before(now: Traffic | None, p99_ms: float | None) -> Traffic | None:

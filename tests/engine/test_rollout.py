@@ -12,7 +12,6 @@ import pytest
 
 from synclib.clock import ManualClock, SeededEntropy
 from synclib.core.rollout import (
-    GONE,
     REASON_MAX,
     NodeSpec,
     Phase,
@@ -74,6 +73,7 @@ class Fake:
 
     ready_at: float
     gone_at: float = float("inf")
+    begun_at: float = float("-inf")
 
 
 @dataclass
@@ -88,6 +88,8 @@ class ModelFleet:
     starts: list[str] = field(default_factory=list)
     refuses: str = ""
     effects_left: int | None = None
+    hidden_s: float = 0.0  # so long what was started is not seen
+    looked_at: dict[str, float] = field(default_factory=dict)
     leaves: set[str] = field(default_factory=set)  # what is paid for after they have ended
     fewest: int = 1 << 30
 
@@ -101,10 +103,13 @@ class ModelFleet:
 
     def look(self, specs: Sequence[NodeSpec]) -> dict[str, View]:
         self.fewest = min(self.fewest, len(self.serving()))
-        serving = self.serving()
-        there = self.there()
+        serving, now = self.serving(), self.clock.monotonic()
+        there = [name for name in self.there() if self.nodes[name].begun_at + self.hidden_s <= now]
+        first = {spec.node: self.looked_at.setdefault(spec.node, now) for spec in specs}
         return {
-            spec.node: View(spec.node in there, spec.node in serving, "it loads") if spec.node in there else GONE
+            spec.node: View(True, spec.node in serving, "it loads")
+            if spec.node in there
+            else View(may_come=now < first[spec.node] + self.hidden_s)
             for spec in specs
         }
 
@@ -118,10 +123,11 @@ class ModelFleet:
         self._effect()
         if spec.node == self.refuses:
             raise Missing("there is no such release")
-        if spec.node not in self.there():
+        now = self.clock.monotonic()
+        if spec.node not in self.there() or self.nodes[spec.node].begun_at + self.hidden_s > now:
             self.starts.append(spec.node)
             self.leaves.add(spec.node)
-            self.nodes[spec.node] = Fake(self.clock.monotonic() + self.ready_s.get(spec.node, 2.0))
+            self.nodes[spec.node] = Fake(now + self.ready_s.get(spec.node, 2.0), begun_at=now)
         self._effect()
 
     def drain(self, spec: NodeSpec) -> None:
@@ -394,6 +400,30 @@ def test_who_is_overtaken_ends(rig: Rig) -> None:
     with pytest.raises(Fenced, match="another drives"):
         rig.driver().run(first)
     assert second.run(taken).state is State.DONE
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_what_was_asked_for_and_is_not_seen_yet_is_not_asked_for_twice(rig: Rig, bad: bool) -> None:
+    """Whoever was killed had asked for it: a cloud lists it only after a while, and would start another one."""
+    rig.fleet.hidden_s = 30.0
+    if bad:
+        rig.fleet.ready_s["new-1"] = float("inf")
+    entry = rig.begin(size=1)
+    for number in range(40):
+        # Killed right after it was asked for, at first.
+        rig.fleet.effects_left = 1 if number < 18 else None
+        rig.fleet.looked_at.clear()  # the next one knows nothing
+        try:
+            driver = rig.driver()
+            opened = rig.journal.open_of("render")
+            done = driver.run(entry if opened is None else driver.take(opened))
+            break
+        except Killed:
+            rig.clock.advance(1)
+    else:
+        raise AssertionError("it takes more drivers than that?")
+    assert done.state is (State.ROLLED_BACK if bad else State.DONE)
+    assert len(rig.fleet.starts) == len(set(rig.fleet.starts)), rig.fleet.starts
 
 
 def test_two_who_begin_at_once(rig: Rig) -> None:
