@@ -81,8 +81,6 @@ def _check_directory(directory: Path) -> None:
         raise Invalid(f"{directory} cannot be read: {error.strerror}", path=str(directory)) from error
     if not found:
         raise Invalid("an empty directory is no release", path=str(directory))
-    if not any(files for _, _, files in os.walk(directory)):
-        raise Invalid("a directory without a file is no release", path=str(directory))
     if VENV in found:
         raise Invalid(
             f"a release brings no {VENV}: it is made from wheels/ where it is used",

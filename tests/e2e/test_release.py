@@ -267,10 +267,10 @@ def test_upgrades_are_shown_and_not_taken_back_to_what_is_not_trusted(machine: M
     assert (shown["upgrades"], shown["alarms"]) == ([], ["upgrade echo-000001 failed: echo-1 did not come back"])
 
 
-def test_what_is_no_release_is_not_published(machine: Machine) -> None:
-    (machine.place / "empty/roles").mkdir(parents=True)
-    refused = machine.json("release", "publish", "other", "empty", "--key", "fleet.key", code=2)["error"]
-    assert refused["message"] == "a directory without a file is no release"
+def test_a_release_without_programs_of_its_own_is_told_from_one_with(machine: Machine) -> None:
+    with started(machine, "release", "publish", "fleet", "build", "--key", "fleet.key") as process:
+        _, said = process.communicate(timeout=60)
+    assert b"boxlink: it brings no boxlink: its roles are run by the one that is on each machine\n" in said
 
 
 FOLLOWING = f'release_channel = "stable"\nrelease_spread_s = 0\n{ROLE}'
