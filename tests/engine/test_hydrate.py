@@ -348,7 +348,7 @@ def test_what_other_seqs_have_in_a_small_cache_is_not_driven_out(space: Space) -
     cache = space.cache(limits)
     os.pwrite(cache._data, os.urandom(FILES * FILE_BYTES), space.prepared.blob_bytes)
     hydrator, _ = space.start(cache=cache)
-    space.store.wait_for(lambda: hydrator.figures()["hydration"] == "waits: disk")
+    space.store.wait_for(lambda: hydrator.figures()["hydration"] == "waits: limit")
     assert cache.held_bytes() <= limits.limit_bytes - limits.reserve_bytes  # type: ignore[operator]
     assert cache.counts.evicted_chunks == 0
     assert not hydrator.is_done
