@@ -314,9 +314,23 @@ def test_one_that_cannot_come_up_says_why(machine: Machine) -> None:
     assert machine.json("launch", "nosuch", "--local", "nodes", code=10)["error"]["kind"] == "missing"
 
 
+FLEET = ("--release", "fleet", "--allow-unsigned")
+
+
+def release(machine: Machine, seq: int) -> dict[str, object]:
+    """What publishing the last of so many seqs says."""
+    (machine.place / "build").mkdir()
+    for number in range(seq):
+        (machine.place / "build/version").write_text(str(number))
+        done: dict[str, object] = machine.json("release", "publish", "fleet", "build")
+    return done
+
+
 def test_the_request_is_what_ec2_takes(machine: Machine) -> None:
     """Against botocore's own model of RunInstances; the user-data is the bootstrap's."""
+    published = release(machine, 3)
     words = (
+        "--allow-unsigned",
         "--release",
         "fleet@3",
         "--image",
@@ -330,7 +344,7 @@ def test_the_request_is_what_ec2_takes(machine: Machine) -> None:
     )
     found = machine.json("launch", "render", *words, "--type", "m7g.large", "--type", "m6g.large", "--profile", "node",
                          "--set", "dataset=covers", "--dry-run")  # fmt: skip
-    tries = found["requests"]["r1"]
+    tries = found["run_instances"]["r1"]
     assert [(each["InstanceType"], each["SubnetId"]) for each in tries] == [
         ("m7g.large", "subnet-1"), ("m7g.large", "subnet-2"), ("m6g.large", "subnet-1"), ("m6g.large", "subnet-2"),
     ]  # fmt: skip
@@ -344,11 +358,13 @@ def test_the_request_is_what_ec2_takes(machine: Machine) -> None:
     assert all(len(each["ClientToken"]) <= 64 for each in tries)
     again = machine.json("launch", "render", *words, "--type", "m7g.large", "--type", "m6g.large", "--profile", "node",
                          "--set", "dataset=covers", "--dry-run")  # fmt: skip
-    assert again["requests"] == found["requests"]
+    assert again["run_instances"] == found["run_instances"]
     assert tomllib.loads(tries[0]["UserData"]) == {
         "store": machine.store,
         "role": "render",
         "release": "fleet@3",
+        "sha256": published["boot_sha256"],
+        "node": "r1",
         "run": [
             "boxlink",
             "up",
@@ -371,7 +387,7 @@ def test_the_request_is_what_ec2_takes(machine: Machine) -> None:
         (["--node", "a", "--count", "2"], "--count"),
         (["--stop"], "--stop is for local nodes"),
         (["--image", "ami-1"], "--type is needed"),
-        (["--image", "ami-1", "--type", "t", "--release", "r", "--set", "x=" + "y" * 17000, "--dry-run"], "user-data"),
+        (["--image", "ami-1", "--type", "t", *FLEET, "--set", "dataset=" + "y" * 17000, "--dry-run"], "user-data"),
         (["--node", "../x", "--local", "nodes"], "no node name"),
         (["--local", "nodes", "--set", "nosuch=1"], "has no value"),
         (["--local", "nodes", "--set", "nosuch=1", "--dry-run"], "has no value"),
@@ -379,5 +395,7 @@ def test_the_request_is_what_ec2_takes(machine: Machine) -> None:
     ],
 )
 def test_refused(machine: Machine, words: list[str], says: str) -> None:
+    if "--release" in words:
+        release(machine, 1)
     assert says in machine.json("launch", "render", *words, code=2)["error"]["message"]
     assert not (machine.place / "nodes").exists()
