@@ -28,6 +28,8 @@ class Interrupts:
         self._say = say
         self._is_said = threading.Lock()
         self._heard = -1
+        self._has_come = False
+        threading.excepthook = self._thread_failed
         # Also where a shell that started us in the background had SIGINT ignored.
         for number in _SIGNALS:
             signal.signal(number, self._raise)
@@ -43,7 +45,14 @@ class Interrupts:
         if self._is_said.acquire(blocking=False):
             self._say()
 
+    def _thread_failed(self, failed: threading.ExceptHookArgs) -> None:
+        """A pool whose processes were ended with us may break while its futures are being cancelled; the thread that
+        finds it broken then fails (CPython, concurrent/futures/process.py, terminate_broken). That is no news."""
+        if not (self._has_come and failed.exc_type.__name__ == "InvalidStateError"):
+            threading.__excepthook__(failed)
+
     def _raise(self, number: int, frame: types.FrameType | None) -> None:
+        self._has_come = True
         self.code = 128 + number
         raise KeyboardInterrupt(number)
 
