@@ -184,17 +184,21 @@ def test_what_began_with_no_instance_is_taken_back_at_once(standin: Standin, sto
     assert standin.clock.monotonic() - before < 5
 
 
+def launched(standin: Standin, tmp_path: Path) -> Publisher:
+    """An operator with an operator's rights alone, and one instance of an unsigned release."""
+    who = standin.identity("operator", policy_document("operator", f"file://{tmp_path}/operator/store"))
+    operator = Publisher(tmp_path / "operator", standin, who)
+    (tmp_path / "release/wheels").mkdir(parents=True)
+    operator.run("release", "publish", "fleet", tmp_path / "release")
+    machine = ["--image", IMAGE, "--type", KIND, "--subnet", next(iter(standin.instances.subnets))]
+    operator.run("launch", "render", "--node", "render-1", "--release", "fleet", "--allow-unsigned", *machine)
+    return operator
+
+
 def test_upgrade_killed_as_it_starts_an_instance_and_taken_back(tmp_path: Path) -> None:
     """kill -9 of the command when EC2 has started the instance, --abort while no listing shows it yet."""
     with running_standin(tmp_path, pace=10.0) as standin:
-        store_url = f"file://{tmp_path}/operator/store"
-        operator = Publisher(
-            tmp_path / "operator", standin, standin.identity("operator", policy_document("operator", store_url))
-        )
-        (tmp_path / "release/wheels").mkdir(parents=True)
-        operator.run("release", "publish", "fleet", tmp_path / "release")
-        machine = ["--image", IMAGE, "--type", KIND, "--subnet", next(iter(standin.instances.subnets))]
-        operator.run("launch", "render", "--node", "render-1", "--release", "fleet", "--allow-unsigned", *machine)
+        operator = launched(standin, tmp_path)
         store, _ = open_store(operator.store, {})
         command = ["upgrade", "render", "--seq", "covers=1", "--bake", "0", "--allow-unsigned"]
         with serving(store, ["render-1"], "fleet@1"):
@@ -219,13 +223,7 @@ def test_who_goes_on_where_the_nodes_are_not_is_refused(tmp_path: Path) -> None:
     """In another region: nothing is seen of them there, and an old node would be taken for one that has ended. In
     another account the region is the same, and nothing of the role was ever seen."""
     with running_standin(tmp_path, pace=10.0) as standin:
-        store_url = f"file://{tmp_path}/operator/store"
-        who = standin.identity("operator", policy_document("operator", store_url))
-        operator = Publisher(tmp_path / "operator", standin, who)
-        (tmp_path / "release/wheels").mkdir(parents=True)
-        operator.run("release", "publish", "fleet", tmp_path / "release")
-        machine = ["--image", IMAGE, "--type", KIND, "--subnet", next(iter(standin.instances.subnets))]
-        operator.run("launch", "render", "--node", "render-1", "--release", "fleet", "--allow-unsigned", *machine)
+        operator = launched(standin, tmp_path)
         store, _ = open_store(operator.store, {})
         command = ["upgrade", "render", "--seq", "covers=1", "--bake", "0", "--allow-unsigned"]
         with serving(store, ["render-1"], "fleet@1"):

@@ -233,33 +233,30 @@ def test_no_name_reaches_a_terminal_raw(machine: Machine, words: tuple[str | byt
         text.decode()
 
 
-def test_log_lines_reach_a_pipe_raw_and_a_terminal_shown(machine: Machine) -> None:
-    ship(machine, f"{ESCAPE}line\n".encode())
-    assert machine.run("logs") == f"n1/r.log: {ESCAPE}line\n".encode()
+def first_line_on_a_terminal(machine: Machine, *words: str) -> bytes:
     leader, follower = os.openpty()
-    process = machine.start("logs", stdout=follower)
+    process = machine.start(*words, stdout=follower)
     os.close(follower)
     shown = b""
     while b"\n" not in shown:
         shown += os.read(leader, 4096)
     os.close(leader)
     process.communicate(timeout=60)
-    assert shown.rstrip() == rb"n1/r.log: \x1b]0;owned\x07line"
+    return shown.rstrip()
+
+
+def test_log_lines_reach_a_pipe_raw_and_a_terminal_shown(machine: Machine) -> None:
+    ship(machine, f"{ESCAPE}line\n".encode())
+    assert machine.run("logs") == f"n1/r.log: {ESCAPE}line\n".encode()
+    assert first_line_on_a_terminal(machine, "logs") == rb"n1/r.log: \x1b]0;owned\x07line"
 
 
 def test_a_terminal_shows_a_line_of_json_as_words(machine: Machine) -> None:
     line = b'{"event": "served", "at": "2026-11-24T08:00:00Z", "level": "warning", "role": "render", "path": "/x"}'
     ship(machine, line + b"\n")
     assert machine.run("logs") == b"n1/r.log: " + line + b"\n"
-    leader, follower = os.openpty()
-    process = machine.start("logs", stdout=follower)
-    os.close(follower)
-    shown = b""
-    while b"\n" not in shown:
-        shown += os.read(leader, 4096)
-    os.close(leader)
-    process.communicate(timeout=60)
-    assert shown.rstrip() == b"n1/r.log: 2026-11-24T08:00:00Z warning render: served path=/x"
+    words = b"n1/r.log: 2026-11-24T08:00:00Z warning render: served path=/x"
+    assert first_line_on_a_terminal(machine, "logs") == words
 
 
 def test_no_line_of_a_log_ends_the_others(machine: Machine) -> None:

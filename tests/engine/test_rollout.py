@@ -243,32 +243,27 @@ def test_one_that_cannot_be_started_takes_all_back(rig: Rig) -> None:
     assert rig.fleet.there() == rig.names[0]
 
 
-def test_failures_at_the_proxy_take_all_back(rig: Rig) -> None:
+def figures_after_drains(rig: Rig, figures: dict[str, Traffic]) -> None:
+    """What the proxy has counted once a node was asked to drain, by its name."""
     real = rig.fleet.drain
 
     def drain(spec: NodeSpec) -> None:
         real(spec)
-        if spec.node == "old-0":
-            rig.fleet.figures = Traffic(1000, 400, 1.0)
+        rig.fleet.figures = figures.get(spec.node, rig.fleet.figures)
 
     rig.fleet.drain = drain  # type: ignore[method-assign]
+
+
+def test_failures_at_the_proxy_take_all_back(rig: Rig) -> None:
+    figures_after_drains(rig, {"old-0": Traffic(1000, 400, 1.0)})
     done = rig.run()
     assert (done.state, done.reason) == (State.ROLLED_BACK, "400 of 1000 requests failed at the proxy")
     assert rig.fleet.there() == rig.names[0]
 
 
 def test_failures_of_a_later_batch_are_not_lost_among_what_went_well(rig: Rig) -> None:
-    real = rig.fleet.drain
     rig.fleet.figures = Traffic(1_000_000, 0, 1.0)
-
-    def drain(spec: NodeSpec) -> None:
-        real(spec)
-        if spec.node == "old-0":
-            rig.fleet.figures = Traffic(2_000_000, 0, 1.0)
-        elif spec.node == "old-1":
-            rig.fleet.figures = Traffic(2_001_000, 400, 1.0)
-
-    rig.fleet.drain = drain  # type: ignore[method-assign]
+    figures_after_drains(rig, {"old-0": Traffic(2_000_000, 0, 1.0), "old-1": Traffic(2_001_000, 400, 1.0)})
     done = rig.run()
     assert (done.state, done.reason) == (State.ROLLED_BACK, "400 of 1000 requests failed at the proxy")
 
@@ -290,15 +285,8 @@ def test_who_goes_on_compares_with_what_was_before_any_node_changed(rig: Rig) ->
 
 
 def test_a_proxy_that_was_started_anew_counts_from_nothing(rig: Rig) -> None:
-    real = rig.fleet.drain
     rig.fleet.figures = Traffic(1_000_000, 0, 1.0)
-
-    def drain(spec: NodeSpec) -> None:
-        real(spec)
-        if spec.node == "old-0":
-            rig.fleet.figures = Traffic(500, 400, 1.0)
-
-    rig.fleet.drain = drain  # type: ignore[method-assign]
+    figures_after_drains(rig, {"old-0": Traffic(500, 400, 1.0)})
     done = rig.run()
     assert (done.state, done.reason) == (State.ROLLED_BACK, "400 of 500 requests failed at the proxy")
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,11 +34,10 @@ from tests.conformance.local_volumes import end_pool
 from tools import s3server
 from tools.bench.data import Shape
 from tools.bench.lazy import BOXLINK, Node
-from tools.bench.sizes import end_mounts
+from tools.bench.sizes import end_mounts, wait_until
 from tools.bench.toxiproxy import delayed
 
 _READERS = 16
-_WAIT_S = 120.0
 _LARGE = "large.bin"
 _LARGE_MB = 64
 _FROM_STORE, _FROM_SNAPSHOT = "from the store", "from a snapshot"
@@ -79,10 +78,10 @@ class Bench:
         covers.mkdir(parents=True)
         taken: dict[str, float] = {}
         with self._daemon(node, ["--from", "snapshot"] if way == _FROM_SNAPSHOT else []) as log:
-            _wait(lambda: "started" in log.read_text())
+            wait_until(lambda: "started" in log.read_text())
             begun = time.perf_counter()
             (covers / "synch.active").write_text("lazy")
-            _wait((covers / "synch.down").exists)
+            wait_until((covers / "synch.down").exists)
             taken["synch.active to synch.down"] = time.perf_counter() - begun
             self._read(covers, first)
             taken["… to the first file"] = time.perf_counter() - begun
@@ -132,14 +131,6 @@ class Bench:
         except BoxlinkError as error:
             print(f"bench: {error}", file=sys.stderr)
         end_pool(self._pool)
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _WAIT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit("bench: it does not come")
-        time.sleep(0.002)
 
 
 def main() -> None:

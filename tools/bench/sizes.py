@@ -101,11 +101,11 @@ class Bench:
         covers = node.place / "data/covers"
         covers.mkdir(parents=True)
         with _daemon(node, covers.parent) as log:
-            _wait(lambda: "started" in log.read_text())
+            wait_until(lambda: "started" in log.read_text())
             (covers / "synch.active").write_text("lazy")
             asked_ns = (covers / "synch.active").stat().st_mtime_ns
             down = covers / "synch.down"
-            _wait(down.exists)
+            wait_until(down.exists)
             took_s = (down.stat().st_mtime_ns - asked_ns) / 1e9
             path, right = self.some_file()
             _must_be((covers / path).read_bytes() == right, path)
@@ -143,7 +143,7 @@ def _must_be(is_right: bool, path: str) -> None:
         raise SystemExit(f"bench: wrong bytes: {path}")
 
 
-def _wait(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _WAIT_S
     while not condition():
         if time.monotonic() > deadline:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _BYTE_CODE = b"__pycache__"  # Python writes there by itself, whenever a program runs
@@ -40,9 +41,21 @@ def is_whole(place: Path, seq: int) -> bool | None:
 
 
 def digest_of(directory: Path) -> str:
-    """SHA-256, hex, of every name, kind, mode, target and content below it, byte code apart."""
-    top = os.fsencode(directory)
+    """SHA-256, hex, of all below it."""
     digest = hashlib.sha256()
+    for part in tree_parts(directory, _sha256_of):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _sha256_of(path: bytes) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def tree_parts(directory: Path, of_file: Callable[[bytes], bytes]) -> Iterator[bytes]:
+    """What a digest of a tree is counted over: every name, kind, mode, target and content below it, byte code apart."""
+    top = os.fsencode(directory)
     for parent, folders, files in os.walk(top):
         folders[:] = sorted(name for name in folders if name != _BYTE_CODE)
         for name in sorted((*folders, *files)):
@@ -52,8 +65,6 @@ def digest_of(directory: Path) -> str:
             if stat.S_ISLNK(mode):
                 content = os.readlink(path)
             elif stat.S_ISREG(mode):
-                with open(path, "rb") as file:
-                    content = hashlib.file_digest(file, "sha256").digest()
+                content = of_file(path)
             for part in (os.path.relpath(path, top), b"%o" % mode, content):
-                digest.update(b"%d:%s" % (len(part), part))
-    return digest.hexdigest()
+                yield b"%d:%s" % (len(part), part)

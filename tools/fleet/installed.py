@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from blake3 import blake3
@@ -11,10 +10,9 @@ from blake3 import blake3
 from synclib.disk.atomic import write_atomic
 from synclib.engine.release import VENV, release_command
 from synclib.errors import Corrupt
+from tools.bootstrap.whole import tree_parts
 
 _DIGEST_CHARACTERS = 64
-# Python writes byte code there by itself, whenever a program runs.
-_BYTE_CODE = b"__pycache__"
 
 
 def installed_path(place: Path, seq: int) -> Path:
@@ -43,19 +41,12 @@ def check_installed(place: Path, seq: int) -> None:
 
 
 def _digest(directory: Path) -> str:
-    """BLAKE3, hex, of every name, kind, mode, target and content below ``directory``/venv, byte code apart."""
-    top = os.fsencode(directory / VENV)
+    """BLAKE3, hex, of all below ``directory``/venv."""
     digest = blake3()
-    for parent, folders, files in os.walk(top):
-        folders[:] = sorted(name for name in folders if name != _BYTE_CODE)
-        for name in sorted((*folders, *files)):
-            path = os.path.join(parent, name)
-            mode = os.lstat(path).st_mode
-            content = b""
-            if stat.S_ISLNK(mode):
-                content = os.readlink(path)
-            elif stat.S_ISREG(mode):
-                content = blake3(max_threads=blake3.AUTO).update_mmap(os.fsdecode(path)).digest()
-            for part in (os.path.relpath(path, top), b"%o" % mode, content):
-                digest.update(b"%d:%s" % (len(part), part))
+    for part in tree_parts(directory / VENV, _blake3_of):
+        digest.update(part)
     return digest.hexdigest()
+
+
+def _blake3_of(path: bytes) -> bytes:
+    return blake3(max_threads=blake3.AUTO).update_mmap(os.fsdecode(path)).digest()
