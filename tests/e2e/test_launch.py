@@ -211,6 +211,9 @@ def test_a_dry_run_refuses_what_a_launch_refuses(machine: Machine) -> None:
     words = ("launch", "--local", "nodes", "--node", "echo-1")
     assert machine.json(*words, "proxy", "--dry-run", code=13)["error"]["kind"] == "conflict"
     assert machine.json(*words, "echo.toml", "--release", "nosuch", "--dry-run", code=10)["error"]["kind"] == "missing"
+    release(machine, 1)
+    unsigned = machine.json(*words, "echo.toml", "--release", "fleet", "--dry-run", code=2)["error"]
+    assert "is not signed" in unsigned["message"]
 
 
 def test_what_runs_besides_is_named(machine: Machine) -> None:
