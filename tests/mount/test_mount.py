@@ -54,6 +54,13 @@ class Mounted:
         """Nothing comes that is not read."""
         return self.machine.json("mount", "covers", self.target, "--no-hydrate", *words)
 
+    def kill(self, done: dict[str, object]) -> None:
+        """Both processes of what :meth:`mount` has answered of."""
+        keeper, worker = done["keeper"], self.worker()
+        assert isinstance(keeper, int)
+        os.kill(keeper, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+
     def unmount(self, *words: str, code: int = 0) -> None:
         self.machine.run("umount", self.target, *words, code=code)
 
@@ -269,11 +276,7 @@ def test_what_a_killed_worker_had_taken_is_asked_of_the_next(mounted: Mounted, t
 def test_a_keeper_that_is_killed_leaves_errors_not_hangs_and_can_be_mended(mounted: Mounted) -> None:
     done = mounted.mount()
     (mounted.target / "00/000.jpg").read_bytes()
-    keeper = done["keeper"]
-    assert isinstance(keeper, int)
-    worker = mounted.worker()
-    os.kill(keeper, signal.SIGKILL)
-    os.kill(worker, signal.SIGKILL)
+    mounted.kill(done)
     with pytest.raises(OSError, match=r"."):
         (mounted.target / "large").read_bytes()
     mounted.unmount("--force")
@@ -284,12 +287,9 @@ def test_a_keeper_that_is_killed_leaves_errors_not_hangs_and_can_be_mended(mount
 def test_a_mount_takes_the_place_of_one_whose_processes_were_killed(mounted: Mounted) -> None:
     """And does not stand on top of it, where it would be found once that is unmounted."""
     for _ in range(2):
-        keeper = mounted.mount()["keeper"]
-        assert isinstance(keeper, int)
+        done = mounted.mount()
         assert len(mounted_on(os.fsencode(mounted.target))) == 1
-        worker = mounted.worker()
-        os.kill(keeper, signal.SIGKILL)
-        os.kill(worker, signal.SIGKILL)
+        mounted.kill(done)
     mounted.mount()
     mounted.assert_same()
     mounted.unmount()

@@ -165,21 +165,13 @@ def is_read(path: Path) -> bool:
 
 
 def test_a_mount_that_nobody_serves_is_ended_or_replaced(mounted: TreeMounted) -> None:
-    keeper = mounted.mount()["keeper"]
-    assert isinstance(keeper, int)
-    worker = mounted.worker()
-    os.kill(keeper, signal.SIGKILL)
-    os.kill(worker, signal.SIGKILL)
+    mounted.kill(mounted.mount())
     deadline = time.monotonic() + 30
     while is_read(mounted.target / "large"):
         assert time.monotonic() < deadline
     mounted.unmount("--force")
     assert list(mounted.target.iterdir()) == []
-    keeper = mounted.mount()["keeper"]
-    assert isinstance(keeper, int)
-    worker = mounted.worker()
-    os.kill(keeper, signal.SIGKILL)
-    os.kill(worker, signal.SIGKILL)
+    mounted.kill(mounted.mount())
     mounted.mount()
     mounted.assert_same()
     mounted.unmount()
