@@ -59,7 +59,8 @@ class Interrupts:
     def _end_in_time(self) -> None:
         while True:
             number = os.read(self._heard, 1)[0]
-            if number not in _SIGNALS or signal.getsignal(number) != self._raise:
+            # By now the main thread may have put other handlers in place, to give up what was begun undisturbed.
+            if number not in _SIGNALS or not (self._has_come or signal.getsignal(number) == self._raise):
                 continue
             time.sleep(_END_S)
             self.code = 128 + number
