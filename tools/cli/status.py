@@ -52,7 +52,7 @@ def command(context: Context, metrics: bool, fleet: bool, check: bool, watch: bo
     for row, figures, spec in mount_rows(open_host(context).state, is_clearing=True):
         prepared, name, state = spec.prepared, row["dataset"], row["state"]
         rows.append(row)
-        line = f"{name} seq {prepared.seq} on {spec.target}: {state}"
+        line = f"{name} seq {prepared.seq} on {spec.directory}: {state}"
         if prepared.mode == "fuse":
             line += f"; a FUSE tree ({prepared.why})"
         if spec.is_native:
@@ -67,7 +67,7 @@ def command(context: Context, metrics: bool, fleet: bool, check: bool, watch: bo
                 f"{figures['restarts']} restarts"
             )
         elif state == "dead":
-            line += f"; boxlink umount --force {spec.target} clears it away"
+            line += f"; boxlink umount --force {spec.directory} clears it away"
         lines.append(line)
     if metrics:
         from tools.mount_metrics import exposition
