@@ -23,7 +23,8 @@ from synclib.disk.faults import disk_error
 from synclib.disk.file_events import file_events
 from synclib.disk.markers import Markers
 from synclib.engine.channels import ChannelWatch
-from synclib.engine.follow import Follower, Log
+from synclib.engine.event_log import Log
+from synclib.engine.follow import Follower
 from synclib.engine.host import Connect, Host
 from synclib.engine.lazy_place import Mounter
 from synclib.engine.logship import LogShipper
