@@ -69,7 +69,7 @@ def command(
     from tools.addresses import parse_address
     from tools.fleet.find_role import Place, environment_of, find_role, parse_values, processes_of
     from tools.fleet.pins import parse_pins, write_pins
-    from tools.fleet.programs import command_of
+    from tools.fleet.programs import BOXLINK, command_of
     from tools.fleet.supervisor import KEPT, Planned
     from tools.notify import SOCKET
 
@@ -106,7 +106,9 @@ def command(
     planned = []
     for process in processes:
         environment = environment_of(place, environ, process)
-        planned.append(Planned(process.name, command_of(process, place, environment), environment, process.stop_s))
+        command = command_of(process, place, environment)
+        is_own = process.run[0] == BOXLINK
+        planned.append(Planned(process.name, command, environment, process.stop_s, is_own=is_own))
     if found.release_channel:
         from tools.fleet.renewal import follower_of
 
