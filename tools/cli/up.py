@@ -121,7 +121,7 @@ def command(
     words += ["--store", context.store_url] if context.store_url else []
     flags = {"--json": context.is_json, "-q": context.is_quiet, "-v": context.is_verbose}
     words += [flag for flag, is_set in flags.items() if is_set]
-    _run(context, found.role, planned, place, kept, words, admin_address)
+    _run(context, found.role, planned, place, kept, words, admin_address, found.release_channel)
 
 
 def _run(
@@ -132,8 +132,10 @@ def _run(
     kept: str,
     words: list[str],
     admin_address: tuple[str, int] | None,
+    channel: str,
 ) -> None:
-    """Until all have ended. ``words``: of the command for a newer release, should one be to run then."""
+    """Until all have ended. ``words``: of the command for a newer release, should one be to run then. ``channel``: of
+    the releases that are followed, empty for none."""
     import os
 
     from synclib.clock import SystemClock
@@ -141,10 +143,11 @@ def _run(
     from synclib.errors import Partial, Unavailable
     from tools.addresses import bind, show_address
     from tools.fleet.console import Console
-    from tools.fleet.one_up import hold
+    from tools.fleet.one_up import hold, note_followed
     from tools.fleet.supervisor import ON_TRIAL, RENEWING, Supervisor
 
     held = hold(place.data, role, os.getppid() if kept else os.getpid())
+    note_followed(place.data, role, channel)
     listener = None if admin_address is None else bind(*admin_address)
     if listener is not None:
         listener.listen()  # whoever reads below where it is finds it there
