@@ -21,9 +21,7 @@ from synclib.store.base import Fetched, Store, in_spite_of_strangers
 _PROXY = "proxy/"
 
 
-def forget_node(
-    store: Store, clock: Clock, name: str, say: Callable[[str], None], *, is_dry_run: bool
-) -> list[str]:
+def forget_node(store: Store, clock: Clock, name: str, say: Callable[[str], None], *, is_dry_run: bool) -> list[str]:
     """The keys of what a node left, which are deleted; its logs stay. None where nothing is known of it. ``name``: as
     ``boxlink status --fleet`` shows it: for what only registered, and named no node, the key of that.
 
@@ -71,7 +69,7 @@ def _status(store: Store, clock: Clock, name: str) -> Fetched | None:
     if is_live(status, silent_s):
         raise Conflict(
             f"{name} runs: it told {silent_s:.0f} s ago how it does",
-            hint="end it first (SIGTERM, or boxlink launch ROLE --local DIR --stop); one that was killed is known to be "
+            hint="end it first (SIGTERM, or boxlink launch ROLE --local DIR --stop); one that was killed is taken for "
             f"gone {silence_s(status):.0f} s after its last word",
             key=key,
         )

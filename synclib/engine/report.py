@@ -44,9 +44,7 @@ class Identity:
 class Reporter:
     """Says it every half minute, and soon after something changed."""
 
-    def __init__(
-        self, data: Path, store: Store, host: Host, identity: Identity, channels: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, data: Path, store: Store, host: Host, identity: Identity, channels: Sequence[str] = ()) -> None:
         """``channels``: those of datasets that the node follows."""
         self._data, self._store, self._host, self._identity = data, store, host, identity
         self._channels = channels
