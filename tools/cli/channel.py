@@ -108,7 +108,7 @@ def remove(context: Context, name: str, dry_run: bool) -> None:
         if followers:
             raise Conflict(
                 f"channel {name} is followed by {', '.join(followers)}",
-                hint="stop them, or start them without it (boxlink sync --channel, a role's release_channel) first",
+                hint="stop them, or start them without it (--channel of sync, release_channel of a role) first",
             )
 
     found = remove_channel(store, open_host(context), _named(name), check, is_dry_run=dry_run)
