@@ -77,7 +77,7 @@ class Node:
         self._report_error = self._swap_error = self._swap = ""
         self._swaps = SwapWatch(data, store, host, poll_s)
         self._swap_turn = 0  # the round of its dataset that knows of the wish to swap
-        self._reporter = Reporter(data, store, host, identity or Identity())
+        self._reporter = Reporter(data, store, host, identity or Identity(), channels)
         self.shipper = LogShipper(
             data / names.LOG_DIRECTORY,
             data / names.STATE_DIRECTORY / "log.json",
