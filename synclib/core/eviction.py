@@ -158,8 +158,9 @@ def pass_over(window: bytes, part: Part, wanted_units: int, is_pinned: Callable[
         victims.append(found.start())
         freed += units_of(window[found.start()])
     states = bytearray(window[:stop].translate(_PASSED[part]))
+    # What stays is no trial: were it, only others on trial would ever go, and none of the main part.
     for index in spared:
-        states[index] = window[index]
+        states[index] = MAIN | window[index] & ~_KIND if part is Part.TRIAL else window[index]
     held_units, main_units = _units_in(states)
     held_before, main_before = _units_in(window[:stop])
     return Pass(bytes(states), victims, held_units, main_units, held_units - held_before, main_units - main_before)
@@ -232,6 +233,11 @@ class Limits:
         """How many bytes may come still."""
         room = free_bytes - self.floor_bytes
         return room if self.limit_bytes is None else min(room, self.limit_bytes - held_bytes)
+
+    def spared_bytes(self, held_bytes: int, free_bytes: int) -> int:
+        """How much of what start-ups need first stays whatever else is read: half of what the cache may take beside its
+        reserve."""
+        return max(held_bytes + self.room(held_bytes, free_bytes) - self.reserve_bytes, 0) // 2
 
     def limit_bytes_left(self, held_bytes: int) -> float:
         """How many bytes may come within the limit that nothing need go for."""

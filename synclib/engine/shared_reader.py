@@ -110,6 +110,7 @@ def open_at_work(
                 dataset,
                 host,
                 manifest.seq,
+                manifest.digest,
                 cache,
                 extents,
                 MountedSeqs(directory, lambda data: open_map(data, dataset.store)),

@@ -87,8 +87,8 @@ def _holds(positions: list[int], position: int) -> bool:
     return index < len(positions) and positions[index] == position
 
 
-def locate(chain: Chain, touches: Iterable[Touch]) -> Iterator[tuple[float, Extent]]:
-    """(seconds, extent) of what touches stand for at a seq, by path; what is gone is left out."""
+def locate(chain: Chain, touches: Iterable[Touch]) -> Iterator[tuple[int, Extent]]:
+    """(milliseconds, extent) of what touches stand for at a seq, by path; what is gone is left out."""
     by_path: dict[bytes, list[Touch]] = {}
     for touch in touches:
         by_path.setdefault(touch.path, []).append(touch)
@@ -104,7 +104,7 @@ def locate(chain: Chain, touches: Iterable[Touch]) -> Iterator[tuple[float, Exte
             index = max(bisect.bisect_right(starts, first) - 1, 0)
             while index < len(extents) and starts[index] < first + max(touch.length, 1):
                 if extents[index].stop > first:
-                    yield touch.at_ms / 1000, extents[index]
+                    yield touch.at_ms, extents[index]
                 index += 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from pathlib import Path
@@ -13,10 +14,14 @@ from synclib.clock import ManualClock
 from synclib.core.entry import ADDRESS_UNIT, Entry, Kind
 from synclib.core.likely import BYTES_MAX, likely
 from synclib.core.trace import QUIET_S, START_UP_S_MAX, TRACES_KEPT, Touch, Trace, encode_trace, union
+from synclib.disk.start_trace import read_start_trace
+from synclib.engine.host import Host
 from synclib.engine.startup import StartUp
 from synclib.engine.traces import extents_of, locate, publish_trace, read_traces, resolve
+from synclib.errors import Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
+from synclib.lazy.entry_extents import EntryExtents
 from synclib.lazy.run_reader import StoreRuns
 from synclib.store.base import Store
 from synclib.store.memory import MemoryStore
@@ -31,6 +36,26 @@ def make(place: Path) -> Kit:
     )
     kit.publish()
     return kit
+
+
+def start_up_of(
+    kit: Kit,
+    cache: Path,
+    ready: Path,
+    *,
+    store: Store | None = None,
+    host: Host | None = None,
+    is_seen_whole: bool = True,
+) -> StartUp:
+    """Of the newest seq, which is mounted as a tree."""
+    manifest = kit.dataset.read_head().manifest
+    dataset = kit.dataset if store is None else Dataset(store, kit.dataset.root)
+    with contextlib.suppress(Missing):
+        extents = EntryExtents(chain_of(kit))
+        for entry in chain_of(kit).entries():
+            extents.know(entry)
+    words = (manifest.seq, manifest.digest, extents, cache, ready)
+    return StartUp(dataset, host or kit.host, *words, is_seen_whole=is_seen_whole)
 
 
 class Noting:
@@ -90,7 +115,7 @@ def test_touches_are_told_by_path_and_found_again_at_a_later_seq(tmp_path: Path)
     assert touches[1].offset == sum(chunk.plain_bytes for chunk in large.chunks[:2])
     assert touches[1].length == large.chunks[2].plain_bytes
     found = list(locate(chain_of(kit), touches))
-    assert sorted((round(at_s * 1000), extent.position) for at_s, extent in found) == sorted(touched)
+    assert sorted((at_ms, extent.position) for at_ms, extent in found) == sorted(touched)
     # Another content at a path, one that is gone, one that stays where it was.
     changed = {b"07": b"new" * 4000}
     kit.write(
@@ -99,7 +124,7 @@ def test_touches_are_told_by_path_and_found_again_at_a_later_seq(tmp_path: Path)
         | {b"a/large": (kit.directory / "a/large").read_bytes(), b"00a": b"before", b"a": None}
     )
     kit.publish()
-    again = {round(at_s * 1000): extent for at_s, extent in locate(chain_of(kit), touches)}
+    again = dict(locate(chain_of(kit), touches))
     assert again.keys() == {5, 9}
     assert again[5].position == position(kit, b"07") != touched[0][1]
     assert again[9].position == touched[1][1]
@@ -127,7 +152,7 @@ def test_a_start_up_ends_and_is_published_once(tmp_path: Path, how: str) -> None
     ready = tmp_path / "ready"
 
     def start_up() -> StartUp:
-        return StartUp(kit.dataset, host, 1, cache, ready, is_seen_whole=True)
+        return start_up_of(kit, cache, ready, host=host)
 
     first = start_up()
     entry = next(entry for entry in chain_of(kit).entries() if entry.path == b"07")
@@ -165,7 +190,7 @@ def test_a_start_up_ends_and_is_published_once(tmp_path: Path, how: str) -> None
 
 def test_a_worker_that_came_later_publishes_nothing(tmp_path: Path) -> None:
     kit = make(tmp_path)
-    start_up = StartUp(kit.dataset, kit.host, 1, tmp_path, tmp_path / "ready", is_seen_whole=False)
+    start_up = start_up_of(kit, tmp_path, tmp_path / "ready", is_seen_whole=False)
     start_up.touches.note(extents_of(next(entry for entry in chain_of(kit).entries() if entry.path == b"07")))
     (tmp_path / "ready").touch()
     start_up.run(lambda: None, threading.Event())
@@ -181,9 +206,7 @@ def test_who_has_nothing_to_add_does_not_look_through_the_chain(tmp_path: Path) 
         publish_trace(kit.dataset, kit.host, 1, [Touch(b"%d" % number, 0, 1, number)])
     asked: list[str] = []
     store = Noting(kit.store, asked)
-    start_up = StartUp(
-        Dataset(cast("Store", store), kit.dataset.root), kit.host, 1, cache, tmp_path / "ready", is_seen_whole=True
-    )
+    start_up = start_up_of(kit, cache, tmp_path / "ready", store=cast("Store", store))
     start_up.touches.note(extents_of(entry))
     (tmp_path / "ready").touch()
     start_up.run(lambda: None, threading.Event())
@@ -201,7 +224,7 @@ def test_of_a_long_chain_only_the_blocks_that_are_needed_are_read(
         monkeypatch.setattr("synclib.engine.startup._FILL_BYTES_MAX", limit)
         cache = tmp_path / str(limit) / "lazy"
         cache.mkdir(parents=True)
-        start_up = StartUp(kit.dataset, kit.host, 1, cache, tmp_path / "ready", is_seen_whole=True)
+        start_up = start_up_of(kit, cache, tmp_path / "ready")
         assert sorted(extent.position for _, extent in start_up.read_trace()) == wanted
         copies = [path for path in (cache.parent / "run").iterdir() if path.name != "lock"]
         assert bool(copies) == (limit > 0)
@@ -213,15 +236,60 @@ def test_a_store_that_is_away_costs_nothing_but_the_trace(tmp_path: Path) -> Non
     kit.store.put(
         "data/covers/trace/" + "0" * 19 + "1-" + "0" * 26, encode_trace(Trace(1, "n", 1, [Touch(b"07", 0, 1, 0)]))
     )
-    start_up = StartUp(kit.dataset, kit.host, 1, tmp_path, tmp_path / "ready", is_seen_whole=True)
+    start_up = start_up_of(kit, tmp_path, tmp_path / "ready")
     assert len(list(start_up.read_trace())) == 1
     for info in list(kit.store.list("data/covers/run/")):
         kit.store.delete(info.key)
     elsewhere = tmp_path / "elsewhere/lazy"
     elsewhere.mkdir(parents=True)
-    start_up = StartUp(kit.dataset, kit.host, 1, elsewhere, tmp_path / "ready", is_seen_whole=True)
+    start_up = start_up_of(kit, elsewhere, tmp_path / "ready")
     assert list(start_up.read_trace()) == []
     assert union([]) == []
+
+
+def test_a_start_without_a_store_replays_what_was_replayed_here_before(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    publish_trace(kit.dataset, kit.host, 1, [Touch(b"07", 0, 1, 5), Touch(b"03", 0, 1, 9)])
+    cache = tmp_path / "lazy"
+    cache.mkdir()
+    first = list(start_up_of(kit, cache, tmp_path / "ready").read_trace())
+    assert [extent.position for _, extent in sorted(first)] == [position(kit, b"07"), position(kit, b"03")]
+    asked: list[str] = []
+    store = cast("Store", Noting(kit.store, asked))
+    again = start_up_of(kit, cache, tmp_path / "ready", store=store)
+    assert sorted(again.read_trace()) == sorted(first)
+    assert asked == []
+    # One that is damaged is found anew.
+    kept = cache / "start-trace"
+    kept.write_bytes(kept.read_bytes()[:-9] + bytes(9))
+    assert sorted(start_up_of(kit, cache, tmp_path / "ready").read_trace()) == sorted(first)
+
+
+def test_what_this_node_read_itself_is_replayed_too_whatever_others_did(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    cache = tmp_path / "lazy"
+    cache.mkdir()
+    for number in range(TRACES_KEPT):
+        publish_trace(kit.dataset, kit.host, 1, [Touch(b"01", 0, 1, number)])
+    for path in (b"07", b"08"):  # of two starts the last one counts
+        own = start_up_of(kit, cache, tmp_path / "ready")
+        list(own.read_trace())
+        own.touches.note(extents_of(next(entry for entry in chain_of(kit).entries() if entry.path == path)))
+        (tmp_path / "ready").touch()
+        own.run(lambda: None, threading.Event())
+        (tmp_path / "ready").unlink()
+    wanted = {position(kit, b"01"), position(kit, b"08")}
+    assert {extent.position for _, extent in start_up_of(kit, cache, tmp_path / "ready").read_trace()} == wanted
+    # It is where it was at the next seq; the content of the one that has changed is not.
+    kit.write(
+        {b"%02d" % n: (kit.directory / f"{n:02}").read_bytes() for n in range(20) if n != 1}
+        | {b"01": b"new" * 4000, b"a": None, b"a/large": (kit.directory / "a/large").read_bytes()}
+    )
+    kit.publish()
+    start_up = start_up_of(kit, cache, tmp_path / "ready")
+    found = {extent.position for _, extent in start_up.read_trace()}
+    assert found == {position(kit, b"01"), position(kit, b"08")} != wanted
+    assert read_start_trace(cache).digest == kit.dataset.read_head().manifest.digest
 
 
 def test_before_there_is_a_trace_the_files_at_the_top_come_first(tmp_path: Path) -> None:
@@ -235,7 +303,7 @@ def test_before_there_is_a_trace_the_files_at_the_top_come_first(tmp_path: Path)
     large = chance.randbytes(5 << 20)
     kit.write(files | {b"model": large, b"empty": b""})
     kit.publish()
-    start_up = StartUp(kit.dataset, kit.host, 1, tmp_path, tmp_path / "ready", is_seen_whole=True)
+    start_up = start_up_of(kit, tmp_path, tmp_path / "ready")
     found = sorted(start_up.read_trace(), key=lambda item: item[0])
     chain = chain_of(kit)
     model = extents_of(next(entry for entry in chain.entries() if entry.path == b"model"))

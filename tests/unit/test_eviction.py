@@ -36,6 +36,7 @@ class Model:
         self.states = bytearray(units)
         self.room, self.at = room, 0
         self.count = 0
+        self.stays: set[int] = set()
 
     def held(self) -> set[int]:
         return {unit for unit, state in enumerate(self.states) if is_held(state)}
@@ -53,7 +54,8 @@ class Model:
         if self.at >= len(self.states):
             self.at = 0
         main = sum(self.states.count(kind) for kind in range(MAIN, MAIN + 4))
-        done = pass_over(bytes(self.states[self.at :]), part_to_evict(self.count, main), 1, lambda _: False)
+        part, at = part_to_evict(self.count, main), self.at
+        done = pass_over(bytes(self.states[at:]), part, 1, lambda index: at + index in self.stays)
         self.states[self.at : self.at + len(done.states)] = done.states
         self.at += len(done.states)
         self.count -= len(done.victims)
@@ -107,9 +109,26 @@ def test_a_pass_ends_where_enough_goes_and_spares_what_is_pinned(part: Part) -> 
     window = bytes([part.value, 0, 0, part.value | SHARED, 0, part.value, part.value])
     done = pass_over(window, part, 5, lambda index: index == 0)
     assert done.victims == [3, 5, 6]
-    assert done.states[0] == part.value
+    assert done.states[0] == MAIN  # what stays is not on trial
     done = pass_over(window, part, 2, lambda _: False)
     assert (done.victims, len(done.states)) == ([0, 3], 5)
+
+
+def test_what_stays_does_not_keep_the_main_part_from_giving_way() -> None:
+    """All of it came once; the main part is read no more, and what is new is read again and again."""
+    cache = Model(1000, room=100)
+    for unit in range(40):
+        cache.read(unit)
+    for _ in range(3):
+        for unit in range(100, 160):
+            cache.read(unit)
+    cache.stays = set(range(40))
+    for _ in range(6):
+        for unit in range(500, 550):
+            cache.read(unit)
+            cache.read(unit)
+    assert cache.stays <= cache.held()
+    assert len(cache.held() & set(range(500, 550))) >= 45
 
 
 def test_counts_of_a_pass() -> None:
@@ -165,5 +184,8 @@ def test_limits() -> None:
     assert limits.shortage(held_bytes=100 << 20, free_bytes=1 << 40) == limits.reserve_bytes
     assert limits.shortage(held_bytes=1 << 20, free_bytes=0) == 1 << 20
     assert Limits(None, 0).shortage(held_bytes=1 << 40, free_bytes=1 << 40) == 0
+    assert limits.spared_bytes(held_bytes=90 << 20, free_bytes=1 << 40) * 2 == (100 << 20) - limits.reserve_bytes
+    assert limits.spared_bytes(held_bytes=20 << 20, free_bytes=1 << 30) * 2 == (20 << 20) - limits.reserve_bytes
+    assert limits.spared_bytes(held_bytes=1 << 20, free_bytes=0) == 0
     assert eviction.floor_bytes(1 << 40) == 1 << 30
     assert eviction.floor_bytes(20 << 20) == 1 << 20
