@@ -132,7 +132,8 @@ _VICTIM = {part: _any_of(part.value | rest for rest in _REST) for part in Part}
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What a pass over some units comes to: their new ``states`` (as many as were passed over), the indexes where
-    chunks go, how many units are held and in the main part afterwards, and how many more of both than before."""
+    chunks go, how many units are held and in the main part afterwards (without those that the hand would have ended if
+    they might go), and how many more of both than before."""
 
     states: bytes
     victims: list[int]
@@ -158,12 +159,16 @@ def pass_over(window: bytes, part: Part, wanted_units: int, is_pinned: Callable[
         victims.append(found.start())
         freed += units_of(window[found.start()])
     states = bytearray(window[:stop].translate(_PASSED[part]))
-    # What stays is no trial: were it, only others on trial would ever go, and none of the main part.
     for index in spared:
-        states[index] = MAIN | window[index] & ~_KIND if part is Part.TRIAL else window[index]
+        states[index] = window[index]
     held_units, main_units = _units_in(states)
     held_before, main_before = _units_in(window[:stop])
-    return Pass(bytes(states), victims, held_units, main_units, held_units - held_before, main_units - main_before)
+    changes = (held_units - held_before, main_units - main_before)
+    # What stays in a part does not speak for it: the other part would never be looked at, and nothing ever go.
+    stays = sum(units_of(window[index]) for index in spared)
+    held_units -= stays
+    main_units -= stays if part is Part.MAIN else 0
+    return Pass(bytes(states), victims, held_units, main_units, *changes)
 
 
 def _units_in(states: bytes | bytearray) -> tuple[int, int]:
