@@ -71,25 +71,26 @@ class StartUp:
         if not touched or not self._is_seen_whole:
             return
         with contextlib.suppress(BoxlinkError, OSError):
-            self._keep_own(touched)
-        if not self._is_published():
-            with contextlib.suppress(BoxlinkError, OSError):
-                self._publish(touched)
+            own = self._extents_at(touched)
+            self._keep(own)
+            if not self._is_published():
+                self._publish(own)
 
-    def _keep_own(self, touched: list[tuple[int, int]]) -> None:
-        """The next start here needs the same, whether or not there are traces enough of others."""
-        order = {position: at_ms for at_ms, position in touched}
-        found = [
-            (order[extent.position], extent)
-            for position in sorted(order)  # a page of the map once
+    def _extents_at(self, touched: list[tuple[int, int]]) -> list[tuple[int, Extent]]:
+        """(milliseconds, extent) of (milliseconds, position), in the same order; what is not there is left out."""
+        found = {
+            extent.position: extent
+            for position in sorted(position for _, position in touched)  # a page of the map once
             for extent in self._extents.overlapping(position, position + 1)
-            if extent.position == position
-        ]
-        found.sort(key=lambda item: item[0])
+        }
+        return [(at_ms, found[position]) for at_ms, position in touched if position in found]
+
+    def _keep(self, own: Found) -> None:
+        """The next start here needs the same, whether or not there are traces enough of others."""
         kept = read_start_trace(self._cache)
-        write_start_trace(
-            self._cache, StartTrace(self._digest, kept.told if kept.digest == self._digest else (), found)
-        )
+        told = kept.told if kept.digest == self._digest else ()
+        with contextlib.suppress(BoxlinkError):
+            write_start_trace(self._cache, StartTrace(self._digest, told, own))
 
     def _is_said(self) -> bool:
         return self._ready is not None and self._ready.exists()
@@ -142,10 +143,10 @@ class StartUp:
             found = executor.map(lambda group: list(locate(chain, group)), groups)
             return sorted((item for items in found for item in items), key=lambda item: item[0])
 
-    def _publish(self, touched: list[tuple[int, int]]) -> None:
-        if is_trace_wanted(self._dataset, self._seq):  # asked first: to find paths takes a look at all of the chain
-            with self._chain() as (chain, _):
-                publish_trace(self._dataset, self._host, self._seq, resolve(chain, touched))
+    def _publish(self, own: Found) -> None:
+        if is_trace_wanted(self._dataset, self._seq):  # asked first: most nodes need not look for paths
+            with self._chain(fill_bytes_max=0) as (chain, _):
+                publish_trace(self._dataset, self._host, self._seq, resolve(chain, own))
         write_atomic(self._cache / _PUBLISHED, b"%d" % self._seq)
 
     def _is_published(self) -> bool:
@@ -156,13 +157,13 @@ class StartUp:
             return False
 
     @contextlib.contextmanager
-    def _chain(self, fill_bytes_max: int | None = None) -> Iterator[tuple[Chain, Executor]]:
+    def _chain(self, fill_bytes_max: int) -> Iterator[tuple[Chain, Executor]]:
         """The seq's chain, and threads to ask it side by side. Its runs are brought here whole, which is few requests,
         unless they have more bytes than that."""
         manifest = self._dataset.manifest_at(self._seq)
         runs = RunCache(self._cache.parent / "run", self._dataset.store)
         with runs.in_use(), ThreadPoolExecutor(_ASKED_AT_ONCE) as executor:
-            if fill_bytes_max is None or sum(run.object_bytes for run in manifest.runs) <= fill_bytes_max:
+            if sum(run.object_bytes for run in manifest.runs) <= fill_bytes_max:
                 for _ in executor.map(lambda run: runs.fill(self._dataset.root, [run]), manifest.runs):
                     pass
             yield Chain.of(runs, self._dataset.root, manifest.runs), executor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,7 @@ import pytest
 
 from synclib.clock import ManualClock
 from synclib.core.entry import ADDRESS_UNIT, Entry, Kind
+from synclib.core.extent_map import Extent
 from synclib.core.likely import BYTES_MAX, likely
 from synclib.core.trace import QUIET_S, START_UP_S_MAX, TRACES_KEPT, Touch, Trace, encode_trace, union
 from synclib.disk.start_trace import read_start_trace
@@ -23,7 +25,7 @@ from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.entry_extents import EntryExtents
 from synclib.lazy.run_reader import StoreRuns
-from synclib.store.base import Store
+from synclib.store.base import Buffer, Store
 from synclib.store.memory import MemoryStore
 from tests.kit import Kit
 
@@ -58,17 +60,35 @@ def start_up_of(
     return StartUp(dataset, host or kit.host, *words, is_seen_whole=is_seen_whole)
 
 
+def extents_at(kit: Kit, positions: Sequence[int]) -> list[tuple[int, Extent]]:
+    """(its place in the order, extent) of what stands there now or stood there in the first seq."""
+    every = {
+        extent.position: extent
+        for seq in (1, None)
+        for runs in [kit.dataset.manifest_at(seq).runs]
+        for entry in Chain.of(StoreRuns(kit.store), kit.dataset.root, runs).entries()
+        for extent in extents_of(entry)
+    }
+    return [(number, every[place]) for number, place in enumerate(positions)]
+
+
 class Noting:
-    """Notes what a store is asked for."""
+    """Notes what a store is asked for, and how many bytes of which objects."""
 
     def __init__(self, store: Store, asked: list[str]) -> None:
         self._store, self._asked = store, asked
+        self.ranges: list[tuple[str, int]] = []
 
     def __getattr__(self, name: str) -> object:
         found = getattr(self._store, name)
         if callable(found):
             self._asked.append(name)
         return found
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        self._asked.append("get_ranges")
+        self.ranges += [(key, stop - start) for start, stop in ranges]
+        return self._store.get_ranges(key, ranges)
 
 
 def chain_of(kit: Kit) -> Chain:
@@ -109,13 +129,18 @@ def test_what_does_not_read_is_passed_over(tmp_path: Path) -> None:
 def test_touches_are_told_by_path_and_found_again_at_a_later_seq(tmp_path: Path) -> None:
     kit = make(tmp_path)
     touched = [(5, position(kit, b"07")), (9, position(kit, b"a/large", 2)), (11, position(kit, b"03"))]
-    touches = resolve(chain_of(kit), [*touched, (12, 1)])
+    found = extents_at(kit, [place for _, place in touched])
+    stranger = Extent(1, found[0][1].chunk)
+    touches = resolve(
+        chain_of(kit),
+        [*((at_ms, extent) for (at_ms, _), (_, extent) in zip(touched, found, strict=True)), (12, stranger)],
+    )
     assert [(touch.path, touch.at_ms) for touch in touches] == [(b"07", 5), (b"a/large", 9), (b"03", 11)]
     large = next(entry for entry in chain_of(kit).entries() if entry.path == b"a/large")
     assert touches[1].offset == sum(chunk.plain_bytes for chunk in large.chunks[:2])
     assert touches[1].length == large.chunks[2].plain_bytes
-    found = list(locate(chain_of(kit), touches))
-    assert sorted((at_ms, extent.position) for at_ms, extent in found) == sorted(touched)
+    located = list(locate(chain_of(kit), touches))
+    assert sorted((at_ms, extent.position) for at_ms, extent in located) == sorted(touched)
     # Another content at a path, one that is gone, one that stays where it was.
     changed = {b"07": b"new" * 4000}
     kit.write(
@@ -212,6 +237,48 @@ def test_who_has_nothing_to_add_does_not_look_through_the_chain(tmp_path: Path) 
     start_up.run(lambda: None, threading.Event())
     assert asked == ["list"]
     assert len(read_traces(kit.dataset)) == TRACES_KEPT
+
+
+@pytest.mark.parametrize("files", [600, 2400])
+def test_what_it_costs_to_publish_follows_the_trace_not_the_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    monkeypatch.setattr("synclib.engine.reading._JOB_FILES", 50)  # a pack
+    monkeypatch.setattr("synclib.core.runfile.BLOCK_PLAIN_TARGET", 4000)
+    kit = Kit(tmp_path)
+    chance = random.Random(4)
+    kit.write({b"%05d" % number: chance.randbytes(300) for number in range(files)})
+    kit.publish()
+    manifest = kit.dataset.read_head().manifest
+    (run,) = manifest.runs
+    cache = tmp_path / "lazy"
+    cache.mkdir()
+    store = Noting(kit.store, [])
+    start_up = start_up_of(kit, cache, tmp_path / "ready", store=cast("Store", store))
+    for path in (b"00300", b"00007"):
+        start_up.touches.note(extents_of(next(entry for entry in chain_of(kit).entries() if entry.path == path)))
+    (tmp_path / "ready").touch()
+    start_up.run(lambda: None, threading.Event())
+    (trace,) = read_traces(kit.dataset)
+    assert [touch.path for touch in trace.touches] == [b"00300", b"00007"]
+    blocks = [size for key, size in store.ranges if size != run.tail_bytes]
+    assert {key for key, _ in store.ranges} == {run.key(kit.dataset.root)}
+    assert 0 < len(blocks) <= 4  # each of two packs lies in one block, or in two that are neighbours
+    assert sum(blocks) < 8000 < run.object_bytes - run.tail_bytes
+
+
+def test_a_path_that_newer_runs_have_taken_away_is_not_told(tmp_path: Path) -> None:
+    """A file that was renamed may have its bytes where they were."""
+    kit = make(tmp_path)
+    touched = {path: position(kit, path) for path in (b"07", b"08", b"09")}
+    content = {b"%02d" % n: (kit.directory / f"{n:02}").read_bytes() for n in range(20)}
+    large = {b"a": None, b"a/large": (kit.directory / "a/large").read_bytes()}
+    moved = {path: data for path, data in content.items() if path not in (b"07", b"08")}
+    kit.write(moved | large | {b"07 moved": content[b"07"], b"08": b"changed" * 900})
+    kit.publish()
+    found = extents_at(kit, [*touched.values(), position(kit, b"07 moved"), position(kit, b"08")])
+    told = {touch.path for touch in resolve(chain_of(kit), found)}
+    assert told == {b"09", b"07 moved", b"08"}
 
 
 def test_of_a_long_chain_only_the_blocks_that_are_needed_are_read(
