@@ -67,7 +67,9 @@ class CacheWork:
         self.upkeep = CacheUpkeep(cache, extents, address_end, seqs, clock, on_error)
         self.blob = Blob(store, root, extents, cache, clock, near)
         once = Dataset(untried(store), root)
-        start_up = StartUp(once, host, seq, digest, extents, directory, ready, is_seen_whole=is_seen_whole)
+        self.start_up = start_up = StartUp(
+            once, host, seq, digest, extents, directory, ready, is_seen_whole=is_seen_whole
+        )
         self.hydrator = Hydrator(
             self.blob,
             extents,

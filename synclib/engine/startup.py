@@ -33,8 +33,8 @@ _PUBLISHED = "traced"
 
 
 class StartUp:
-    """Of one mount of a seq. It is over when the file ``ready`` (None: there is none) is there, or when nothing new was
-    read for a while.
+    """Of one mount of a seq. It is over when it is said to be, by :meth:`end` or by the file ``ready`` (None: there is
+    none), or when nothing new was read for a while.
 
     ``digest``, ``extents``: of that seq. ``cache``: the directory of the dataset's blob. ``dataset``: its store need
     not try again; what fails is left out, for a trace is advice. ``is_seen_whole``: nobody served the mount before;
@@ -55,8 +55,12 @@ class StartUp:
     ) -> None:
         self._dataset, self._host, self._cache, self._ready = dataset, host, cache, ready
         self._seq, self._digest, self._extents = seq, digest, extents
-        self._is_seen_whole = is_seen_whole
+        self._is_seen_whole, self._is_ended = is_seen_whole, False
         self.touches = Touches(host.clock)
+
+    def end(self) -> None:
+        """Whoever reads is ready; what was read until now is what that took."""
+        self._is_ended = True
 
     def run(self, on_over: Callable[[], None], ended: threading.Event) -> None:
         """Until it is over or the mount is: then what was read is kept here, and published."""
@@ -93,7 +97,7 @@ class StartUp:
             write_start_trace(self._cache, StartTrace(self._digest, told, own))
 
     def _is_said(self) -> bool:
-        return self._ready is not None and self._ready.exists()
+        return self._is_ended or (self._ready is not None and self._ready.exists())
 
     def read_trace(self) -> Iterable[tuple[float, Extent]]:
         """What earlier start-ups needed, as this seq has it, or else what one is likely to need; nothing where that

@@ -167,7 +167,7 @@ def test_a_place_that_a_shorter_file_no_longer_has_is_left_out(tmp_path: Path) -
     assert found == extents_of(entry)[-1:]
 
 
-@pytest.mark.parametrize("how", ["told", "quiet", "long"])
+@pytest.mark.parametrize("how", ["told", "said", "quiet", "long"])
 def test_a_start_up_ends_and_is_published_once(tmp_path: Path, how: str) -> None:
     kit = make(tmp_path)
     clock = ManualClock()
@@ -186,6 +186,8 @@ def test_a_start_up_ends_and_is_published_once(tmp_path: Path, how: str) -> None
     first.touches.note(extents_of(entry))
     if how == "told":
         ready.touch()
+    elif how == "said":
+        first.end()
     elif how == "quiet":
         clock.advance(QUIET_S - 1)
         assert not first.touches.is_over()
