@@ -97,4 +97,6 @@ def command(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s, address, context.release, is_shared)
-    RenderDaemon(plan, listener, store, reader.open, reader.list_covers, SystemClock(), log, say, stop).run()
+    RenderDaemon(
+        plan, listener, store, reader.open, reader.list_covers, reader.say_ready, SystemClock(), log, say, stop
+    ).run()
