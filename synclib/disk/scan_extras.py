@@ -10,10 +10,8 @@ import os
 import stat
 import struct
 
-from blake3 import blake3
-
-from synclib.core.entry import HARDLINK, HARDLINK_BYTES, OWNER, XATTR, XATTRS, Extra
-from synclib.core.names import PATH_BYTES_MAX, is_reserved
+from synclib.core.entry import HARDLINK, OWNER, XATTR, XATTRS, Extra
+from synclib.disk.link_groups import LinkGroups
 
 _OWNER = struct.Struct("<II")
 # Those of file systems that have no attributes, or none for this kind of path.
@@ -28,8 +26,12 @@ class Extras:
     ) -> None:
         self._top, self._prefix = top, prefix
         self._links, self._owners, self._xattrs = links, owners, xattrs
-        self._groups: dict[tuple[int, int], tuple[bytes, int]] | None = None
+        self._groups: LinkGroups | None = None
         self.is_asked = owners or xattrs
+
+    def close(self) -> None:
+        if self._groups is not None:
+            self._groups.close()
 
     def of(self, path: bytes, status: os.stat_result, notes: dict[bytes, str]) -> Extra:
         """The extras of one path, by name; what cannot be carried is said in ``notes``, by the last component.
@@ -55,17 +57,8 @@ class Extras:
         """The group of a file with several links, empty when the scan finds only this one."""
         if self._groups is None:
             # Whether a first link has a second one below the top is not known until all of it was seen.
-            self._groups = _link_groups(self._top, self._prefix)
-        key = (status.st_dev, status.st_ino)
-        group = self._groups.get(key)
-        if group is None:
-            return b""
-        name, left = group
-        if left == 1:
-            del self._groups[key]
-        else:
-            self._groups[key] = (name, left - 1)
-        return name
+            self._groups = LinkGroups(self._top, self._prefix)
+        return self._groups.name(status)
 
 
 def _xattrs_of(path: bytes, notes: dict[bytes, str]) -> list[tuple[str, bytes]]:
@@ -88,37 +81,3 @@ def _xattrs_of(path: bytes, notes: dict[bytes, str]) -> list[tuple[str, bytes]]:
             if error.errno not in _NO_XATTRS:
                 raise
     return sorted(found)
-
-
-def _link_groups(top: bytes, prefix: bytes) -> dict[tuple[int, int], tuple[bytes, int]]:
-    """By (device, inode) the group's name and its number of links, for those with two or more links below ``top``.
-
-    The name follows from the path of the first in the order of a scan. What cannot be read is left to the scan to say.
-    """
-    groups: dict[tuple[int, int], tuple[bytes, int]] = {}
-    pending = [(top, prefix)]
-    while pending:
-        path, directory = pending.pop()
-        children = []
-        try:
-            with os.scandir(path) as listing:
-                items = sorted(listing, key=lambda item: item.name)
-        except OSError:
-            continue
-        for item in items:
-            inner = directory + b"/" + item.name if directory else item.name
-            if (path == top and is_reserved(b"", item.name)) or len(inner) > PATH_BYTES_MAX:
-                continue
-            try:
-                if item.is_dir(follow_symlinks=False):
-                    children.append((item.path, inner))
-                    continue
-                status = item.stat(follow_symlinks=False)
-            except OSError:
-                continue
-            if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-                key = (status.st_dev, status.st_ino)
-                name, count = groups.get(key) or (blake3(inner).digest(HARDLINK_BYTES), 0)
-                groups[key] = (name, count + 1)
-        pending += reversed(children)
-    return {key: group for key, group in groups.items() if group[1] > 1}

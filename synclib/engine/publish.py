@@ -121,6 +121,7 @@ class _Publication:
         self._intent = intent(dataset, host)
         self._began_at = host.clock.monotonic()
         self._session = ulid_text(self._intent.session)
+        self._extras = Extras(directory, options.prefix, owners=options.owners, xattrs=options.xattrs)
         self._committed: list[RunRef] = []
         self._moved: list[bytes] = []  # paths that were read as they were after the scan
         self._base: Base | None = None
@@ -171,6 +172,7 @@ class _Publication:
                 stats.finish(self._identity(runs, (result.seq, result.digest) if result.is_whole else None), unread)
         finally:
             stats.close()
+            self._extras.close()
             self._intent.end()
         is_kept_back = any(
             head_chain.lookup(names.sort_key(*names.split_path(path))) for path, _ in self._result.skipped
@@ -203,12 +205,11 @@ class _Publication:
 
     def _difference(self, chain: Chain, stats: StatCache | None, *, is_live: bool) -> Difference:
         options = self._options
-        extras = Extras(self._directory, options.prefix, owners=options.owners, xattrs=options.xattrs)
         return Difference(
             chain,
             self._directory,
             options.prefix,
-            extras,
+            self._extras,
             stats,
             self._scanned_at_ns,
             self._progress,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from synclib.clock import ulid_text
-from synclib.core.entry import ChunkRef, Entry, Kind, group_of
+from synclib.core.entry import Entry, Kind, group_of
 from synclib.core.pack import PACK_BYTES_TARGET, PackInfo
 from synclib.disk.chunk_index import ChunkIndex, index_path
 from synclib.disk.held import boot_id
+from synclib.disk.link_contents import LinkContents
 from synclib.disk.scan import Found
 from synclib.engine.host import Connect, Host
 from synclib.engine.lease import Holder
@@ -52,8 +54,9 @@ class Reading:
         self._host, self._intent = host, intent
         self._chain, self._packs = chain, packs
         self._index: ChunkIndex | None = None
-        self._leaders: dict[bytes, Found] = {}  # by hard-link group, the member that is read
-        self._contents: dict[bytes, tuple[ChunkRef, ...] | str] = {}  # by group, its chunks, or why it has none
+        # Of hard-link groups; opened for the first one. The paths that lead a group, by job: few at a time.
+        self._contents: LinkContents | None = None
+        self._leaders: deque[dict[bytes, bytes]] = deque()
 
     def results(self, changes: Iterable[Found | Entry], begin: Callable[[int], None]) -> Iterator[PackResult]:
         """What became of the changes, in their order; ``begin`` is called before anything is written to the store, and
@@ -73,9 +76,10 @@ class Reading:
 
     def _jobs(self, changes: Iterable[Found | Entry], begin: Callable[[int], None]) -> Iterator[PackJob]:
         items: list[Found | Entry] = []
+        leaders: dict[bytes, bytes] = {}
         size = files = total = 0
         for change in changes:
-            item = self._follower(change)
+            item = self._follower(change, leaders)
             items.append(item)
             if isinstance(item, Found):
                 size += item.size
@@ -83,10 +87,12 @@ class Reading:
             if size >= PACK_BYTES_TARGET or files >= _JOB_FILES or len(items) >= _JOB_ITEMS:
                 total += size
                 begin(total)
+                self._leaders.append(leaders)
                 yield self._job(items, files)
-                items, size, files = [], 0, 0
+                items, leaders, size, files = [], {}, 0, 0
         if items:
             begin(total + size)
+            self._leaders.append(leaders)
             yield self._job(items, files)
 
     def _job(self, items: list[Found | Entry], files: int) -> PackJob:
@@ -119,15 +125,22 @@ class Reading:
                 rest = None if is_all else entries.pop().key
                 self._index.add_run(run.ref.ulid, (chunk for entry in entries for chunk in entry.chunks), rest)
 
-    def _follower(self, change: Found | Entry) -> Found | Entry:
-        """A further link of a file that is read already needs no reading: its entry is completed afterwards."""
+    def _follower(self, change: Found | Entry, leaders: dict[bytes, bytes]) -> Found | Entry:
+        """A further link of a file that is read already needs no reading: its entry is completed afterwards.
+
+        ``leaders``: gets the group of each path that is read for the others.
+        """
         if not isinstance(change, Found):
             return change
         group = group_of(change.extra)
         if not group:
             return change
-        leader = self._leaders.setdefault(group, change)
-        if leader is change or (leader.mtime_ns, leader.size) != (change.mtime_ns, change.size):
+        if self._contents is None:
+            self._contents = LinkContents()
+        leading = self._contents.lead(group, change.mtime_ns, change.size)
+        if leading is None:
+            leaders[change.path] = group
+        if leading != (change.mtime_ns, change.size):
             return change
         return Entry(
             change.directory,
@@ -141,25 +154,22 @@ class Reading:
 
     def _link(self, result: PackResult) -> None:
         """Complete the entries of further links, whose first one came before them."""
-        if not self._leaders:
+        leaders = self._leaders.popleft()
+        if self._contents is None:
             return
-        reasons = dict(result.skipped)
-        if reasons:
-            for group, leader in self._leaders.items():
-                if leader.path in reasons:
-                    self._contents[group] = reasons[leader.path]
+        for path, reason in result.skipped:
+            if path in leaders:
+                self._contents.keep(leaders[path], reason)
         entries: list[Entry] = []
         for entry in result.entries:
-            name = group_of(entry.extra)
-            first = self._leaders.get(name)
-            if first is None:
+            if not (group := group_of(entry.extra)) or entry.kind != Kind.FILE:
                 entries.append(entry)
-            elif first.path == entry.path:
-                self._contents[name] = entry.chunks
+            elif entry.path in leaders:
+                self._contents.keep(group, entry.chunks)
                 entries.append(entry)
             elif entry.chunks or not entry.size:
                 entries.append(entry)
-            elif isinstance(content := self._contents[name], str):
+            elif isinstance(content := self._contents.content(group), str):
                 result.skipped.append((entry.path, content))
             else:
                 entries.append(msgspec.structs.replace(entry, chunks=content))
@@ -167,6 +177,8 @@ class Reading:
 
     def end(self, run: bytes | None) -> None:
         """The publish is over; ``run`` is what it committed: all that it names is findable."""
+        if self._contents is not None:
+            self._contents.close()
         if self._index is not None:
             try:
                 if run is not None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
-from synclib.core.entry import Entry
+from synclib.core.entry import ChunkRef, Entry
+from synclib.disk.link_contents import LinkContents
+from synclib.disk.scan_extras import Extras
 from synclib.lazy.chain import Chain
 from synclib.lazy.run_reader import StoreRuns
-from tests.kit import Kit, put
+from tests.kit import Kit, put, read_tree
 
 
 @pytest.fixture
@@ -208,3 +211,74 @@ def test_shapes_that_are_rare(kit: Kit, tmp_path: Path) -> None:
     assert deep + b"/f" in entries
     again = kit.publish()
     assert (again.is_new, again.skipped) == (False, done.skipped)
+
+
+def test_memory_for_links_does_not_follow_their_number(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree of backups has several links of each file: few bytes of memory a link, whatever is kept in files."""
+    monkeypatch.setattr("synclib.disk.sorted_rows._SORTED_ROWS", 500)
+    monkeypatch.setattr("synclib.disk.sorted_rows._READ_ROWS", 10)
+    monkeypatch.setattr("synclib.disk.link_groups._MEMORY_BYTES", 1)
+    count = 1500
+    for day in range(4):
+        for number in range(count):
+            place = kit.directory / f"{day}" / f"{number // 100}"
+            if number % 100 == 0:
+                place.mkdir(parents=True)
+            if day:
+                os.link(kit.directory / "0" / f"{number // 100}" / f"{number}", place / f"{number}")
+            else:
+                (place / f"{number}").touch()
+    status = [os.stat(kit.directory / "3/0/7"), os.stat(kit.directory / "1/14/1499")]
+    extras = Extras(os.fsencode(kit.directory), b"")
+    tracemalloc.start()
+    try:
+        found = [extras.of(b"", one, {}) for one in status]
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        extras.close()
+    assert found == [group_at(b"0/0/7"), group_at(b"0/14/1499")]
+    assert kept < 4 * count * 10
+    assert peak < 4 * count * 40
+
+
+def test_what_first_links_hold_moves_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synclib.disk.link_contents._GROUPS_IN_MEMORY", 50)
+    contents = LinkContents()
+    count = 5000
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            group = blake3(b"%d" % number).digest(16)
+            assert contents.lead(group, number, 7) is None
+            contents.keep(group, (ChunkRef(bytes(32), bytes(16), number, 7, 7, 0),) if number % 2 else "unread")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < count * 30
+    for number in range(0, count, 7):
+        group = blake3(b"%d" % number).digest(16)
+        assert contents.lead(group, 0, 0) == (number, 7)
+        content = contents.content(group)
+        assert content == "unread" if isinstance(content, str) else content[0].offset == number
+        assert isinstance(content, str) == (number % 2 == 0)
+    contents.close()
+
+
+def test_many_groups_come_back_as_links(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further links that come many jobs after their first ones."""
+    monkeypatch.setattr("synclib.disk.link_contents._GROUPS_IN_MEMORY", 7)
+    monkeypatch.setattr("synclib.engine.reading._JOB_FILES", 10)
+    kit.write({b"a": None, b"b": None, **{b"a/%03d" % number: b"%d" % number for number in range(100)}})
+    for number in range(100):
+        link(kit, f"a/{number:03}", f"b/{99 - number:03}")
+    age(kit)
+    os.unlink(kit.directory / "a/050")
+    os.link(kit.directory / "b/000", kit.directory / "a/050")
+    assert not kit.publish().skipped
+    assert kit.verify().damage == []
+    kit.restore(tmp_path / "out")
+    assert read_tree(tmp_path / "out") == read_tree(kit.directory)
+    for name in ("a/003", "a/099", "b/049"):
+        here, there = os.stat(tmp_path / "out" / name), os.stat(kit.directory / name)
+        assert here.st_nlink == there.st_nlink
