@@ -35,7 +35,9 @@ class Console:
 
     def line(self, name: str, data: bytes, *, is_own: bool = False) -> None:
         """One line that a process has said. ``is_own``: one of boxlink's, whose lines say their time in the file."""
-        data, is_logged = without_mark(data)
+        is_logged = False
+        if is_own:
+            data, is_logged = without_mark(data)
         text = data.decode(errors="replace")
         if not is_logged:
             self._files[name].write_line(timed(text, name, SystemClock()) if is_own else text)
