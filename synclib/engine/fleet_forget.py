@@ -22,7 +22,7 @@ _PROXY = "proxy/"
 
 
 def forget_node(store: Store, clock: Clock, name: str, say: Callable[[str], None], *, is_dry_run: bool) -> list[str]:
-    """The keys of what a node left, which are deleted; its logs stay. None where nothing is known of it. ``name``: as
+    """The keys of what a node left, which are deleted; its logs stay. Empty where nothing is known of it. ``name``: as
     ``boxlink status --fleet`` shows it: for what only registered, and named no node, the key of that.
 
     Conflict for a node that runs: it told lately how it does, or renews a registration. Whether it does that is waited

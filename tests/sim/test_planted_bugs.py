@@ -96,7 +96,7 @@ def test_a_failure_after_the_commit_is_told_as_a_failure(monkeypatch: Patch) -> 
         "_put_first",
         lambda self, head: head_swap.put_manifest(self._dataset, head.head.manifest),
     )
-    found("says that it failed", Fault.REFUSED, first=2)
+    found("says that it failed", Fault.REFUSED, first=16)
 
 
 def test_the_old_head_leaves_no_manifest(monkeypatch: Patch) -> None:
@@ -208,7 +208,7 @@ def test_links_are_followed(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(DiskTree, "directory", directory)
     monkeypatch.setattr(DiskTree, "make_directory", make)
-    found("I9:", nodes=2, first=25)
+    found("I9:", nodes=2, first=43)
 
 
 def test_an_error_ends_following(monkeypatch: Patch) -> None:
@@ -229,7 +229,7 @@ def test_an_older_head_is_believed(monkeypatch: Patch) -> None:
             return Do.RESTORE
 
     monkeypatch.setattr(follow, "decide", decide)
-    found("I2:", Fault.STALE)
+    found("I2:", Fault.STALE, first=17)
 
 
 def test_a_pack_is_as_large_as_what_is_published() -> None:

@@ -40,7 +40,7 @@ def test_leases_are_not_looked_at_again_after_the_condemnation(monkeypatch: Patc
         return iter(self.seen)
 
     monkeypatch.setattr(collect._Collection, "_leases", leases)
-    found("I3:", keepers=2, pinned=2, nodes=0, upkeep="compact,drop")
+    found("I3:", keepers=2, pinned=2, nodes=0, upkeep="compact,drop", first=20)
 
 
 def test_the_head_is_not_read_again_after_a_lease_was_written(monkeypatch: Patch) -> None:
@@ -51,7 +51,7 @@ def test_the_head_is_not_read_again_after_a_lease_was_written(monkeypatch: Patch
         self._put(is_new=not self.is_held)
 
     monkeypatch.setattr(Holder, "take", take)
-    found("I3:", keepers=2, pinned=2, nodes=0, upkeep="compact,drop", first=5)
+    found("I3:", keepers=2, pinned=2, nodes=0, upkeep="compact,drop", first=30)
 
 
 def test_what_is_held_is_taken_off_the_list(monkeypatch: Patch) -> None:
@@ -67,7 +67,7 @@ def test_what_is_held_is_taken_off_the_list(monkeypatch: Patch) -> None:
 
 def test_a_commit_does_not_look_whether_its_intent_stands(monkeypatch: Patch) -> None:
     monkeypatch.setattr(Holder, "check", lambda _: None)
-    found("I3:", Fault.STALL, keepers=2, nodes=0, upkeep="collect", intents="early")
+    found("I3:", Fault.STALL, keepers=2, nodes=0, upkeep="collect", intents="early", first=13)
 
 
 def test_an_ended_lease_holds_nothing_any_more(monkeypatch: Patch) -> None:
@@ -91,7 +91,7 @@ def test_a_compaction_puts_back_the_chain_that_it_read(monkeypatch: Patch) -> No
         return real(read.setdefault(run.ulid, state), inputs, run)
 
     monkeypatch.setattr(compact, "with_merged", with_merged)
-    found("has no manifest", keepers=2, nodes=0, upkeep="compact", first=54)
+    found("has no manifest", keepers=2, nodes=0, upkeep="compact", first=70)
 
 
 def test_a_repack_moves_a_shared_chunk_for_one_file_only(monkeypatch: Patch) -> None:
@@ -167,7 +167,7 @@ def test_a_revert_does_not_hold_the_seq_that_it_brings_back(monkeypatch: Patch) 
 
     monkeypatch.setattr(revert, "intent", lambda dataset, host: HeadOnly(dataset, host, intent_key))
     aim = Aim("keeper", "put", "/run/")
-    found("I3: the head", Fault.SLOW, keepers=3, nodes=0, upkeep="compact,revert,drop", aim=aim)
+    found("I3: the head", Fault.SLOW, keepers=3, nodes=0, upkeep="compact,revert,drop", aim=aim, first=36)
 
 
 def test_a_replication_does_not_hold_what_it_brings(monkeypatch: Patch) -> None:
