@@ -27,8 +27,15 @@ demo: .venv/ready
 demo-upgrade: .venv/ready
 	$(BIN)/python -m tools.demo.upgrade $(ARGS)
 
+# Those of them that neither mount nor serve, two at a time; then the others, alone with the machine's devices and ports.
+SIDE_BY_SIDE := tests/unit tests/property tests/golden tests/sim tests/engine
 test: .venv/ready-dev
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -n 2 $(SIDE_BY_SIDE); side=$$?; \
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE:%=--ignore=%) && exit $$side
+endif
 
 test-s3: .venv/ready-dev
 	$(BIN)/python -m tools.test_s3 $(ARGS)

@@ -46,8 +46,8 @@ class Kit:
     def write(self, content: Content, directory: Path | None = None) -> None:
         """Make a directory hold exactly ``content``; files that are the same already are not touched."""
         top = directory or self.directory
-        for path in sorted(read_tree(top), reverse=True):
-            if path not in content or _kind(content[path]) != _kind(read_tree(top)[path]):
+        for path, value in sorted(read_tree(top).items(), reverse=True):
+            if path not in content or _kind(content[path]) != _kind(value):
                 full = os.path.join(os.fsencode(top), path)
                 if os.path.isdir(full) and not os.path.islink(full):
                     os.rmdir(full)

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from synclib.disk.mounts import fuse_connection
-from synclib.engine.follow import Log
+from synclib.engine.event_log import Log
 from synclib.engine.mount import Mode
 from synclib.errors import BoxlinkError
 from tools.listen_fds import take_descriptors

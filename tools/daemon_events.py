@@ -11,6 +11,7 @@ import click
 
 from tools.cli_context import Context, shown
 from tools.daemon_log import open_log
+from tools.heard import marked
 
 
 class Events:
@@ -33,10 +34,10 @@ class Events:
         # Whoever started us may have gone away, or its disk be full: the log file has it all.
         with self._lock, contextlib.suppress(OSError):
             if self._context.is_json:
-                click.echo(json.dumps({"event": event, "level": level, **fields}, default=repr))
+                click.echo(marked(json.dumps({"event": event, "level": level, **fields}, default=repr)))
             elif not self._context.is_quiet:
                 told = " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None))
-                click.echo(shown(f"boxlink: {event} {told}".rstrip()), err=True)
+                click.echo(marked(shown(f"boxlink: {event} {told}".rstrip())), err=True)
 
 
 def open_events(context: Context, role: str, directory: Path) -> Events:

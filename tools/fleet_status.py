@@ -44,6 +44,19 @@ def show_fleet(context: Context, lag_max: int, *, is_check: bool, is_watch: bool
     context.emit(answer, text)
 
 
+def forget(context: Context, name: str, *, is_dry_run: bool) -> None:
+    """Take away what a node that is gone left in the store. Conflict for one that runs."""
+    from synclib.engine.fleet_forget import forget_node
+
+    def say(text: str) -> None:
+        context.note(f"boxlink: {text}")
+
+    keys = forget_node(context.open_store(), SystemClock(), name, say, is_dry_run=is_dry_run)
+    result = {"node": name, "removed": bool(keys) and not is_dry_run, "keys": keys}
+    went = "would be forgotten" if is_dry_run else "is forgotten"
+    context.emit(result, f"{name} {went}: {', '.join(keys)}" if keys else f"nothing is known of a node {name}")
+
+
 def _look(context: Context, store: Store, lag_max: int) -> tuple[str, dict[str, object]]:
     rows, problems = fleet_rows(store, SystemClock(), lag_max, with_logs=True)
     upgrades, failed = _upgrades(Journal(store, open_host(context)))

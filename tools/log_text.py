@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from synclib.clock import Clock, now_text
+
 _DEPTH_MAX = 3
 _ROUTINE = "info"
 
@@ -21,6 +23,17 @@ def line_text(line: str) -> str:
     who = f"{role}: {event}" if role else event
     fields = (f"{name}={_words(value, 0)}" for name, value in found.items() if value not in ("", None))
     return " ".join(word for word in (at, "" if level == _ROUTINE else level, who, *fields) if word)
+
+
+def timed(line: str, role: str, clock: Clock) -> str:
+    """A line for a log file that says its time: as it is where it does so itself, else as an event of ``role``."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict) and "at" in found:
+        return line
+    return json.dumps({"at": now_text(clock), "level": _ROUTINE, "role": role, "event": line}, ensure_ascii=False)
 
 
 def _words(value: object, depth: int) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from blake3 import blake3
 
 from synclib.core.frame import DECODE_ERRORS
+from synclib.core.names import STATE_DIRECTORY
 from synclib.engine.cache_work import Background
 from synclib.engine.mount import Prepared
 
@@ -31,6 +32,13 @@ class MountSpec(msgspec.Struct, frozen=True):
     is_native: bool = False  # straight on the cache's file: no process serves it
     is_start_up: bool = True  # whoever reads there begins to: it takes no other seq's place
     python: str = sys.executable  # whose boxlink serves it
+
+    @property
+    def directory(self) -> str:
+        """Where it is read: ``target``, or the dataset's directory on a node, below which ``target`` lies
+        (synclib/engine/lazy_place.py)."""
+        data, found, slot = self.target.partition(f"/{STATE_DIRECTORY}/lazy/")
+        return f"{data}/{slot.partition('/')[0]}" if found else self.target
 
 
 # In a mount's directory: says that the start-up of whoever reads there is over.

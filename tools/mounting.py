@@ -400,9 +400,15 @@ def mounted_place(host: Host, directory: Path) -> str:
 
 def mount_at(host: Host, directory: Path) -> tuple[Path, MountSpec]:
     """What is served on a directory, also where it is a lazy dataset's of ``boxlink sync``: the mount's own directory
-    and its spec. Missing where no daemon of ours serves anything."""
+    and its spec. Missing where nothing of ours is mounted, Invalid where no daemon serves it."""
     target = os.path.realpath(directory)
     found = find_mount(host.state, target)
+    if found is not None and found[1].is_native and is_served(found[1]):
+        raise Invalid(
+            "every byte is here, and it is mounted straight on its cache: no daemon serves it, nothing is evicted",
+            hint="where its room is needed: boxlink umount it, then mount it (or sync) with --cache-size",
+            path=str(directory),
+        )
     if found is None or not is_keeper(found[1].keeper_pid):
         raise Missing("no daemon of boxlink serves that", hint="boxlink status tells what is mounted", path=target)
     return found

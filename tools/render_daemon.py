@@ -73,7 +73,8 @@ class Stop:
 
 class RenderDaemon:
     """Runs until ``stop`` is set. ``listener``: bound, not listening; None where the server whose place this one takes
-    shares its port: it is asked for it when there is something to serve."""
+    shares its port: it is asked for it when there is something to serve. ``say_ready``: called in a thread each time
+    that another seq is served."""
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class RenderDaemon:
         store: Store,
         open_reader: OpenReader,
         list_covers: ListCovers,
+        say_ready: Callable[[], None],
         clock: Clock,
         log: FilteringBoundLogger,
         say: Say,
@@ -92,7 +94,7 @@ class RenderDaemon:
         # At once: another that comes meanwhile would be told that the port is taken.
         self._shared = HandOut(listener) if plan.is_shared and listener is not None else None
         self._store = store
-        self._open_reader, self._list_covers = open_reader, list_covers
+        self._open_reader, self._list_covers, self._say_ready = open_reader, list_covers, say_ready
         self._clock = clock
         self._log = log
         self._say = say
@@ -153,6 +155,7 @@ class RenderDaemon:
         if self._registrar is not None:
             self._registrar.show_seq(wall.seq)
             self._say("wall", **fields)
+            self._tell_ready()
 
     def _serve(self, follower: Follower, tiles: Tiles) -> None:
         site = Site(self._plan.dataset, self._walls, tiles, self._metrics, self._log)
@@ -186,6 +189,7 @@ class RenderDaemon:
         listen = show_address(*listener.getsockname()[:2])
         self._say("ready", listen=listen, wall=wall.id, seq=wall.seq, registration=identity.key)
         self._log.info("ready", listen=listen, registration=identity.key)
+        self._tell_ready()
         try:
             self._follow(follower, until=lambda: not http.is_alive())
             if not self._stop.is_set:
@@ -194,6 +198,10 @@ class RenderDaemon:
             registrar.remove()
             raise
         self._drain(site, traffic, registrar, http)
+
+    def _tell_ready(self) -> None:
+        """Who is told need not answer at once."""
+        threading.Thread(target=self._say_ready, name="ready", daemon=True).start()
 
     def _take_over(self) -> socket.socket | None:
         """The socket of the server before, or, where that one has ended meanwhile, one of its own; None when told to

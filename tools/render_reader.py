@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from synclib.disk.pieces import PieceCache
 from synclib.engine.cache_work import Background
 from synclib.engine.host import Host
 from synclib.engine.local import open_local
-from synclib.engine.shared_reader import NoCache, open_at_work, open_uncached
+from synclib.engine.mount_control import Ready
+from synclib.engine.shared_reader import NoCache, WorkingView, open_at_work, open_uncached
 from synclib.errors import BoxlinkError, Corrupt, Missing, Unsupported
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
@@ -26,6 +28,8 @@ from synclib.lazy.run_reader import StoreRuns
 from synclib.reader import Reader
 from synclib.store.base import Store
 from synclib.store.retry import untried
+from tools.mount_control import ask
+from tools.mounting import find_mount
 
 _ASKED_AT_ONCE = 16
 _NAMES_BYTES = 1 << 30
@@ -51,6 +55,8 @@ class RenderReader:
             PieceCache(self._cache / "lazy" / "tree", _NAMES_BYTES),
         )
         self._indexed: dict[int, Manifest] = {}  # those that have a wall index, by seq
+        self._starting: list[WorkingView] = []  # what was opened before anything was served
+        self._is_ready = False
 
     def open(self, seq: int) -> Reader:
         down = self._markers.down()
@@ -70,11 +76,25 @@ class RenderReader:
         )
 
     def _in_process(self, manifest: Manifest, background: Background) -> Reader:
+        is_start_up = not self._is_ready
         try:
-            return open_at_work(self._dataset, self._host, manifest, background, self._say)
+            found = open_at_work(self._dataset, self._host, manifest, background, self._say, is_start_up=is_start_up)
         except NoCache as error:
             self._say(error.reason)
             return open_uncached(self._dataset, self._host, manifest)
+        if is_start_up:
+            self._starting.append(found)
+        return found
+
+    def say_ready(self) -> None:
+        """It is served: the start-up is over, for whoever fetches what is read here and records it. A mount that
+        nobody serves need not know, nor one that does not answer."""
+        self._is_ready = True
+        while self._starting:
+            self._starting.pop().work.start_up.end()
+        mount = find_mount(self._host.state, os.path.realpath(self._data / self._name))
+        if mount is not None:
+            ask(mount[0], Ready())
 
     def list_covers(self, reader: Reader) -> Covers:
         """By the wall index, with the diffs since laid over it; by a listing where there is none that can be used."""

@@ -19,11 +19,11 @@ _DIGITS = re.compile(rb"[0-9]{1,18}")
 def has_stray(data: bytes | bytearray, start: int, stop: int) -> bool:
     """Whether a part holds a CR or LF that is not half of a CRLF, or a NUL: never legal, the root of most desyncs.
 
-    A CR at the very end is let pass, since its LF may be still to come.
+    A CR at the end of all that has come is let pass, since its LF may be still to come.
     """
     if start and data[start - 1] == 0x0D:
         start -= 1
-    if stop > start and data[stop - 1] == 0x0D:
+    if stop > start and data[stop - 1] == 0x0D and data[stop : stop + 1] in (b"", b"\n"):
         stop -= 1
     pairs = data.count(b"\r\n", start, stop)
     return (

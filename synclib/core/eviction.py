@@ -132,7 +132,8 @@ _VICTIM = {part: _any_of(part.value | rest for rest in _REST) for part in Part}
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What a pass over some units comes to: their new ``states`` (as many as were passed over), the indexes where
-    chunks go, how many units are held and in the main part afterwards, and how many more of both than before."""
+    chunks go, how many units are held and in the main part afterwards (without those that the hand would have ended if
+    they might go), and how many more of both than before."""
 
     states: bytes
     victims: list[int]
@@ -162,7 +163,12 @@ def pass_over(window: bytes, part: Part, wanted_units: int, is_pinned: Callable[
         states[index] = window[index]
     held_units, main_units = _units_in(states)
     held_before, main_before = _units_in(window[:stop])
-    return Pass(bytes(states), victims, held_units, main_units, held_units - held_before, main_units - main_before)
+    changes = (held_units - held_before, main_units - main_before)
+    # What stays in a part does not speak for it: the other part would never be looked at, and nothing ever go.
+    stays = sum(units_of(window[index]) for index in spared)
+    held_units -= stays
+    main_units -= stays if part is Part.MAIN else 0
+    return Pass(bytes(states), victims, held_units, main_units, *changes)
 
 
 def _units_in(states: bytes | bytearray) -> tuple[int, int]:
@@ -232,6 +238,11 @@ class Limits:
         """How many bytes may come still."""
         room = free_bytes - self.floor_bytes
         return room if self.limit_bytes is None else min(room, self.limit_bytes - held_bytes)
+
+    def spared_bytes(self, held_bytes: int, free_bytes: int) -> int:
+        """How much of what start-ups need first stays whatever else is read: half of what the cache may take beside its
+        reserve."""
+        return max(held_bytes + self.room(held_bytes, free_bytes) - self.reserve_bytes, 0) // 2
 
     def limit_bytes_left(self, held_bytes: int) -> float:
         """How many bytes may come within the limit that nothing need go for."""

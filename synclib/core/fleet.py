@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from synclib.core.registration import NodeStatus, Registration
+from synclib.core.registration import Channel, NodeStatus, Registration
 
 _SILENT = 3.0  # intervals
 _DISK_FREE_MIN = 0.05
@@ -38,6 +38,24 @@ class Row:
         return status is not None and status.is_stopped and not self.alarms and self.seen.age_s > _HISTORY_S
 
 
+def is_live(status: NodeStatus, age_s: float) -> bool:
+    """Whether a node that said this so long ago is one that runs, as far as anybody can tell."""
+    return not status.is_stopped and age_s <= silence_s(status)
+
+
+def silence_s(status: NodeStatus) -> float:
+    """After how long without a word a node is taken for gone."""
+    return _SILENT * status.every_s
+
+
+def may_follow(status: NodeStatus, name: str, channel: Channel | None) -> bool:
+    """Whether a node follows a channel (None: one that is damaged). One that does not say which it follows may where it
+    is told to stand at just that seq."""
+    if status.channels is not None:
+        return name in status.channels
+    return channel is not None and channel.dataset is not None and status.held.get(channel.dataset) == channel.seq
+
+
 def row_of(seen: Seen, wanted: Mapping[str, int], lag_max: int) -> Row:
     """``wanted``: the seq of each dataset's head; a node that is told to stand at another is measured by that. Further
     behind than ``lag_max`` is an alarm."""
@@ -49,7 +67,7 @@ def row_of(seen: Seen, wanted: Mapping[str, int], lag_max: int) -> Row:
     wanted = {**wanted, **status.held}
     lag = {name: max(0, wanted[name] - seq) for name, seq in status.seq.items() if name in wanted}
     alarms = [f"{name}: {text}" for name, text in status.errors.items()]
-    if seen.age_s > _SILENT * status.every_s:
+    if not is_live(status, seen.age_s):
         alarms.append(f"it has said nothing for {seen.age_s:.0f} s")
     alarms += [f"{name} is {behind} seqs behind" for name, behind in lag.items() if behind > lag_max]
     if status.failed_reads:

@@ -14,6 +14,7 @@ from synclib.errors import Corrupt, Invalid
 ACTIVE, DOWN, UP, ERROR = "synch.active", "synch.down", "synch.up", "synch.error"
 MARKERS = (ACTIVE, DOWN, UP, ERROR)
 STATE_DIRECTORY = ".boxlink"
+FOLLOWED = ".channel"  # ends the name of a file below it: which channel of releases its `boxlink up` follows
 LOG_DIRECTORY = "log"
 LEVELS = ("diff1", "diff2", "diff3", "snap")
 ATTACHMENTS = ("image", "map", "wall")  # kinds

@@ -62,8 +62,9 @@ class Registration(BaseModel):
 
 class NodeStatus(BaseModel):
     """``node/<node>``: what a node says of itself. By dataset: the seq that stands there, the one that it is told to
-    stand at by a marker or a channel, how and why so, what part of it is here (0 to 1), what is wrong. ``reads`` and
-    ``failed_reads``: of its mounts, since they were made."""
+    stand at by a marker or a channel, how and why so, what part of it is here (0 to 1), what is wrong. ``channels``:
+    those that it follows; None of a boxlink that did not say so yet. ``reads`` and ``failed_reads``: of its mounts,
+    since they were made."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -72,6 +73,7 @@ class NodeStatus(BaseModel):
     release: str = Field(default="", max_length=160)
     seq: dict[str, Annotated[int, Field(ge=0, lt=1 << 63)]] = {}
     held: dict[str, Annotated[int, Field(ge=1, lt=1 << 63)]] = {}
+    channels: list[Annotated[str, Field(max_length=128)]] | None = Field(default=None, max_length=64)
     mode: dict[str, str] = {}
     reason: dict[str, str] = {}
     hydrated: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}

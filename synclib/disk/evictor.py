@@ -1,8 +1,8 @@
 """Makes room in a cache: has chunks forgotten, durably, then takes their bytes away.
 
 One process at a time does it for a cache, whoever needs the room. What no mounted seq has goes first; then what the
-hand of the clock ends (core/eviction.py). What is pinned stays; and all does where the kernel may have the cache's file
-mounted without us (disk/hydrated.py).
+hand of the clock ends (core/eviction.py). What is pinned stays, and what start-ups need first, up to half of what the
+cache may take; and all does where the kernel may have the cache's file mounted without us (disk/hydrated.py).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from synclib.disk.cache_pins import Pins
 from synclib.disk.cache_record import ClockHand
 from synclib.disk.faults import disk_errors
 from synclib.disk.hydrated import native_lock, was_native
+from synclib.disk.start_trace import Spared
 from synclib.errors import BoxlinkError
 
 # How much is looked at with the lock held; how much is looked at and goes at most before the record is made durable.
@@ -57,7 +58,7 @@ class Evictor:
     def __init__(self, cache: BlobCache, directory: Path, mounted: Callable[[], tuple[str, WantedStarts]]) -> None:
         self._cache, self._mounted = cache, mounted
         self._record = cache.record
-        self.pins = Pins(directory)
+        self.pins, self._spared = Pins(directory), Spared(directory)
         self._directory, self._turn = directory, directory / "evicting"
         # Up to which unit it was looked for what no mounted seq has, for that word.
         self._looked: tuple[str, int] = ("", 0)
@@ -71,17 +72,18 @@ class Evictor:
     def keep_reserve(self) -> None:
         """Make room, if there is less than half of the reserve."""
         if self._shortage():
-            self.make_room(self._shortage)
+            self.make_room(self._shortage, self._cache.limits.spared_bytes(*self._cache.usage()))
 
     def _shortage(self) -> int:
         return self._cache.limits.shortage(*self._cache.usage())
 
     def evict_to(self, target_bytes: int) -> None:
         """Until the cache takes no more than that, or nothing is left that may go."""
-        self.make_room(lambda: max(self._cache.held_bytes() - target_bytes, 0))
+        self.make_room(lambda: max(self._cache.held_bytes() - target_bytes, 0), target_bytes // 2)
 
-    def make_room(self, shortage: Callable[[], int]) -> None:
-        """Until ``shortage``, in bytes, is 0, or nothing is left that may go, or another process is at it."""
+    def make_room(self, shortage: Callable[[], int], spared_bytes: int) -> None:
+        """Until ``shortage``, in bytes, is 0, or nothing is left that may go, or another process is at it.
+        ``spared_bytes``: how much stays of what start-ups need."""
         with disk_errors(), open(self._turn, "ab") as turn:
             try:
                 fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,6 +91,7 @@ class Evictor:
                 return
             self._record.refresh()
             self.pins.refresh()
+            self._spared.refresh(spared_bytes)
             unknown = self._orphans_unknown(shortage)
             # Rounds in which nothing went.
             idle, round_windows = 0, -(-self._record.units // _WINDOW_UNITS)
@@ -134,7 +137,7 @@ class Evictor:
         back = min(first, SPAN_UNITS_MAX)
         window = self._record.states(first, first + _WINDOW_UNITS)
         part = part_to_evict(hand.held_units, hand.main_units)
-        done = pass_over(window, part, wanted, lambda index: self.pins.holds(first + index))
+        done = pass_over(window, part, wanted, lambda index: self._stays(first + index))
         stop = len(done.states)
         self._record.change_states(first, window[:stop], done.states)
         hand.unit = first + stop
@@ -149,6 +152,9 @@ class Evictor:
             if at < first - back + high:
                 gaps.append((at, first - back + high))
         return [_Victim(first + index, bool(window[index] & SHARED)) for index in done.victims], units
+
+    def _stays(self, unit: int) -> bool:
+        return self.pins.holds(unit) or self._spared.holds(unit)
 
     def _end_orphans(self, shortage: Callable[[], int]) -> None:
         """What no mounted seq has goes, as far as room is needed."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from synclib.clock import Clock, now_text
-from synclib.core.names import channel_key, channel_prefix, check_node
+from synclib.core.names import channel_key, channel_prefix, check_node, tag_key
 from synclib.core.registration import CHANNEL_BYTES_MAX, MOVES_MAX, Channel, parse_channel
 from synclib.engine.head_swap import wait_after_conflict
 from synclib.engine.host import Host
@@ -121,6 +121,42 @@ def freeze_channel(store: Store, host: Host, name: str, *, is_frozen: bool) -> C
         return None if former.frozen == is_frozen else former.model_copy(update={"frozen": is_frozen})
 
     return _change(store, host, name, frozen)
+
+
+def remove_channel(
+    store: Store, host: Host, name: str, check: Callable[[Channel | None], None], *, is_dry_run: bool
+) -> Channel | BoxlinkError | None:
+    """Take a channel and its tags away, whatever it names: what it was (an error where it is damaged; then its tags
+    stay), None where there is none. ``check`` may refuse, of what it is.
+
+    It is frozen first, so that nobody moves it while its tags go; killed there, it goes by the same call again.
+    """
+    try:
+        read = read_channel(store, name)
+    except Missing:
+        return None
+    except Corrupt as error:
+        check(None)
+        _, etag = _former(store, name)
+        if etag is not None and not is_dry_run:
+            store.delete(channel_key(name), if_match=etag)
+        return error
+    assert read is not None
+    check(read.channel)
+    if is_dry_run:
+        return read.channel
+    freeze_channel(store, host, name, is_frozen=True)
+    read = read_channel(store, name)
+    assert read is not None
+    dataset = Dataset(store, read.channel.root)
+    for tag in (f"channel-{name}", f"channel-{name}{_BEFORE}"):
+        store.delete(tag_key(dataset.root, tag))
+    try:
+        store.delete(channel_key(name), if_match=read.etag)
+    except Conflict:
+        _spare(dataset, host, name)  # somebody thawed it and moved it
+        raise
+    return read.channel
 
 
 def _check_move(name: str, former: Channel, wanted: Channel, *, is_back_allowed: bool) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import islice
 
 from synclib.clock import Clock
-from synclib.core.fleet import Row, Seen, row_of
+from synclib.core.fleet import Row, Seen, is_live, row_of
 from synclib.core.names import check_node, dataset_root, log_prefix, node_prefix
 from synclib.core.registration import (
     NODE_STATUS_BYTES_MAX,
@@ -37,10 +37,21 @@ def fleet_rows(store: Store, clock: Clock, lag_max: int, *, with_logs: bool) -> 
     rows = []
     for name in names:
         status = statuses.get(name)
-        age_s = 0.0 if status is None else max(0.0, clock.wall_ns() / 1e9 - _seconds(status.at))
+        silent_s = 0.0 if status is None else age_s(status, clock)
         line = last_line(store, name) if with_logs else ""
-        rows.append(row_of(Seen(name, status, age_s, served.get(name, {}), line), heads, lag_max))
+        rows.append(row_of(Seen(name, status, silent_s, served.get(name, {}), line), heads, lag_max))
     return rows, problems
+
+
+def live_nodes(store: Store, clock: Clock, problems: list[str] | None = None) -> dict[str, NodeStatus]:
+    """What those say of themselves that run, by name. ``problems`` gets what cannot be read."""
+    statuses = _statuses(store, [] if problems is None else problems)
+    return {name: found for name, found in statuses.items() if is_live(found, age_s(found, clock))}
+
+
+def age_s(status: NodeStatus, clock: Clock) -> float:
+    """Since a node said something. ValueError where its time is none."""
+    return max(0.0, clock.wall_ns() / 1e9 - _seconds(status.at))
 
 
 def _statuses(store: Store, problems: list[str]) -> dict[str, NodeStatus]:

@@ -6,48 +6,36 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
-
-import msgspec
 
 from synclib.clock import now_text
 from synclib.core import names
 from synclib.core.manifest import Manifest
 from synclib.core.markers import Active, Down, error_marker
-from synclib.core.markers import Mode as MarkerMode
-from synclib.core.node import RELEASED, Do, Seen, decide, poll_delay
+from synclib.core.node import RELEASED, Do, Seen, decide
 from synclib.core.pulse import BULK_S, Pulse
 from synclib.core.trace import union
 from synclib.disk.faults import disk_error
 from synclib.disk.held import Held
-from synclib.disk.markers import Markers, encode_down
+from synclib.disk.markers import Markers
 from synclib.engine.channels import ChannelWatch
+from synclib.engine.event_log import Log
+from synclib.engine.followed_mount import FollowedMount
+from synclib.engine.followed_target import FollowedTarget
 from synclib.engine.host import Connect, Host, Progress
-from synclib.engine.lazy_place import LazyPlace, Mounter, Standing, Started
+from synclib.engine.lazy_place import LazyPlace, Mounter
 from synclib.engine.maintain import maintain
-from synclib.engine.mount import Mode, Prepared, VolumeRef, is_hydrated
 from synclib.engine.node_figures import Followed
 from synclib.engine.publish import PublishOptions, PublishResult, publish
 from synclib.engine.restore import RestoreOptions, restore
 from synclib.engine.traces import read_traces
-from synclib.errors import BoxlinkError, Interrupted, Invalid, Missing, Partial, Unsupported
-from synclib.lazy.dataset import Dataset, HeadState
+from synclib.errors import BoxlinkError, Interrupted, Invalid, Missing, Partial
+from synclib.lazy.dataset import Dataset
 from synclib.store.base import Store
-from synclib.store.meter import Meter, cost_between
+from synclib.store.meter import Meter
 
 _ERROR_DELAY_S = 2.0
 _ERROR_DELAY_MAX_S = 60.0
 _WRITTEN_S = 0.05
-_FILES_STAY = "files were restored here before: take synch.active away, empty the directory (.boxlink too), ask again"
-_TO_END = "stop boxlink sync, boxlink umount {}, write synch.active again, start it"
-
-
-class Log(Protocol):
-    """What of a logger is used here: an event and its fields."""
-
-    def info(self, event: str, **fields: object) -> object: ...
-
-    def warning(self, event: str, **fields: object) -> object: ...
 
 
 class Follower:
@@ -77,24 +65,27 @@ class Follower:
         said ``from=snapshot``; ``pulse``: told while a round advances."""
         self.name = names.check_dataset(directory.name)
         self._directory, self._store, self._connect, self._host, self._log = directory, store, connect, host, log
-        self._poll_s, self._should_stop, self._meter = poll_s, should_stop, meter
+        self._should_stop, self._meter = should_stop, meter
         self._dataset = Dataset(store, names.dataset_root(self.name))
         self._markers = Markers(directory)
         self._markers.clean()
         self._held = Held(directory)
-        self._is_lazy, self._is_from_snapshot = is_lazy, is_from_snapshot
-        self._lazy = None if mounter is None else LazyPlace(directory.parent, self.name, mounter)
-        self._why_eager = ""
-        self._settled = 0  # the slot that was made when all was here
-        self._channels = channels
-        self._named: Manifest | None = None  # that of the seq that is asked for by number, as it was found last
-        self._is_releasing = False  # volumes that were needed until then are to go
+        self.figures = Followed()
+        self._target = FollowedTarget(self._dataset, self._held, host, poll_s, channels, self.figures)
+        self._mount = FollowedMount(
+            self.name,
+            None if mounter is None else LazyPlace(directory.parent, self.name, mounter),
+            self._dataset,
+            self._held,
+            host,
+            log,
+            meter,
+            self.figures,
+            is_lazy=is_lazy,
+            is_from_snapshot=is_from_snapshot,
+        )
         self._may_go_back = may_go_back
-        self._has_former = True  # a volume that nothing uses, perhaps since a former process
         self.stands_on_volume = False
-        self._head: HeadState | None = None
-        self._head_due = 0.0
-        self._changed_at: float | None = None
         self._is_checked = False
         self._asked: tuple[object, ...] = ()
         self._seen_empty: tuple[int, int] | None = None  # a synch.active that was meant to be empty
@@ -104,11 +95,10 @@ class Follower:
         self.held_at: int | None = None  # the seq that a marker or a channel names; None: it follows the head
         self.turns_begun = self.turns_ended = 0  # rounds; what is told after one has ended is of what it began with
         self._pulse = pulse or Pulse()
-        self.figures = Followed()
 
     def is_due(self) -> bool:
         """Whether a round may find something to do: the head is to be polled, or the markers changed."""
-        return self._host.clock.monotonic() >= self._head_due or self._asked != self._ask()
+        return self._host.clock.monotonic() >= self._target.due or self._asked != self._ask()
 
     def _ask(self) -> tuple[object, ...]:
         """What tells that somebody touched a marker."""
@@ -157,7 +147,7 @@ class Follower:
             self._markers.write_error(error_marker(self.name, error, now_text(self._host.clock)))
         delay = min(_ERROR_DELAY_MAX_S, _ERROR_DELAY_S * 2.0**self._failures)
         self._failures += 1
-        self._head_due = self._host.clock.monotonic() + delay
+        self._target.due = self._host.clock.monotonic() + delay
 
     def _round(self) -> None:
         for _ in range(4):
@@ -166,12 +156,15 @@ class Follower:
             self._pulse.beat(self.name, self._host.clock.monotonic())
             seen, target, active = self._look()
             self._note(seen, target)
-            if target is not None and active is not None and self._is_to_swap(active, target):
-                self._pulse.beat(self.name, self._host.clock.monotonic(), BULK_S)
-                self._swap(target, active)
-                continue
+            if target is not None and active is not None:
+                self.stands_on_volume = self._mount.stands_on_volume(active)
+                if self._mount.is_to_swap(active, target):
+                    self._pulse.beat(self.name, self._host.clock.monotonic(), BULK_S)
+                    self._mount.swap(target, active)
+                    continue
             self._take_swap_back()
-            self._let_former_go(active)
+            if not self._may_go_back():
+                self._mount.let_former_go(active)
             action = decide(seen)
             if action is Do.NOTHING:
                 self._correct_down(active, seen.down)
@@ -182,7 +175,7 @@ class Follower:
             try:
                 self._act(action, seen, target, active)
             except Missing:
-                if not self._is_overtaken(target):
+                if not self._target.is_overtaken(target):
                     raise
 
     def _note(self, seen: Seen, target: Manifest | None) -> None:
@@ -190,7 +183,7 @@ class Follower:
         figures, now = self.figures, self._host.clock.monotonic()
         figures.seq = seen.local_seq
         figures.is_restored = bool(seen.local_seq) and seen.is_checked and not seen.is_restoring
-        if self._lazy is not None and self._lazy.standing() is not None:
+        if self._mount.standing() is not None:
             figures.is_restored = False
         if target is None:
             figures.head_seq, figures.published_at_ns, figures.behind_since = 0, 0, None
@@ -201,28 +194,17 @@ class Follower:
         elif figures.behind_since is None:
             figures.behind_since = now
 
-    def _is_overtaken(self, target: Manifest | None) -> bool:
-        """Whether the head moved on from a target whose objects are gone: then the next look plans anew."""
-        self._named = None
-        if target is None or self._head is None or target != self._head.manifest:
-            return False
-        self._head_due = self._host.clock.monotonic()
-        newer = self._dataset.read_head_since(self._head.etag)
-        if newer is not None:
-            self._head = newer
-        return newer is not None
-
     def _look(self) -> tuple[Seen, Manifest | None, Active | None]:
-        standing = None if self._lazy is None else self._lazy.standing()
-        lost = None if standing is None else self._serve_again(standing)
+        standing = self._mount.standing()
+        lost = None if standing is None else self._mount.serve_again(standing)
         active = self._read_active()
         is_up = self._markers.up_identity() is not None
         state = self._held.read()
         target = None
         if active is not None and not is_up:
-            active = self._on_channel(active)
+            active = self._target.on_channel(active)
             self.held_at = active.seq
-            target = self._target(active)
+            target = self._target.find(active.seq)
         if standing is not None:
             local = (standing.prepared.seq, standing.prepared.digest, False, True)
         elif state is not None:
@@ -249,123 +231,21 @@ class Follower:
             return None
         return down.seq, down.digest, False, True
 
-    def _serve_again(self, standing: Standing) -> BoxlinkError | None:
-        """What stood here lazily and is served no more, as after a start of the machine, is served from what is here:
-        the store need not answer, but where the cache was deleted. Why it cannot be: another seq may be wanted."""
-        assert self._lazy is not None
-        self._lazy.clean()
-        if not self._lazy.is_served(standing):
-            try:
-                self._put_lazily(self._lazy.prepare_again(self._dataset, standing.prepared), standing.former)
-            except BoxlinkError as error:
-                return error
-            self.figures.remounts += 1
-            self._log.info("mounted again", dataset=self.name, seq=standing.prepared.seq)
-        elif not standing.is_native and self._settled != standing.slot and is_hydrated(standing.prepared):
-            self._put_lazily(msgspec.structs.replace(standing.prepared, volume=None, why_no_volume=""))
-            self._is_releasing = standing.prepared.volume is not None
-            again = self._lazy.standing()
-            # Where the kernel does not, that is tried once.
-            self._settled = 0 if again is None else again.slot
-            self._log.info("mounted on the cache", dataset=self.name, seq=standing.prepared.seq)
-        if self._is_releasing:
-            self._is_releasing = not self._lazy.release(self._dataset)
-        return None
-
-    def _is_to_swap(self, active: Active, target: Manifest) -> bool:
-        """Whether a volume is asked for that is not the one that what stands here takes its bytes from."""
-        standing = None if self._lazy is None else self._lazy.standing()
-        self.stands_on_volume = standing is not None and (
-            standing.prepared.volume is not None or active.source == "snapshot"
-        )
-        if standing is None or not active.snapshot:
-            return False
-        held = "" if standing.prepared.volume is None else standing.prepared.volume.snapshot_id
-        is_here = standing.prepared.seq == target.seq and is_hydrated(standing.prepared)
-        return held != active.snapshot and not is_here
-
-    def _swap(self, target: Manifest, active: Active) -> None:
-        assert self._lazy is not None
-        started = self._host.clock.monotonic()
-        self._has_former = True
-        self._put_lazily(self._lazy.swap(self._dataset, target, active.snapshot))
-        seconds = round(self._host.clock.monotonic() - started, 3)
-        self._log.info("swapped", dataset=self.name, seq=target.seq, snapshot=active.snapshot, seconds=seconds)
-
     def _take_swap_back(self) -> None:
-        """A swap that failed, or was killed and is wanted no more: the volume that was let go serves again."""
-        standing = None if self._lazy is None else self._lazy.standing()
-        if standing is None or standing.former is None:
-            return
-        assert self._lazy is not None
-        try:
-            self._lazy.take_swap_back(self._dataset)
-            self._log.info("a swap was taken back", dataset=self.name, snapshot=standing.former.snapshot_id)
-        finally:
-            self._correct_down(self._markers.active(), self._markers.down())
+        if self._mount.swap_is_open():
+            try:
+                self._mount.take_swap_back()
+            finally:
+                self._correct_down(self._markers.active(), self._markers.down())
 
     def _correct_down(self, active: Active | None, down: Down | None) -> None:
         """What synch.down says of how the seq stands here, where that, or what is asked for, is not so any more."""
         if active is None or down is None or down.mode == "publish" or down.reason == RELEASED:
             return
-        mode, reason = self._said(active)
+        mode, reason = self._mount.said(active, self._directory)
         if (down.mode, down.reason) != (mode, reason):
             changed = {"mode": mode, "reason": reason, "at": now_text(self._host.clock)}
             self._markers.write_down(down.model_copy(update=changed))
-
-    def _let_former_go(self, active: Active | None) -> None:
-        """Volumes that were made for this and that nothing uses are deleted: one that was swapped for another, when
-        nobody will want it again; one that was made for a swap which did not come about."""
-        standing = None if self._lazy is None else self._lazy.standing()
-        if standing is None or not self._has_former or self._may_go_back():
-            return
-        assert self._lazy is not None
-        volume = standing.prepared.volume
-        if volume is not None or (active is not None and self._starts_from_snapshot(active)):
-            self._has_former = not self._lazy.release(self._dataset, "" if volume is None else volume.volume_id)
-
-    def _on_channel(self, active: Active) -> Active:
-        """What is asked for, where a channel says which seq: an operator moved it there, by name (I2)."""
-        if active.seq is not None or self._channels is None:
-            return active
-        seq = self._channels.seq_of(self._dataset.root)
-        if seq is not None:
-            self.figures.polled_at = self._host.clock.monotonic()
-        return active if seq is None else active.model_copy(update={"seq": seq})
-
-    def _target(self, active: Active) -> Manifest:
-        """What should stand here: the head, by one conditional GET when it is due; or the seq that is asked for, for
-        which the head is read once."""
-        now = self._host.clock.monotonic()
-        named = self._named
-        if active.seq is not None and named is not None and named.seq == active.seq:
-            self._head_due = now + poll_delay(self._poll_s, None, self._host.entropy.uniform())
-            return named
-        if self._head is None or now >= self._head_due or active.seq is not None:
-            self._poll(now)
-        assert self._head is not None
-        if active.seq is None:
-            return self._head.manifest
-        self._named = self._manifest_of(active.seq, self._head)
-        return self._named
-
-    def _poll(self, now: float) -> None:
-        state = self._dataset.read_head_since(self._head.etag if self._head is not None else None)
-        self.figures.polled_at = self._host.clock.monotonic()
-        if state is not None:
-            if self._head is not None:
-                self._changed_at = now
-            self._head = state
-        since = None if self._changed_at is None else now - self._changed_at
-        self._head_due = now + poll_delay(self._poll_s, since, self._host.entropy.uniform())
-
-    def _manifest_of(self, seq: int, head: HeadState) -> Manifest:
-        if seq == head.manifest.seq:
-            return head.manifest
-        try:
-            return self._held.manifest(seq)
-        except BoxlinkError:
-            return self._dataset.manifest_at(seq)
 
     def _act(self, action: Do, seen: Seen, target: Manifest | None, active: Active | None) -> None:
         self._is_told = False
@@ -382,61 +262,9 @@ class Follower:
         else:
             assert target is not None
             assert active is not None
-            if action is Do.RESTORE and not self._mount(target, active):
+            if action is Do.RESTORE and not self._mount.stand(target, active):
                 self._restore(target, seen.is_checked)
             self._answer(target.seq, target.digest, active)
-
-    def _mount(self, target: Manifest, active: Active) -> bool:
-        """Let the target stand here without restoring it, if that is asked for and possible; ``_why_eager`` says else
-        why not."""
-        lazy = self._lazy
-        self._why_eager = ""
-        is_standing = lazy is not None and lazy.standing() is not None
-        if active.mode == "reader" and not is_standing and self._held.read() is None:
-            self._log.info("to be read in place", dataset=self.name, seq=target.seq, digest=target.digest)
-            return True
-        from_snapshot = self._starts_from_snapshot(active)
-        is_wanted = active.mode == "lazy" or (active.mode is None and (self._is_lazy or from_snapshot))
-        if not is_standing and not is_wanted:
-            return False
-        if lazy is None:
-            self._why_eager = "a store in this process's memory cannot be mounted"
-        elif self._held.read() is not None:
-            self._why_eager = _FILES_STAY
-        elif not is_standing and lazy.strangers():
-            self._why_eager = "other files are here, which a mount would hide"
-        else:
-            try:
-                before = self._meter.mark()
-                self._put_lazily(lazy.prepare(self._dataset, target, from_snapshot=from_snapshot))
-                self._log.info(
-                    "mounted",
-                    dataset=self.name,
-                    seq=target.seq,
-                    digest=target.digest,
-                    **cost_between(before, self._meter.mark()),
-                )
-                return True
-            except (Invalid, Unsupported) as error:
-                if is_standing:
-                    raise
-                self._why_eager = error.message
-        self._log.info("restored eagerly", dataset=self.name, reason=self._why_eager)
-        return False
-
-    def _starts_from_snapshot(self, active: Active) -> bool:
-        return active.source == "snapshot" or self._is_from_snapshot
-
-    def _put_lazily(self, prepared: Prepared, let_go: VolumeRef | None = None) -> None:
-        assert self._lazy is not None
-
-        def down(started: Started) -> bytes:
-            at, reason = now_text(self._host.clock), _lazy_reason(prepared, started.why_no_volume)
-            return encode_down(
-                Down(dataset=self.name, seq=prepared.seq, digest=prepared.digest, mode="lazy", reason=reason, at=at)
-            )
-
-        self._lazy.put(prepared, down, let_go)
 
     def _restore(self, target: Manifest, is_checked: bool) -> None:
         clock = self._host.clock
@@ -466,7 +294,7 @@ class Follower:
 
     def _needed_first(self) -> tuple[bytes, ...]:
         """Where it should have been mounted: what earlier start-ups read, in the order of their need."""
-        if not self._why_eager or self._held.read() is not None:
+        if not self._mount.why_eager or self._held.read() is not None:
             return ()
         try:
             touches = union(read_traces(self._dataset))
@@ -487,7 +315,7 @@ class Follower:
         return progress
 
     def _answer(self, seq: int, digest: str, active: Active) -> None:
-        mode, reason = self._said(active)
+        mode, reason = self._mount.said(active, self._directory)
         found = self._markers.down()
         if mode == "lazy" and found is not None and (found.seq, found.digest, found.mode) == (seq, digest, mode):
             if found.reason != reason:
@@ -495,21 +323,6 @@ class Follower:
             return
         at = now_text(self._host.clock)
         self._markers.write_down(Down(dataset=self.name, seq=seq, digest=digest, mode=mode, reason=reason, at=at))
-
-    def _said(self, active: Active) -> tuple[MarkerMode, str]:
-        """How the seq stands here, and what is to be said of that: what stands is kept, whatever is asked for later."""
-        standing = None if self._lazy is None else self._lazy.standing()
-        if standing is not None:
-            is_other = active.mode in ("eager", "reader")
-            kept = f"it stays mounted, not {active.mode}: {_TO_END.format(self._directory)}" if is_other else ""
-            return "lazy", "; ".join(filter(None, (_lazy_reason(standing.prepared, standing.why_no_volume), kept)))
-        is_held = self._held.read() is not None
-        if active.mode == "reader" and not is_held:
-            return "reader", "read by programs that use boxlink's own reader: no files stand here"
-        if self._starts_from_snapshot(active):
-            return "eager", f"restored from the store: {self._why_eager or 'only a lazy mount starts from a snapshot'}"
-        why = self._why_eager or (_FILES_STAY if active.mode in ("lazy", "reader") else "")
-        return "eager", f"restored eagerly: {why}" if why and active.mode != "eager" else ""
 
     def _publish(self, *, is_followed: bool) -> None:
         """Publish, and answer if the directory then holds every byte of the seq (I1).
@@ -528,7 +341,7 @@ class Follower:
             if note:
                 self._log.warning("not tidied", dataset=self.name, why=note)
         self._log.info("published", dataset=self.name, seq=done.seq, digest=done.digest, skipped=len(done.skipped))
-        self._head = None
+        self._target.forget_head()
         if not done.seq:
             raise Invalid("there is nothing in it to publish", hint="put files into it", path=str(self._directory))
         if done.is_whole:
@@ -559,18 +372,3 @@ class Follower:
                 f"it is published as seq {done.seq}, which has others' changes too that are not here",
                 hint=f"touch {self._directory / names.ACTIVE} to bring them",
             )
-
-
-def _lazy_reason(prepared: Prepared, why_no_volume: str) -> str:
-    """What synch.down says of a mount that is not all that it could be. ``why_no_volume``: why the volume that was
-    prepared is not used."""
-    reasons: list[str] = []
-    if prepared.volume is not None and not why_no_volume:
-        reasons.append(f"from snapshot {prepared.volume.snapshot_id}, seq {prepared.volume.seq}")
-    elif why := why_no_volume or prepared.why_no_volume:
-        reasons.append(f"from the store: {why}")
-    if prepared.mode is Mode.FUSE:
-        reasons.append(f"mounted as a FUSE tree: {prepared.why}")
-    elif prepared.metadata.left_out:
-        reasons.append(f"{prepared.metadata.left_out} entries have attributes that cannot be seen here")
-    return "; ".join(reasons)

@@ -23,7 +23,7 @@ from synclib.core.frame import DECODE_ERRORS
 from synclib.core.logstream import BACKLOG_BYTES_MAX, SEGMENT_BYTES_MAX, LogFile, LogStream, is_due
 from synclib.disk.atomic import write_atomic
 from synclib.disk.log_files import Matcher, Present, list_streams, note_sent
-from synclib.engine.follow import Log
+from synclib.engine.event_log import Log
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Missing, Unavailable
 from synclib.store.base import Store
 

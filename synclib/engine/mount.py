@@ -219,6 +219,7 @@ def serve(
             Dataset(store, prepared.root),
             host,
             prepared.seq,
+            prepared.digest,
             cache,
             content.extents,
             MountedSeqs(directory, lambda data: open_map(data, untried(store))),

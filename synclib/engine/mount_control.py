@@ -44,7 +44,11 @@ class Rate(msgspec.Struct, tag="rate", tag_field="do", frozen=True):
     bytes_per_s: int
 
 
-Request = Figures | Evict | Pin | Unpin | Rate
+class Ready(msgspec.Struct, tag="ready", tag_field="do", frozen=True):
+    """Whoever reads there has started up."""
+
+
+Request = Figures | Evict | Pin | Unpin | Rate | Ready
 
 
 class MountControl:
@@ -54,7 +58,7 @@ class MountControl:
         """``published_at_ns``: when the seq was."""
         self._clock, self._published_at_ns = clock, published_at_ns
         self._blob, self._cache, self._upkeep, self._hydrator = work.blob, work.cache, work.upkeep, work.hydrator
-        self._meter, self._restarts = meter, restarts
+        self._start_up, self._meter, self._restarts = work.start_up, meter, restarts
 
     def answer(self, request: Request) -> dict[str, object]:
         """Any BoxlinkError where it cannot be done."""
@@ -74,6 +78,8 @@ class MountControl:
                 self._upkeep.rate.bytes_per_s = max(bytes_per_s, 0) or None
                 self._hydrator.set_rate(max(bytes_per_s, 0))
                 return {"rate": self._upkeep.rate.bytes_per_s}
+            case Ready():
+                self._start_up.end()
         return self.figures()
 
     def figures(self) -> dict[str, object]:

@@ -23,7 +23,8 @@ from synclib.disk.faults import disk_error
 from synclib.disk.file_events import file_events
 from synclib.disk.markers import Markers
 from synclib.engine.channels import ChannelWatch
-from synclib.engine.follow import Follower, Log
+from synclib.engine.event_log import Log
+from synclib.engine.follow import Follower
 from synclib.engine.host import Connect, Host
 from synclib.engine.lazy_place import Mounter
 from synclib.engine.logship import LogShipper
@@ -76,7 +77,7 @@ class Node:
         self._report_error = self._swap_error = self._swap = ""
         self._swaps = SwapWatch(data, store, host, poll_s)
         self._swap_turn = 0  # the round of its dataset that knows of the wish to swap
-        self._reporter = Reporter(data, store, host, identity or Identity())
+        self._reporter = Reporter(data, store, host, identity or Identity(), channels)
         self.shipper = LogShipper(
             data / names.LOG_DIRECTORY,
             data / names.STATE_DIRECTORY / "log.json",

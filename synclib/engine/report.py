@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from synclib.clock import now_text
 from synclib.core.markers import Down
-from synclib.core.names import node_key
+from synclib.core.names import FOLLOWED, STATE_DIRECTORY, check_node, node_key
 from synclib.core.registration import NodeStatus
 from synclib.disk.markers import Markers
 from synclib.engine.host import Host
@@ -19,6 +20,7 @@ from synclib.store.base import Store
 EVERY_S = 30.0
 _CHANGED_S = 2.0
 _TEXT_MAX = 300
+_CHANNELS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,10 @@ class Identity:
 class Reporter:
     """Says it every half minute, and soon after something changed."""
 
-    def __init__(self, data: Path, store: Store, host: Host, identity: Identity) -> None:
+    def __init__(self, data: Path, store: Store, host: Host, identity: Identity, channels: Sequence[str] = ()) -> None:
+        """``channels``: those of datasets that the node follows."""
         self._data, self._store, self._host, self._identity = data, store, host, identity
+        self._channels = channels
         self._said: NodeStatus | None = None
         self._looked_at = self._said_at = float("-inf")
 
@@ -83,6 +87,7 @@ class Reporter:
             role=self._identity.role,
             release=self._identity.release,
             seq=seqs,
+            channels=sorted({*self._channels, *self._followed()})[:_CHANNELS_MAX],
             mode={name: down.mode for name, down in downs.items()},
             reason={name: down.reason[:_TEXT_MAX] for name, down in downs.items() if down.reason},
             hydrated=former.hydrated if former else {name: round(one.hydrated, 4) for name, one in mounts.items()},
@@ -94,6 +99,12 @@ class Reporter:
             every_s=EVERY_S,
             at=now_text(self._host.clock),
         )
+
+    def _followed(self) -> Iterator[str]:
+        """The channels of releases that each ``boxlink up`` on this data directory follows, as it noted."""
+        for path in sorted((self._data / STATE_DIRECTORY).glob(f"*{FOLLOWED}"))[:_CHANNELS_MAX]:
+            with contextlib.suppress(OSError, Invalid), path.open(errors="replace") as file:
+                yield check_node(file.read(_TEXT_MAX).strip())
 
     def _down(self, name: str) -> Down | None:
         try:

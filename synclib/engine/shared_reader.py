@@ -94,9 +94,11 @@ def open_at_work(
     manifest: Manifest,
     background: Background,
     on_error: Callable[[BoxlinkError], None],
+    *,
+    is_start_up: bool = True,
 ) -> WorkingView:
     """A reader for long: what a mount's worker does in the background goes on here until it is closed. NoCache where
-    there can be none."""
+    there can be none. ``is_start_up``: whoever reads begins to, and will say when it has (``work.start_up``)."""
     directory = host.dataset_cache(dataset.store.url, dataset.root) / "lazy"
     with contextlib.ExitStack() as stack:
         cache = _opened_cache(directory, manifest)
@@ -110,6 +112,7 @@ def open_at_work(
                 dataset,
                 host,
                 manifest.seq,
+                manifest.digest,
                 cache,
                 extents,
                 MountedSeqs(directory, lambda data: open_map(data, dataset.store)),
@@ -118,12 +121,14 @@ def open_at_work(
                 total_bytes=manifest.plain_bytes,
                 ready=None,
                 near=None,
-                is_seen_whole=True,
+                is_seen_whole=is_start_up,
                 on_whole=lambda stamp: None,
                 on_error=on_error,
             )
             until_work.pop_all()  # it is the work's to close
         stack.callback(work.close)
+        if not is_start_up:
+            work.start_up.end()
         work.hold()
         work.start()
         source = CachedSource(work.blob, cache, extents, _far(dataset, stack))

@@ -63,32 +63,42 @@ def _listed(dataset: Dataset) -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def resolve(chain: Chain, touched: Iterable[tuple[int, int]]) -> list[Touch]:
-    """Touches by path from (ms, position) of extents, in the same order; of hard links the first by path."""
+def resolve(chain: Chain, touched: Iterable[tuple[int, Extent]]) -> list[Touch]:
+    """Touches by path from (ms, extent), in the same order; of hard links the first by path.
+
+    Only the blocks are read that name a pack of theirs: what it costs follows what was touched, not the dataset.
+    """
     order = list(touched)
-    positions = sorted(position for _, position in order)
+    positions = sorted(extent.position for _, extent in order)
+    packs = {extent.chunk.pack for _, extent in order}
+    chain.open()
     found: dict[int, tuple[bytes, int, int]] = {}
-    for entry in chain.entries(with_hashes=False):
-        if entry.kind != Kind.FILE or not entry.address:
-            continue
-        start = entry.address * ADDRESS_UNIT
-        index = bisect.bisect_left(positions, start)
-        if index == len(positions) or positions[index] >= start + entry.size:
-            continue
-        for extent in extents_of(entry):
-            if extent.position in found or not _holds(positions, extent.position):
-                continue
-            found[extent.position] = (entry.path, extent.position - start, extent.chunk.plain_bytes)
-    return [Touch(*found[position], at_ms) for at_ms, position in order if position in found]
+    for age, run in enumerate(chain.runs):
+        for block in run.blocks_naming(packs):
+            for entry in block.entries():
+                for extent in _touched_of(entry, positions):
+                    known = found.get(extent.position)
+                    if (known is None or entry.path < known[0]) and not chain.is_hidden(entry, age):
+                        place = extent.position - entry.address * ADDRESS_UNIT
+                        found[extent.position] = (entry.path, place, extent.chunk.plain_bytes)
+    return [Touch(*found[extent.position], at_ms) for at_ms, extent in order if extent.position in found]
 
 
-def _holds(positions: list[int], position: int) -> bool:
-    index = bisect.bisect_left(positions, position)
-    return index < len(positions) and positions[index] == position
+def _touched_of(entry: Entry, positions: list[int]) -> list[Extent]:
+    """The extents of an entry that begin at any of these."""
+    start = entry.address * ADDRESS_UNIT
+    if entry.kind != Kind.FILE or not start or not _is_any_in(positions, start, start + entry.size):
+        return []
+    return [extent for extent in extents_of(entry) if _is_any_in(positions, extent.position, extent.position + 1)]
 
 
-def locate(chain: Chain, touches: Iterable[Touch]) -> Iterator[tuple[float, Extent]]:
-    """(seconds, extent) of what touches stand for at a seq, by path; what is gone is left out."""
+def _is_any_in(positions: list[int], start: int, stop: int) -> bool:
+    index = bisect.bisect_left(positions, start)
+    return index < len(positions) and positions[index] < stop
+
+
+def locate(chain: Chain, touches: Iterable[Touch]) -> Iterator[tuple[int, Extent]]:
+    """(milliseconds, extent) of what touches stand for at a seq, by path; what is gone is left out."""
     by_path: dict[bytes, list[Touch]] = {}
     for touch in touches:
         by_path.setdefault(touch.path, []).append(touch)
@@ -104,7 +114,7 @@ def locate(chain: Chain, touches: Iterable[Touch]) -> Iterator[tuple[float, Exte
             index = max(bisect.bisect_right(starts, first) - 1, 0)
             while index < len(extents) and starts[index] < first + max(touch.length, 1):
                 if extents[index].stop > first:
-                    yield touch.at_ms / 1000, extents[index]
+                    yield touch.at_ms, extents[index]
                 index += 1
 
 

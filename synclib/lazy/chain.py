@@ -61,6 +61,11 @@ class Chain:
                 return None if entry.kind == Kind.TOMBSTONE else ((age, index, at), entry)
         return None
 
+    def is_hidden(self, entry: Entry, age: int) -> bool:
+        """Whether a newer run than the one that an entry is of, by its index, knows its path."""
+        key = sort_key(entry.directory, entry.name)
+        return any(run.lookup(key) is not None for run in self.runs[age + 1 :])
+
     def enter(self, path: bytes) -> tuple[Place, Entry] | None:
         """As :meth:`locate` for one who goes on from there: where a directory must be asked for, what lies below it, if
         that is little, comes with it, and costs no further round trip."""

@@ -214,6 +214,19 @@ class RunReader:
             if first < last:
                 yield block, first, last
 
+    def blocks_naming(self, packs: set[bytes]) -> Iterator[Block]:
+        """The blocks that have a chunk in any of these packs, without hashes; neighbours are asked for together."""
+        numbers = {number for number, row in enumerate(self.tail.packs) if row[0] in packs}
+        blocks = self.tail.blocks
+        wanted = [index for index, info in enumerate(blocks) if not numbers.isdisjoint(info.packs)]
+        first = 0
+        while first < len(wanted):
+            last = first
+            while last + 1 < len(wanted) and wanted[last + 1] == wanted[last] + 1:
+                last += 1
+            yield from self._blocks(range(wanted[first], wanted[last] + 1), with_hashes=False)
+            first = last + 1
+
     def _blocks(self, span: range, with_hashes: bool) -> Iterator[Block]:
         first = span.start
         while first < span.stop and self.has_block(first):

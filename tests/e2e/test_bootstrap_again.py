@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from synclib.core import names
 from synclib.core.signing import Signer, private_pem
 from synclib.engine.host import no_progress
+from synclib.errors import Corrupt, Invalid, Missing
 from tests.e2e.test_bootstrap import SIGNER, Instance
 from tests.imds_server import Imds, serving
 from tools.bootstrap.links import PREVIOUS, linked_seq
@@ -113,6 +115,42 @@ def test_going_back_goes_back(node: Node, release: str) -> None:
     rollback("fleet", node.instance.root / "release")
     assert node.boot() == "two"
     assert node.without_store() == "two"
+
+
+def test_what_a_first_boot_brought_is_a_release_like_any_other(node: Node) -> None:
+    """After a rollback it is fetched and activated by its seq, as what boxlink fetched is."""
+    node.publish("one")
+    assert node.boot() == "one"
+    node.publish("two")
+    node.activate(2)
+    into = node.instance.root / "release"
+    assert rollback("fleet", into) == (1, True)
+    activate("fleet", 2, into, TRUST)
+    node.activate(1)
+    assert node.boot() == "one"
+    with pytest.raises(Invalid, match="not trusted"):
+        activate("fleet", 1, into, Trust(()))
+
+
+@pytest.mark.parametrize("change", ["byte", "note", "no note", "boot tar"])
+def test_what_is_not_as_a_first_boot_made_it_is_not_activated(node: Node, change: str) -> None:
+    node.publish("one")
+    assert node.boot() == "one"
+    statement = node.place / "1.json"
+    if change == "byte":
+        (node.place / "1/bin/tool").write_text("else")
+    elif change == "note":
+        (node.place / "1.whole").write_text("0" * 64)
+    elif change == "no note":
+        (node.place / "1.whole").unlink()
+    else:
+        # Nobody had signed it, and user-data pinned another tar.
+        statement.write_text(json.dumps({**json.loads(statement.read_text()), "boot_sha256": "0" * 64}))
+    with pytest.raises(Missing if change == "no note" else Corrupt):
+        node.fetch(1)
+    if change != "boot tar":
+        with pytest.raises(Missing if change == "no note" else Corrupt):
+            activate("fleet", 1, node.instance.root / "release", TRUST)
 
 
 def test_other_words_in_user_data_count_anew(node: Node) -> None:

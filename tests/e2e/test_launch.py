@@ -33,6 +33,7 @@ ECHO = """
 role = "echo"
 [values]
 listen = "0.0.0.0:80"
+word = "x"
 [[process]]
 name = "a"
 run = ["python3", "-u", "{script}", "{listen}"]
@@ -77,6 +78,33 @@ def command_lines() -> Iterator[bytes]:
 
 def nodes(machine: Machine) -> dict[str, LocalNode]:
     return {node.node: node for node in local_nodes.nodes(machine.place / "nodes")}
+
+
+def test_a_set_value_stands_above_what_the_role_has(machine: Machine) -> None:
+    """Set to what it is, by the role or by a port that was found, it is no change of a node that is up."""
+    port = launch(machine)[0]["ports"]["listen"]  # type: ignore[index]
+    for value, word in ((f"127.0.0.1:{port}", "listen"), ("x", "word")):
+        (again,) = launch(machine, "--set", f"{word}={value}")
+        assert again["is_new"] is False
+    other = ("launch", "echo.toml", "--local", "nodes", "--set", "word=y")
+    for more in ((), ("--dry-run",)):
+        refused = machine.json(*other, *more, code=13)["error"]
+        assert refused["message"] == "node echo-1 is up with word=x, not word=y"
+        assert f"boxlink upgrade echo --local {machine.place}/nodes --set word=y rolls all" in refused["hint"]
+    (set_,) = launch(machine, "--node", "echo-2", "--set", "word=y")
+    assert set_["is_new"] is True
+    assert any(b" up " in line and b"word=y" in line for line in command_lines())
+    unsaid = machine.json("launch", "echo.toml", "--local", "nodes", "--node", "echo-2", code=13)["error"]
+    assert unsaid["message"] == "node echo-2 is up with word=y, not what the role has"
+    assert unsaid["hint"] == "name it as it is: --set word=y"
+    nosuch = machine.json(*other[:-1], "nosuch=1", "--node", "echo-3", code=2)["error"]
+    assert "has no value 'nosuch'" in nosuch["message"]
+
+
+def test_who_asks_for_instances_is_told_of_local(machine: Machine) -> None:
+    error = machine.json("upgrade", "echo", "--set", "word=y", code=2)["error"]
+    assert error["message"].startswith(("open EC2: ", "list instances: "))
+    assert "nodes that were launched with --local DIR on a machine need --local DIR here too" in error["hint"]
 
 
 def test_several_each_with_its_own_place_and_port(machine: Machine) -> None:
@@ -294,7 +322,7 @@ def test_in_one_process_as_an_upgrade_does(machine: Machine) -> None:
     wish = Wish(str(machine.place / "echo.toml"))
     node, is_new = local_nodes.start(place, "one", wish, environ, SystemClock(), SeededEntropy(1))
     assert is_new
-    with pytest.raises(Conflict, match="values"):
+    with pytest.raises(Conflict, match=r"is up with listen=.*, not listen=127.0.0.1:1"):
         local_nodes.start(
             place, "one", Wish(wish.role, values={"listen": "127.0.0.1:1"}), environ, SystemClock(), SeededEntropy(1)
         )

@@ -21,7 +21,7 @@ from tests.e2e.test_up import until, up
 from tests.e2e.test_up_admin import ask, metric
 from tests.tiny_wheel import write_wheel
 from tools.fleet import local_nodes
-from tools.fleet.node_file import LocalNode
+from tools.fleet.node_file import LocalNode, write_node
 from tools.fleet.one_up import holder
 
 ROLE = 'role = "echo"\n[values]\nlisten = "0.0.0.0:1"\n[[process]]\nname = "a"\nrun = ["tool", "{listen}"]\n'
@@ -265,6 +265,29 @@ def test_upgrades_are_shown_and_not_taken_back_to_what_is_not_trusted(machine: M
     machine.run("status", "--fleet", "--check", code=3)
     shown = machine.json("status", "--fleet")
     assert (shown["upgrades"], shown["alarms"]) == ([], ["upgrade echo-000001 failed: echo-1 did not come back"])
+
+
+def test_a_paused_upgrade_names_the_key_that_it_needs(machine: Machine) -> None:
+    """Whoever pauses it need not name it: of the keys that nodes here were launched with the one that signed it."""
+    machine.run("release", "publish", "fleet", "build", "--key", "fleet.key")
+    old = NodeSpec(node="echo-1", role="echo", release="fleet@1")
+    step = Step(old=old, new=old.model_copy(update={"node": "echo-000001-1", "values": {"a": "b"}}), batch=0)
+    place = f"{os.uname().nodename}:{machine.place / 'nodes'}"
+    rollout = Rollout(id="echo-000001", role="echo", place=place, steps=[step], at="")
+    journal = machine.place / "store/upgrade/echo-000001"
+    journal.parent.mkdir()
+    journal.write_text(rollout.model_dump_json())
+    nodes, key = machine.place / "nodes", machine.place / "fleet.key.pub"
+    words = ("upgrade", "echo", "--local", "nodes", "--pause")
+    begins, ends = f"boxlink upgrade echo --local {nodes} --trust ", " --set a=b"
+    assert machine.json(*words)["goes_on_with"] == f"{begins}FILE{ends}"
+    machine.run("release", "key", "other.key")
+    for name, signer in (("echo-1", "other.key.pub"), ("echo-2", "fleet.key.pub")):
+        (nodes / name).mkdir(parents=True)
+        trust = [str(machine.place / signer)]
+        write_node(LocalNode(node=name, role="echo", trust=trust, at="", directory=nodes / name))
+    assert machine.json(*words)["goes_on_with"] == f"{begins}{key}{ends}"
+    assert machine.json(*words, "--trust", "fleet.key.pub")["goes_on_with"] == f"{begins}{key}{ends}"
 
 
 def test_a_release_without_programs_of_its_own_is_told_from_one_with(machine: Machine) -> None:

@@ -24,7 +24,7 @@ from synclib.engine.host import Host
 from synclib.engine.node import Node
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter
-from tests.e2e.boxlink_process import Machine, end_session
+from tests.e2e.boxlink_process import Machine, end_session, started
 from tests.e2e.test_notify import hear, listening
 from tests.engine.test_node import Silent
 from tools.sync_admin import SyncAdmin, serve_in_thread
@@ -53,12 +53,12 @@ class Watched:
         self.machine, self.process = machine, process
         self.admin = ""
 
-    def wait_admin(self) -> None:
+    def wait_started(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             said = json.loads(line)
             if said["event"] == "started":
-                self.admin = said["admin"]
+                self.admin = said.get("admin", "")
                 return
         raise AssertionError("it did not start")
 
@@ -106,7 +106,7 @@ def watched(machine: Machine) -> Iterator[Watched]:
     process = machine.start(*words, stderr=subprocess.DEVNULL)
     try:
         found = Watched(machine, process)
-        found.wait_admin()
+        found.wait_started()
         yield found
     finally:
         end_session(process)
@@ -219,3 +219,16 @@ def test_mounts_that_do_not_answer_hold_nobody_else_up(tmp_path: Path) -> None:
         finally:
             admin.may_answer.set()
         assert b"boxlink_sync_" in scrape.result(WAIT_S)
+
+
+def test_a_data_directory_has_one_daemon(machine: Machine) -> None:
+    machine.run("init")
+    with started(machine, "sync", "--json", stdin=subprocess.DEVNULL) as process:
+        Watched(machine, process).wait_started()
+        error = machine.json("sync", code=13)["error"]
+        assert (error["kind"], str(process.pid) in error["message"]) == ("conflict", True)
+        assert machine.json("sync", "--once", code=13)["error"]["kind"] == "conflict"
+        machine.run("sync", "--once", "--data", machine.place / "other")
+        process.kill()
+        process.wait(WAIT_S)
+        machine.run("sync", "--once")

@@ -345,6 +345,40 @@ def test_the_built_in_roles_serve(machine: Machine) -> None:
     assert members(running.process.pid) == set()
 
 
+def test_each_line_of_boxlinks_own_stands_once_with_its_time(machine: Machine) -> None:
+    """What a daemon has in its own log is shown, and not written again; what it can only say is, with the time."""
+    (machine.place / "source").mkdir()
+    (machine.place / "source/a.txt").write_text("no cover")
+    machine.run("init")
+    machine.run("publish", "covers", "source")
+    render = ["boxlink", "render", "--data", "{data}", "--dataset", "covers", "--listen", "127.0.0.1:0"]
+    path = role(
+        machine,
+        ("sync", ["boxlink", "sync", "--data", "{data}"], 20),
+        ("render", render, 60),
+        ("proxy", ["boxlink", "proxy", "--listen", "127.0.0.1:0"], 20),
+        ("wrong", ["boxlink", "proxy", "--listen", "nowhere"], 20),
+    )
+    with up(machine, path) as running:
+        until(lambda: any(said["line"].startswith("render: ready ") for said in running.all("output")))
+        until(lambda: any(said["line"].startswith("listening on ") for said in running.all("output")))
+        running.wait("ended", process="wrong")
+        assert any(said["line"].startswith("boxlink: started ") for said in running.all("output", process="sync"))
+        assert running.end() == 0
+    machine.run("sync", "--data", "data", "--once")  # what was said last goes up, too
+    lines = [json.loads(found["line"]) for found in machine.json("logs")["lines"]]
+    assert [line for line in lines if "at" not in line] == []
+
+    def all_about(text: str) -> list[str]:
+        return [line["event"] for line in lines if text in line["event"]]
+
+    assert all_about("ready") == ["ready"]
+    assert all_about("draining") == ["draining"]
+    assert all_about("listening on")[0].startswith("listening on 127.0.0.1:")
+    assert "boxlink: invalid: --listen 'nowhere' is no address" in all_about("is no address")
+    assert not all_about("boxlink: started")
+
+
 def test_kill_9_leaves_no_grandchild_either_but_what_went_its_own_way(machine: Machine) -> None:
     """A shell's child, a child of that one, and one that has a session of its own, as the keepers of mounts have."""
     script_text = "sleep 600 & echo $!; sh -c 'sleep 601 & echo $!; wait' & setsid sleep 602 & sleep 0.1; echo $!; wait"

@@ -246,6 +246,8 @@ def test_paused_and_aborted(rolled: Rolled) -> None:
     assert rolled.boxlink(*words, "--abort", "--dry-run")["state"] == "paused"
     elsewhere = rolled.boxlink("upgrade", "render", "--local", str(fleet.root / "other"), "--abort", code=13)
     assert "is of the nodes at" in elsewhere["error"]["message"]
+    elsewhere = rolled.boxlink("upgrade", "render", "--abort", code=13)
+    assert elsewhere["error"]["hint"].endswith(f"with --local {rolled.place}")
     aborted = rolled.boxlink(*words, "--abort")
     assert aborted["state"] == "rolled back"
     assert rolled.names() == ["render-1", "render-2"]
@@ -280,7 +282,9 @@ def test_values_that_no_node_can_have_begin_nothing(rolled: Rolled, word: str, s
 def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]) -> None:
     rolled.fleet.publish(small_wall(5))
     words = ["upgrade", "render", "--local", str(rolled.place)]
-    assert "no node of that role" in rolled.boxlink(*words, "--seq", "covers=1", code=10)["error"]["message"]
+    none = rolled.boxlink(*words, "--seq", "covers=1", code=10)["error"]
+    assert none["message"] == f"no node of role render runs below {rolled.place}"
+    assert "instances of EC2 are upgraded without --local" in none["hint"]
     assert "to what?" in rolled.boxlink(*words, code=2)["error"]["message"]
     assert "is no DATASET=SEQ" in rolled.boxlink(*words, "--seq", "covers", code=2)["error"]["message"]
     rolled.launch(1)
@@ -295,6 +299,8 @@ def test_what_a_person_is_told(rolled: Rolled, capfd: pytest.CaptureFixture[str]
         assert other["message"] == "node render-1 is up, and stays at seq 1 of covers, not at seq 2"
         assert other["hint"].startswith(f"boxlink upgrade render --local {rolled.place} --seq covers=2 ")
     assert (rolled.place / "render-1/data/covers/synch.active").read_text() == "seq=1\n", "what runs is left as it is"
+    other = rolled.boxlink("upgrade", "proxy", *words[2:], "--seq", "covers=2", code=10)["error"]
+    assert "there are: render-1 (role render)" in other["hint"]
     planned = rolled.boxlink(*words, "--seq", "covers=2", "--dry-run")
     assert [step["new"]["node"] for step in planned["steps"]] == ["render-000001-1"]
     assert planned["state"] == "planned"

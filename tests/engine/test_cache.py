@@ -26,6 +26,7 @@ from synclib.core.extent_map import Extent
 from synclib.disk.blob_cache import BlobCache
 from synclib.disk.cache_record import CacheRecord
 from synclib.disk.hydrated import note_native
+from synclib.disk.start_trace import StartTrace, write_start_trace
 from synclib.errors import Unavailable
 from synclib.lazy.scrub import scrub
 from tests.cached_space import CachedSpace, churn, publish_space, read_at_random
@@ -43,7 +44,7 @@ def place(published: Path, tmp_path: Path) -> Path:
     """A published space, and no cache of it."""
     with CachedSpace(published) as space:
         directory = space.directory
-    for name in ("blob", "held", "generation", "clock", "pins.json"):
+    for name in ("blob", "held", "generation", "clock", "pins.json", "start-trace"):
         (directory / name).unlink(missing_ok=True)
     return published
 
@@ -303,6 +304,44 @@ def test_what_is_read_again_outlives_a_scan(place: Path) -> None:
         assert sum(space.cache.has(extent) for extent in hot) >= 28
         assert sum(space.cache.has(extent) for extent in cold) < 100
         assert space.cache.counts.evicted_bytes > 4 << 20
+
+
+def test_what_a_start_up_needs_outlives_a_scan_up_to_a_bound(place: Path) -> None:
+    """It was read once, and is not read again until the next start."""
+    with CachedSpace(place, Limits(2 << 20)) as space:
+        extents = space.extents()
+        boot, cold = extents[100:300], extents[300:]
+        evictor = space.evictor()
+
+        def scan() -> set[int]:
+            for extent in [*boot, *extents[:100], *cold]:
+                space.blob.read(extent.position, extent.chunk.plain_bytes)
+                evictor.keep_reserve()
+            return {index for index, extent in enumerate(boot) if space.cache.has(extent)}
+
+        assert len(scan() & set(range(40))) < 5
+        write_start_trace(space.directory, StartTrace("digest", [(n, extent) for n, extent in enumerate(boot)]))
+        stayed = scan()
+        sizes = [extent.chunk.plain_bytes for extent in boot]
+        first = [index for index in range(len(boot)) if sum(sizes[: index + 1]) <= 1 << 19]
+        assert len(first) > 40
+        assert stayed >= set(first)
+        assert space.cache.held_bytes() <= 2 << 20
+        # Who says what shall go is obeyed.
+        evictor.evict_to(0)
+        assert space.cache.held_bytes() == 0
+        space.assert_all_right()
+
+
+def test_a_start_trace_that_does_not_read_spares_nothing(place: Path) -> None:
+    with CachedSpace(place, Limits(2 << 20)) as space:
+        (space.directory / "start-trace").write_bytes(b"BXLY damaged")
+        for extent in space.extents():
+            space.blob.read(extent.position, extent.chunk.plain_bytes)
+            space.evictor().keep_reserve()
+        assert space.cache.held_bytes() <= 2 << 20
+        space.evictor().evict_to(0)
+        assert space.cache.held_bytes() == 0
 
 
 def test_a_cache_without_room_is_no_error_of_a_reader(place: Path) -> None:

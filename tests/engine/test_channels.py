@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from synclib.core.markers import Down, parse_down
-from synclib.core.names import channel_key
+from synclib.core.names import channel_key, tag_key
 from synclib.core.registration import Channel, parse_channel
-from synclib.engine.channels import channels, freeze_channel, move_channel, read_channel
+from synclib.engine.channels import channels, freeze_channel, move_channel, read_channel, remove_channel
 from synclib.engine.follow import Follower
 from synclib.engine.tags import set_tag, tags
 from synclib.errors import Ambiguous, BoxlinkError, Conflict, Corrupt, Invalid, Missing
@@ -94,6 +94,35 @@ def test_what_it_names_and_named_before_is_spared(kit: Kit) -> None:
         "channel-stable": 3,
         "channel-stable-before": 1,
     }
+
+
+def test_one_that_nobody_uses_goes_with_its_tags(kit: Kit) -> None:
+    move(kit, 1)
+    move(kit, 3)
+
+    def remove(check: Callable[[Channel | None], None] = lambda _: None, *, dry: bool = False) -> object:
+        return remove_channel(kit.store, kit.host, "stable", check, is_dry_run=dry)
+
+    def refuse(_: Channel | None) -> None:
+        raise Conflict("followed")
+
+    with pytest.raises(Conflict, match="followed"):
+        remove(refuse)
+    assert isinstance(remove(dry=True), Channel)
+    read = read_channel(kit.store, "stable")
+    assert read is not None
+    assert not read.channel.frozen, "nothing was changed"
+    assert len(tags(kit.dataset)) == 2
+    # As whoever was killed in between left it.
+    freeze_channel(kit.store, kit.host, "stable", is_frozen=True)
+    kit.store.delete(tag_key("data/covers", "channel-stable"))
+    assert isinstance(remove(), Channel)
+    assert channels(kit.store) == {}
+    assert tags(kit.dataset) == {}
+    assert remove(refuse) is None, "once more changes nothing"
+    kit.store.put(channel_key("stable"), b"damaged")
+    assert isinstance(remove(), Corrupt)
+    assert channels(kit.store) == {}
 
 
 class Meanwhile(MemoryStore):

@@ -13,15 +13,17 @@ from proxy.metrics import Counters
 from proxy.registry import Registry
 from synclib.clock import ManualClock, SeededEntropy, now_text
 from synclib.core import zstd
-from synclib.core.fleet import Seen, row_of
-from synclib.core.registration import NodeStatus, Registration, parse_node_status
+from synclib.core.fleet import Seen, may_follow, row_of
+from synclib.core.registration import Channel, NodeStatus, Registration, parse_node_status
 from synclib.engine.fleet import fleet_rows
+from synclib.engine.fleet_forget import forget_node
 from synclib.engine.host import Host
 from synclib.engine.report import Identity, MountFigures, Reporter
-from synclib.errors import BoxlinkError, Corrupt, Unavailable
+from synclib.errors import BoxlinkError, Conflict, Corrupt, Unavailable
 from synclib.store.memory import MemoryStore
 from synclib.store.open import open_store
 from tests.kit import Kit
+from tools.fleet.one_up import note_followed
 from tools.fleet_status import row_text
 
 DIGEST = "5" * 64
@@ -83,6 +85,21 @@ def test_where_it_is_told_to_stand_is_said_as_well(rig: Rig) -> None:
     said = rig.said()
     assert said is not None
     assert said.held == {"covers": 3}
+
+
+def test_which_channels_it_follows(rig: Rig) -> None:
+    host = Host("n1", rig.clock, SeededEntropy(1), rig.data, rig.data)
+    rig.reporter = Reporter(rig.data, rig.store, host, Identity(), ["canary"])
+    (rig.data / ".boxlink").mkdir()
+    note_followed(rig.data, "render", "stable")
+    said = rig.said()
+    assert said is not None
+    assert said.channels == ["canary", "stable"]
+    note_followed(rig.data, "render", "")
+    rig.clock.advance(5)
+    said = rig.said()
+    assert said is not None
+    assert said.channels == ["canary"]
 
 
 def test_it_says_it_again_when_something_changes_and_each_half_minute(rig: Rig) -> None:
@@ -164,6 +181,53 @@ def test_a_fleet_is_read_from_the_store(tmp_path: Path) -> None:
     assert "\n      2026-01-02 e text=xxx" in shown
     assert "{" not in shown
     assert list(row.seen.registrations) == ["proxy/10.0.0.1.p80"]
+
+
+def test_who_follows_a_channel() -> None:
+    channel = Channel(dataset="covers", seq=5, at="")
+    assert may_follow(status(channels=["stable"]), "stable", None)
+    assert not may_follow(status(channels=[], held={"covers": 5}), "stable", channel)
+    assert may_follow(status(held={"covers": 5}), "stable", channel), "it does not say"
+    assert not may_follow(status(held={"covers": 4}), "stable", channel)
+
+
+class Renewing(MemoryStore):
+    """What is registered is renewed while it is waited."""
+
+    def again(self) -> None:
+        self.put("proxy/10.0.0.1.p80", Registration(handles=["/"], node="n1", renewed=2).model_dump_json().encode())
+
+
+def test_what_a_node_that_is_gone_left_is_taken_away() -> None:
+    store, clock = Renewing(), ManualClock()
+    said = NodeStatus(role="render", at=now_text(clock))
+    store.put("node/n1", said.model_dump_json().encode())
+    store.put("swap/n1", b"{}")
+    store.put("log/n1/a.log/0", b"x")
+    store.put("proxy/10.0.0.1.p80", Registration(handles=["/"], node="n1").model_dump_json().encode())
+    store.put("proxy/10.0.0.2.p80", Registration(handles=["/"]).model_dump_json().encode())
+    store.put("node/n2", b"damaged")
+
+    def forget(name: str, *, dry: bool = False) -> list[str]:
+        return forget_node(store, clock, name, lambda _: None, is_dry_run=dry)
+
+    clock.advance(80)
+    with pytest.raises(Conflict, match="it told 80 s ago how it does"):
+        forget("n1")
+    clock.advance(11)
+    wanted = ["proxy/10.0.0.1.p80", "node/n1"]
+    before = [info.key for info in store.list("")]
+    assert forget("n1", dry=True) == wanted
+    assert [info.key for info in store.list("")] == before
+    with pytest.raises(Conflict, match="renews its registration"):
+        forget_node(store, clock, "n1", lambda _: store.again(), is_dry_run=False)
+    assert [info.key for info in store.list("")] == before
+    assert forget("n1") == wanted
+    assert [info.key for info in store.list("")] == ["log/n1/a.log/0", "node/n2", "proxy/10.0.0.2.p80"]
+    assert forget("n1") == [], "once more changes nothing"
+    assert forget("n2") == ["node/n2"]
+    assert forget("proxy/10.0.0.2.p80") == ["proxy/10.0.0.2.p80"]
+    assert [info.key for info in store.list("")] == ["log/n1/a.log/0"]
 
 
 HUGE = b'{"v":1,"at":"2026-01-01T00:00:00Z","disk_bytes":1' + b"0" * 400 + b"}"

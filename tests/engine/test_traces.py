@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,14 +13,19 @@ import pytest
 
 from synclib.clock import ManualClock
 from synclib.core.entry import ADDRESS_UNIT, Entry, Kind
+from synclib.core.extent_map import Extent
 from synclib.core.likely import BYTES_MAX, likely
 from synclib.core.trace import QUIET_S, START_UP_S_MAX, TRACES_KEPT, Touch, Trace, encode_trace, union
+from synclib.disk.start_trace import read_start_trace
+from synclib.engine.host import Host
 from synclib.engine.startup import StartUp
 from synclib.engine.traces import extents_of, locate, publish_trace, read_traces, resolve
+from synclib.errors import Missing
 from synclib.lazy.chain import Chain
 from synclib.lazy.dataset import Dataset
+from synclib.lazy.entry_extents import EntryExtents
 from synclib.lazy.run_reader import StoreRuns
-from synclib.store.base import Store
+from synclib.store.base import Buffer, Store
 from synclib.store.memory import MemoryStore
 from tests.kit import Kit
 
@@ -33,17 +40,55 @@ def make(place: Path) -> Kit:
     return kit
 
 
+def start_up_of(
+    kit: Kit,
+    cache: Path,
+    ready: Path,
+    *,
+    store: Store | None = None,
+    host: Host | None = None,
+    is_seen_whole: bool = True,
+) -> StartUp:
+    """Of the newest seq, which is mounted as a tree."""
+    manifest = kit.dataset.read_head().manifest
+    dataset = kit.dataset if store is None else Dataset(store, kit.dataset.root)
+    with contextlib.suppress(Missing):
+        extents = EntryExtents(chain_of(kit))
+        for entry in chain_of(kit).entries():
+            extents.know(entry)
+    words = (manifest.seq, manifest.digest, extents, cache, ready)
+    return StartUp(dataset, host or kit.host, *words, is_seen_whole=is_seen_whole)
+
+
+def extents_at(kit: Kit, positions: Sequence[int]) -> list[tuple[int, Extent]]:
+    """(its place in the order, extent) of what stands there now or stood there in the first seq."""
+    every = {
+        extent.position: extent
+        for seq in (1, None)
+        for runs in [kit.dataset.manifest_at(seq).runs]
+        for entry in Chain.of(StoreRuns(kit.store), kit.dataset.root, runs).entries()
+        for extent in extents_of(entry)
+    }
+    return [(number, every[place]) for number, place in enumerate(positions)]
+
+
 class Noting:
-    """Notes what a store is asked for."""
+    """Notes what a store is asked for, and how many bytes of which objects."""
 
     def __init__(self, store: Store, asked: list[str]) -> None:
         self._store, self._asked = store, asked
+        self.ranges: list[tuple[str, int]] = []
 
     def __getattr__(self, name: str) -> object:
         found = getattr(self._store, name)
         if callable(found):
             self._asked.append(name)
         return found
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        self._asked.append("get_ranges")
+        self.ranges += [(key, stop - start) for start, stop in ranges]
+        return self._store.get_ranges(key, ranges)
 
 
 def chain_of(kit: Kit) -> Chain:
@@ -84,13 +129,18 @@ def test_what_does_not_read_is_passed_over(tmp_path: Path) -> None:
 def test_touches_are_told_by_path_and_found_again_at_a_later_seq(tmp_path: Path) -> None:
     kit = make(tmp_path)
     touched = [(5, position(kit, b"07")), (9, position(kit, b"a/large", 2)), (11, position(kit, b"03"))]
-    touches = resolve(chain_of(kit), [*touched, (12, 1)])
+    found = extents_at(kit, [place for _, place in touched])
+    stranger = Extent(1, found[0][1].chunk)
+    touches = resolve(
+        chain_of(kit),
+        [*((at_ms, extent) for (at_ms, _), (_, extent) in zip(touched, found, strict=True)), (12, stranger)],
+    )
     assert [(touch.path, touch.at_ms) for touch in touches] == [(b"07", 5), (b"a/large", 9), (b"03", 11)]
     large = next(entry for entry in chain_of(kit).entries() if entry.path == b"a/large")
     assert touches[1].offset == sum(chunk.plain_bytes for chunk in large.chunks[:2])
     assert touches[1].length == large.chunks[2].plain_bytes
-    found = list(locate(chain_of(kit), touches))
-    assert sorted((round(at_s * 1000), extent.position) for at_s, extent in found) == sorted(touched)
+    located = list(locate(chain_of(kit), touches))
+    assert sorted((at_ms, extent.position) for at_ms, extent in located) == sorted(touched)
     # Another content at a path, one that is gone, one that stays where it was.
     changed = {b"07": b"new" * 4000}
     kit.write(
@@ -99,7 +149,7 @@ def test_touches_are_told_by_path_and_found_again_at_a_later_seq(tmp_path: Path)
         | {b"a/large": (kit.directory / "a/large").read_bytes(), b"00a": b"before", b"a": None}
     )
     kit.publish()
-    again = {round(at_s * 1000): extent for at_s, extent in locate(chain_of(kit), touches)}
+    again = dict(locate(chain_of(kit), touches))
     assert again.keys() == {5, 9}
     assert again[5].position == position(kit, b"07") != touched[0][1]
     assert again[9].position == touched[1][1]
@@ -117,7 +167,7 @@ def test_a_place_that_a_shorter_file_no_longer_has_is_left_out(tmp_path: Path) -
     assert found == extents_of(entry)[-1:]
 
 
-@pytest.mark.parametrize("how", ["told", "quiet", "long"])
+@pytest.mark.parametrize("how", ["told", "said", "quiet", "long"])
 def test_a_start_up_ends_and_is_published_once(tmp_path: Path, how: str) -> None:
     kit = make(tmp_path)
     clock = ManualClock()
@@ -127,7 +177,7 @@ def test_a_start_up_ends_and_is_published_once(tmp_path: Path, how: str) -> None
     ready = tmp_path / "ready"
 
     def start_up() -> StartUp:
-        return StartUp(kit.dataset, host, 1, cache, ready, is_seen_whole=True)
+        return start_up_of(kit, cache, ready, host=host)
 
     first = start_up()
     entry = next(entry for entry in chain_of(kit).entries() if entry.path == b"07")
@@ -136,6 +186,8 @@ def test_a_start_up_ends_and_is_published_once(tmp_path: Path, how: str) -> None
     first.touches.note(extents_of(entry))
     if how == "told":
         ready.touch()
+    elif how == "said":
+        first.end()
     elif how == "quiet":
         clock.advance(QUIET_S - 1)
         assert not first.touches.is_over()
@@ -165,7 +217,7 @@ def test_a_start_up_ends_and_is_published_once(tmp_path: Path, how: str) -> None
 
 def test_a_worker_that_came_later_publishes_nothing(tmp_path: Path) -> None:
     kit = make(tmp_path)
-    start_up = StartUp(kit.dataset, kit.host, 1, tmp_path, tmp_path / "ready", is_seen_whole=False)
+    start_up = start_up_of(kit, tmp_path, tmp_path / "ready", is_seen_whole=False)
     start_up.touches.note(extents_of(next(entry for entry in chain_of(kit).entries() if entry.path == b"07")))
     (tmp_path / "ready").touch()
     start_up.run(lambda: None, threading.Event())
@@ -181,14 +233,54 @@ def test_who_has_nothing_to_add_does_not_look_through_the_chain(tmp_path: Path) 
         publish_trace(kit.dataset, kit.host, 1, [Touch(b"%d" % number, 0, 1, number)])
     asked: list[str] = []
     store = Noting(kit.store, asked)
-    start_up = StartUp(
-        Dataset(cast("Store", store), kit.dataset.root), kit.host, 1, cache, tmp_path / "ready", is_seen_whole=True
-    )
+    start_up = start_up_of(kit, cache, tmp_path / "ready", store=cast("Store", store))
     start_up.touches.note(extents_of(entry))
     (tmp_path / "ready").touch()
     start_up.run(lambda: None, threading.Event())
     assert asked == ["list"]
     assert len(read_traces(kit.dataset)) == TRACES_KEPT
+
+
+@pytest.mark.parametrize("files", [600, 2400])
+def test_what_it_costs_to_publish_follows_the_trace_not_the_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    monkeypatch.setattr("synclib.engine.reading._JOB_FILES", 50)  # a pack
+    monkeypatch.setattr("synclib.core.runfile.BLOCK_PLAIN_TARGET", 4000)
+    kit = Kit(tmp_path)
+    chance = random.Random(4)
+    kit.write({b"%05d" % number: chance.randbytes(300) for number in range(files)})
+    kit.publish()
+    manifest = kit.dataset.read_head().manifest
+    (run,) = manifest.runs
+    cache = tmp_path / "lazy"
+    cache.mkdir()
+    store = Noting(kit.store, [])
+    start_up = start_up_of(kit, cache, tmp_path / "ready", store=cast("Store", store))
+    for path in (b"00300", b"00007"):
+        start_up.touches.note(extents_of(next(entry for entry in chain_of(kit).entries() if entry.path == path)))
+    (tmp_path / "ready").touch()
+    start_up.run(lambda: None, threading.Event())
+    (trace,) = read_traces(kit.dataset)
+    assert [touch.path for touch in trace.touches] == [b"00300", b"00007"]
+    blocks = [size for key, size in store.ranges if size != run.tail_bytes]
+    assert {key for key, _ in store.ranges} == {run.key(kit.dataset.root)}
+    assert 0 < len(blocks) <= 4  # each of two packs lies in one block, or in two that are neighbours
+    assert sum(blocks) < 8000 < run.object_bytes - run.tail_bytes
+
+
+def test_a_path_that_newer_runs_have_taken_away_is_not_told(tmp_path: Path) -> None:
+    """A file that was renamed may have its bytes where they were."""
+    kit = make(tmp_path)
+    touched = {path: position(kit, path) for path in (b"07", b"08", b"09")}
+    content = {b"%02d" % n: (kit.directory / f"{n:02}").read_bytes() for n in range(20)}
+    large = {b"a": None, b"a/large": (kit.directory / "a/large").read_bytes()}
+    moved = {path: data for path, data in content.items() if path not in (b"07", b"08")}
+    kit.write(moved | large | {b"07 moved": content[b"07"], b"08": b"changed" * 900})
+    kit.publish()
+    found = extents_at(kit, [*touched.values(), position(kit, b"07 moved"), position(kit, b"08")])
+    told = {touch.path for touch in resolve(chain_of(kit), found)}
+    assert told == {b"09", b"07 moved", b"08"}
 
 
 def test_of_a_long_chain_only_the_blocks_that_are_needed_are_read(
@@ -201,7 +293,7 @@ def test_of_a_long_chain_only_the_blocks_that_are_needed_are_read(
         monkeypatch.setattr("synclib.engine.startup._FILL_BYTES_MAX", limit)
         cache = tmp_path / str(limit) / "lazy"
         cache.mkdir(parents=True)
-        start_up = StartUp(kit.dataset, kit.host, 1, cache, tmp_path / "ready", is_seen_whole=True)
+        start_up = start_up_of(kit, cache, tmp_path / "ready")
         assert sorted(extent.position for _, extent in start_up.read_trace()) == wanted
         copies = [path for path in (cache.parent / "run").iterdir() if path.name != "lock"]
         assert bool(copies) == (limit > 0)
@@ -213,15 +305,60 @@ def test_a_store_that_is_away_costs_nothing_but_the_trace(tmp_path: Path) -> Non
     kit.store.put(
         "data/covers/trace/" + "0" * 19 + "1-" + "0" * 26, encode_trace(Trace(1, "n", 1, [Touch(b"07", 0, 1, 0)]))
     )
-    start_up = StartUp(kit.dataset, kit.host, 1, tmp_path, tmp_path / "ready", is_seen_whole=True)
+    start_up = start_up_of(kit, tmp_path, tmp_path / "ready")
     assert len(list(start_up.read_trace())) == 1
     for info in list(kit.store.list("data/covers/run/")):
         kit.store.delete(info.key)
     elsewhere = tmp_path / "elsewhere/lazy"
     elsewhere.mkdir(parents=True)
-    start_up = StartUp(kit.dataset, kit.host, 1, elsewhere, tmp_path / "ready", is_seen_whole=True)
+    start_up = start_up_of(kit, elsewhere, tmp_path / "ready")
     assert list(start_up.read_trace()) == []
     assert union([]) == []
+
+
+def test_a_start_without_a_store_replays_what_was_replayed_here_before(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    publish_trace(kit.dataset, kit.host, 1, [Touch(b"07", 0, 1, 5), Touch(b"03", 0, 1, 9)])
+    cache = tmp_path / "lazy"
+    cache.mkdir()
+    first = list(start_up_of(kit, cache, tmp_path / "ready").read_trace())
+    assert [extent.position for _, extent in sorted(first)] == [position(kit, b"07"), position(kit, b"03")]
+    asked: list[str] = []
+    store = cast("Store", Noting(kit.store, asked))
+    again = start_up_of(kit, cache, tmp_path / "ready", store=store)
+    assert sorted(again.read_trace()) == sorted(first)
+    assert asked == []
+    # One that is damaged is found anew.
+    kept = cache / "start-trace"
+    kept.write_bytes(kept.read_bytes()[:-9] + bytes(9))
+    assert sorted(start_up_of(kit, cache, tmp_path / "ready").read_trace()) == sorted(first)
+
+
+def test_what_this_node_read_itself_is_replayed_too_whatever_others_did(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    cache = tmp_path / "lazy"
+    cache.mkdir()
+    for number in range(TRACES_KEPT):
+        publish_trace(kit.dataset, kit.host, 1, [Touch(b"01", 0, 1, number)])
+    for path in (b"07", b"08"):  # of two starts the last one counts
+        own = start_up_of(kit, cache, tmp_path / "ready")
+        list(own.read_trace())
+        own.touches.note(extents_of(next(entry for entry in chain_of(kit).entries() if entry.path == path)))
+        (tmp_path / "ready").touch()
+        own.run(lambda: None, threading.Event())
+        (tmp_path / "ready").unlink()
+    wanted = {position(kit, b"01"), position(kit, b"08")}
+    assert {extent.position for _, extent in start_up_of(kit, cache, tmp_path / "ready").read_trace()} == wanted
+    # It is where it was at the next seq; the content of the one that has changed is not.
+    kit.write(
+        {b"%02d" % n: (kit.directory / f"{n:02}").read_bytes() for n in range(20) if n != 1}
+        | {b"01": b"new" * 4000, b"a": None, b"a/large": (kit.directory / "a/large").read_bytes()}
+    )
+    kit.publish()
+    start_up = start_up_of(kit, cache, tmp_path / "ready")
+    found = {extent.position for _, extent in start_up.read_trace()}
+    assert found == {position(kit, b"01"), position(kit, b"08")} != wanted
+    assert read_start_trace(cache).digest == kit.dataset.read_head().manifest.digest
 
 
 def test_before_there_is_a_trace_the_files_at_the_top_come_first(tmp_path: Path) -> None:
@@ -235,7 +372,7 @@ def test_before_there_is_a_trace_the_files_at_the_top_come_first(tmp_path: Path)
     large = chance.randbytes(5 << 20)
     kit.write(files | {b"model": large, b"empty": b""})
     kit.publish()
-    start_up = StartUp(kit.dataset, kit.host, 1, tmp_path, tmp_path / "ready", is_seen_whole=True)
+    start_up = start_up_of(kit, tmp_path, tmp_path / "ready")
     found = sorted(start_up.read_trace(), key=lambda item: item[0])
     chain = chain_of(kit)
     model = extents_of(next(entry for entry in chain.entries() if entry.path == b"model"))

@@ -171,6 +171,17 @@ def test_another_seq_on_the_same_cache_leaves_the_first_readable(mounted: Hydrat
     assert hashlib.sha256((mounted.target / "large").read_bytes()).digest() == digest
 
 
+def test_a_cache_that_no_daemon_serves_says_so_when_it_is_to_be_steered(mounted: Hydrating) -> None:
+    mounted.hydrate()
+    mounted.mount()
+    assert mounted.row()["served"] == "native"
+    for words in (("evict",), ("pin", "large"), ("unpin", "large"), ("rate", "1M")):
+        error = mounted.machine.json("cache", words[0], mounted.target, *words[1:], code=2)["error"]
+        assert "every byte is here" in error["message"], words
+        assert "--cache-size" in error["hint"]
+    mounted.assert_same()
+
+
 def test_a_mount_on_a_grown_file_reads_right(mounted: Hydrating) -> None:
     """An image whose device says fewer blocks than the file has by now."""
     mounted.hydrate()

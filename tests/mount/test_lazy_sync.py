@@ -306,6 +306,10 @@ def test_what_a_sync_left_that_has_ended_can_be_unmounted(site: Site) -> None:
     site.wait(lambda: site.down()["seq"] == 1)
     site.stop()
     site.assert_same()
+    (row,) = site.machine.json("status")["mounts"]
+    assert row["directory"] == str(site.covers), "where programs read it, and every verb takes it"
+    assert row["mount"].startswith(str(site.data / ".boxlink/lazy/covers"))
+    assert f" on {site.covers}: ".encode() in site.machine.run("status")
     with open(site.covers / "large", "rb") as held:
         refused = site.machine.json("umount", site.covers, code=13)["error"]
         assert "--force" in refused["hint"]

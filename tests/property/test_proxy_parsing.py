@@ -6,7 +6,7 @@ import contextlib
 
 import httptools
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.core.body import ChunkedBody
@@ -105,6 +105,7 @@ def test_what_a_backend_is_sent_reads_back_as_the_same_request(head: bytes) -> N
 
 
 @given(_SOUP, st.integers(1, 5))
+@example(b"\r\r\n\r\n", 1)
 def test_a_head_is_found_or_refused_alike_whole_or_in_pieces(data: bytes, size: int) -> None:
     def outcome(pieces: list[bytes]) -> object:
         buffer, scanned = bytearray(), 0

@@ -36,6 +36,8 @@ class Model:
         self.states = bytearray(units)
         self.room, self.at = room, 0
         self.count = 0
+        self.round = self.seen = (0, 0)  # held, and in the main part, as the hand counts them
+        self.stays: set[int] = set()
 
     def held(self) -> set[int]:
         return {unit for unit, state in enumerate(self.states) if is_held(state)}
@@ -44,19 +46,24 @@ class Model:
         if is_held(self.states[unit]):
             self.states[unit] = used(self.states[unit])
             return
-        while self.count >= self.room:
+        for _ in range(100_000):
+            if self.count < self.room:
+                break
             self.evict()
+        assert self.count < self.room
         self.count += 1
         self.states[unit] = arrived(self.states[unit], 4096, is_shared=False)
 
     def evict(self) -> None:
         if self.at >= len(self.states):
-            self.at = 0
-        main = sum(self.states.count(kind) for kind in range(MAIN, MAIN + 4))
-        done = pass_over(bytes(self.states[self.at :]), part_to_evict(self.count, main), 1, lambda _: False)
-        self.states[self.at : self.at + len(done.states)] = done.states
+            self.at, self.round, self.seen = 0, self.seen, (0, 0)
+        at, (held, main) = self.at, self.round
+        done = pass_over(bytes(self.states[at:]), part_to_evict(held, main), 1, lambda index: at + index in self.stays)
+        self.states[at : at + len(done.states)] = done.states
         self.at += len(done.states)
         self.count -= len(done.victims)
+        self.round = held + done.held_change, main + done.main_change
+        self.seen = self.seen[0] + done.held_units, self.seen[1] + done.main_units
 
 
 def test_a_scan_leaves_what_is_read_again() -> None:
@@ -108,8 +115,26 @@ def test_a_pass_ends_where_enough_goes_and_spares_what_is_pinned(part: Part) -> 
     done = pass_over(window, part, 5, lambda index: index == 0)
     assert done.victims == [3, 5, 6]
     assert done.states[0] == part.value
+    assert (done.held_units, done.main_units) == (0, 0)
     done = pass_over(window, part, 2, lambda _: False)
     assert (done.victims, len(done.states)) == ([0, 3], 5)
+
+
+def test_what_stays_does_not_keep_the_main_part_from_giving_way() -> None:
+    """All of it came once; the main part is read no more, and what is new is read again and again."""
+    cache = Model(1000, room=100)
+    for unit in range(40):
+        cache.read(unit)
+    for _ in range(3):
+        for unit in range(100, 160):
+            cache.read(unit)
+    cache.stays = set(range(40))
+    for _ in range(6):
+        for unit in range(500, 550):
+            cache.read(unit)
+            cache.read(unit)
+    assert cache.stays <= cache.held()
+    assert len(cache.held() & set(range(500, 550))) >= 45
 
 
 def test_counts_of_a_pass() -> None:
@@ -165,5 +190,8 @@ def test_limits() -> None:
     assert limits.shortage(held_bytes=100 << 20, free_bytes=1 << 40) == limits.reserve_bytes
     assert limits.shortage(held_bytes=1 << 20, free_bytes=0) == 1 << 20
     assert Limits(None, 0).shortage(held_bytes=1 << 40, free_bytes=1 << 40) == 0
+    assert limits.spared_bytes(held_bytes=90 << 20, free_bytes=1 << 40) * 2 == (100 << 20) - limits.reserve_bytes
+    assert limits.spared_bytes(held_bytes=20 << 20, free_bytes=1 << 30) * 2 == (20 << 20) - limits.reserve_bytes
+    assert limits.spared_bytes(held_bytes=1 << 20, free_bytes=0) == 0
     assert eviction.floor_bytes(1 << 40) == 1 << 30
     assert eviction.floor_bytes(20 << 20) == 1 << 20

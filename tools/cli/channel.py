@@ -16,6 +16,7 @@ def command() -> None:
     boxlink channel set stable covers 41 --back
     boxlink channel freeze stable
     boxlink channel ls
+    boxlink channel rm stable
     """
 
 
@@ -76,6 +77,49 @@ def freeze(context: Context, name: str, thaw: bool) -> None:
     channel = freeze_channel(context.open_store(), open_host(context), _named(name), is_frozen=not thaw)
     state = "frozen" if channel.frozen else "free to move"
     context.emit({"name": name, **channel.model_dump(exclude_none=True)}, f"channel {name}: {state} at {channel.seq}")
+
+
+@command.command("rm")
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Say what would go; take nothing away.")
+@node_option
+@verb
+def remove(context: Context, name: str, dry_run: bool) -> None:
+    """Take channel NAME away, and the tags by which retention spares its seqs. Not while a node that runs follows it.
+
+    Where there is none of that name nothing is done.
+    """
+    from synclib.clock import SystemClock
+    from synclib.core.fleet import may_follow
+    from synclib.core.registration import Channel
+    from synclib.engine.channels import remove_channel
+    from synclib.engine.fleet import live_nodes
+    from synclib.errors import BoxlinkError, Conflict
+    from tools.cli_engine import open_host
+
+    store = context.open_store()
+
+    def check(found: Channel | None) -> None:
+        problems: list[str] = []
+        live = live_nodes(store, SystemClock(), problems)
+        for problem in problems:
+            context.note(f"boxlink: passed over: {problem}")
+        followers = sorted(node for node, status in live.items() if may_follow(status, name, found))
+        if followers:
+            raise Conflict(
+                f"channel {name} is followed by {', '.join(followers)}",
+                hint="stop them, or start them without it (--channel of sync, release_channel of a role) first",
+            )
+
+    found = remove_channel(store, open_host(context), _named(name), check, is_dry_run=dry_run)
+    result: dict[str, object] = {"name": name, "removed": found is not None and not dry_run}
+    if isinstance(found, BoxlinkError):
+        result["error"] = found.as_dict()
+        context.note(f"boxlink: it was damaged ({found.message}): boxlink tag DATASET lists tags that it may have left")
+    elif found is not None:
+        result |= found.model_dump(exclude_none=True)
+    went = "would be taken away" if dry_run else "is taken away"
+    context.emit(result, f"there is no channel {name}" if found is None else f"channel {name} {went}")
 
 
 def _named(name: str) -> str:

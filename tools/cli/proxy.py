@@ -18,6 +18,7 @@ import click
 from synclib.errors import Invalid
 from tools.cli_context import Context, Finite, verb
 from tools.cli_share import share_option
+from tools.heard import is_heard
 from tools.notify import ALIVE, READY, notify, watchdog_s
 
 if TYPE_CHECKING:
@@ -179,14 +180,14 @@ def _logger(context: Context) -> structlog.typing.FilteringBoundLogger:
     import structlog
 
     level = logging.WARNING if context.is_quiet else logging.DEBUG if context.is_verbose else logging.INFO
-    as_json = context.is_json or context.is_verbose
+    as_json = context.is_json or context.is_verbose or is_heard()
     renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         structlog.PrintLogger(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at" if as_json else "timestamp"),
             structlog.processors.format_exc_info,
             renderer,
         ],

@@ -33,12 +33,12 @@ def command(context: Context, directory: Path | None) -> None:
     rows: list[dict[str, object]] = []
     code = 0
     for place, spec in found:
-        row: dict[str, object] = {"directory": spec.target}
+        row: dict[str, object] = {"directory": spec.directory}
         try:
             row["version"] = renew(place, spec)["version"]
         except BoxlinkError as error:
             row["error"], code = error.as_dict(), code or error.exit_code
-            context.note(f"boxlink: {error.kind}: {spec.target}: {error.message}")
+            context.note(f"boxlink: {error.kind}: {spec.directory}: {error.message}")
         rows.append(row)
     done = [row for row in rows if "error" not in row]
     context.emit({"mounts": rows}, f"{len(done)} of {len(rows)} mounts are served by this boxlink")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from tools.cli_context import Context, Finite, node_option, verb
+from tools.cli_context import Context, Finite, node_option, shown, verb
 from tools.cli_share import share_option
 
 
@@ -47,6 +47,7 @@ def command(
     from tools import addresses
     from tools.cli_engine import open_host
     from tools.daemon_log import open_log
+    from tools.heard import marked
     from tools.notify import READY, notify
     from tools.render_daemon import Plan, RenderDaemon, Stop
     from tools.render_reader import RenderReader
@@ -76,12 +77,15 @@ def command(
         if event == "ready":
             notify(READY)
             fields |= cost_between((0, 0, 0), meter.mark())
+        if event == "waiting":
+            log.info(event, **fields)  # all else that is said is in the log already
         # Whoever started us may have stopped listening; serving goes on, and the log has it all.
         with contextlib.suppress(BrokenPipeError):
             if context.is_json:
-                click.echo(json.dumps({"event": event, **fields}))
-            else:
-                context.note(f"render: {event} " + " ".join(f"{name}={value}" for name, value in fields.items()))
+                click.echo(marked(json.dumps({"event": event, **fields})))
+            elif not context.is_quiet:
+                told = " ".join(f"{name}={value}" for name, value in fields.items())
+                click.echo(marked(shown(f"render: {event} {told}")), err=True)
 
     stop = Stop()
 
@@ -93,4 +97,6 @@ def command(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     plan = Plan(data, dataset, context.node, plan_ip, plan_port, lease_s, address, context.release, is_shared)
-    RenderDaemon(plan, listener, store, reader.open, reader.list_covers, SystemClock(), log, say, stop).run()
+    RenderDaemon(
+        plan, listener, store, reader.open, reader.list_covers, reader.say_ready, SystemClock(), log, say, stop
+    ).run()

@@ -22,15 +22,37 @@ from tools.cli_context import Context, verb
     metavar="N",
     help="With --fleet: how many seqs a node may be behind its dataset's head.",
 )
+@click.option("--forget", metavar="NODE", help="With --fleet: take away what a node that is gone left in the store.")
+@click.option("--dry-run", is_flag=True, help="With --forget: say what would go; take nothing away.")
 @verb
-def command(context: Context, metrics: bool, fleet: bool, check: bool, watch: bool, lag_max: int) -> None:
+def command(
+    context: Context,
+    metrics: bool,
+    fleet: bool,
+    check: bool,
+    watch: bool,
+    lag_max: int,
+    forget: str | None,
+    dry_run: bool,
+) -> None:
     """Say which datasets are mounted on this machine, and how they do. The mounts themselves are not touched.
 
     \b
     boxlink status
     boxlink status --fleet --watch
     boxlink status --fleet --check        for alarms: what is wrong, and exit code 3
+    boxlink status --fleet --forget n1    one that is gone for good; its logs stay
     """
+    if (forget is not None and (not fleet or check or watch)) or (dry_run and forget is None):
+        from synclib.errors import Invalid
+
+        hint = "boxlink status --fleet --forget NODE --dry-run"
+        raise Invalid("--forget is of a node of a fleet, and --dry-run of that alone", hint=hint)
+    if forget is not None:
+        from tools.fleet_status import forget as forget_one
+
+        forget_one(context, forget, is_dry_run=dry_run)
+        return
     if (check or watch) and (not fleet or (watch and (check or context.is_json))):
         from synclib.errors import Invalid
 
@@ -52,7 +74,7 @@ def command(context: Context, metrics: bool, fleet: bool, check: bool, watch: bo
     for row, figures, spec in mount_rows(open_host(context).state, is_clearing=True):
         prepared, name, state = spec.prepared, row["dataset"], row["state"]
         rows.append(row)
-        line = f"{name} seq {prepared.seq} on {spec.target}: {state}"
+        line = f"{name} seq {prepared.seq} on {spec.directory}: {state}"
         if prepared.mode == "fuse":
             line += f"; a FUSE tree ({prepared.why})"
         if spec.is_native:
@@ -67,7 +89,7 @@ def command(context: Context, metrics: bool, fleet: bool, check: bool, watch: bo
                 f"{figures['restarts']} restarts"
             )
         elif state == "dead":
-            line += f"; boxlink umount --force {spec.target} clears it away"
+            line += f"; boxlink umount --force {spec.directory} clears it away"
         lines.append(line)
     if metrics:
         from tools.mount_metrics import exposition

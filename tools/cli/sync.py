@@ -66,6 +66,7 @@ def command(
     happen. --json: one object a line for each event.
     """
     from synclib.core.names import check_node
+    from synclib.disk.data_lock import sole_daemon
     from synclib.engine.cache_work import Background
     from synclib.engine.mount import Mode
     from synclib.engine.node import Node
@@ -84,6 +85,7 @@ def command(
         (data / "log").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Invalid(f"{data} cannot be used: {error.strerror}", path=str(data)) from error
+    click.get_current_context().with_resource(sole_daemon(data))
     log = open_events(context, "sync", data / "log")
     poll_s = poll or (context.settings.poll_s if context.settings else 10.0)
     store = context.open_store()

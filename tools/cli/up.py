@@ -69,7 +69,7 @@ def command(
     from tools.addresses import parse_address
     from tools.fleet.find_role import Place, environment_of, find_role, parse_values, processes_of
     from tools.fleet.pins import parse_pins, write_pins
-    from tools.fleet.programs import command_of
+    from tools.fleet.programs import BOXLINK, command_of
     from tools.fleet.supervisor import KEPT, Planned
     from tools.notify import SOCKET
 
@@ -106,7 +106,9 @@ def command(
     planned = []
     for process in processes:
         environment = environment_of(place, environ, process)
-        planned.append(Planned(process.name, command_of(process, place, environment), environment, process.stop_s))
+        command = command_of(process, place, environment)
+        is_own = process.run[0] == BOXLINK
+        planned.append(Planned(process.name, command, environment, process.stop_s, is_own=is_own))
     if found.release_channel:
         from tools.fleet.renewal import follower_of
 
@@ -119,7 +121,7 @@ def command(
     words += ["--store", context.store_url] if context.store_url else []
     flags = {"--json": context.is_json, "-q": context.is_quiet, "-v": context.is_verbose}
     words += [flag for flag, is_set in flags.items() if is_set]
-    _run(context, found.role, planned, place, kept, words, admin_address)
+    _run(context, found.role, planned, place, kept, words, admin_address, found.release_channel)
 
 
 def _run(
@@ -130,8 +132,10 @@ def _run(
     kept: str,
     words: list[str],
     admin_address: tuple[str, int] | None,
+    channel: str,
 ) -> None:
-    """Until all have ended. ``words``: of the command for a newer release, should one be to run then."""
+    """Until all have ended. ``words``: of the command for a newer release, should one be to run then. ``channel``: of
+    the releases that are followed, empty for none."""
     import os
 
     from synclib.clock import SystemClock
@@ -139,10 +143,11 @@ def _run(
     from synclib.errors import Partial, Unavailable
     from tools.addresses import bind, show_address
     from tools.fleet.console import Console
-    from tools.fleet.one_up import hold
+    from tools.fleet.one_up import hold, note_followed
     from tools.fleet.supervisor import ON_TRIAL, RENEWING, Supervisor
 
     held = hold(place.data, role, os.getppid() if kept else os.getpid())
+    note_followed(place.data, role, channel)
     listener = None if admin_address is None else bind(*admin_address)
     if listener is not None:
         listener.listen()  # whoever reads below where it is finds it there

@@ -93,7 +93,8 @@ def command(
     machine = (image, types, subnets, groups, profile)
     asked = Asked(
         role, local, release, seq, snapshot, is_swap, driver_name, pool, proxy_address, batch, ready_within, bake,
-        trust, allow_unsigned, values, machine, dry_run, "" if local is not None or pause else _region(context),
+        tuple(path.absolute() for path in trust), allow_unsigned, values, machine, dry_run,
+        "" if local is not None or pause else _region(context),
     )  # fmt: skip
     if pause and abort:
         from synclib.errors import Invalid

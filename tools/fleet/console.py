@@ -13,8 +13,11 @@ import select
 import sys
 from pathlib import Path
 
+from synclib.clock import SystemClock
 from tools.cli_context import Context, shown
 from tools.daemon_log import RotatingFile, open_log
+from tools.heard import without_mark
+from tools.log_text import line_text, timed
 
 # What a pipe that is writable takes at once (pipe(7), PIPE_BUF).
 _LINE_BYTES_MAX = 4096
@@ -30,17 +33,21 @@ class Console:
         self._files = {name: RotatingFile(directory / f"{role}-{name}.log") for name in names}
         self._width = max(map(len, names))
 
-    def line(self, name: str, data: bytes) -> None:
-        """One line that a process has said."""
+    def line(self, name: str, data: bytes, *, is_own: bool = False) -> None:
+        """One line that a process has said. ``is_own``: one of boxlink's, whose lines say their time in the file."""
+        is_logged = False
+        if is_own:
+            data, is_logged = without_mark(data)
         text = data.decode(errors="replace")
-        self._files[name].write_line(text)
+        if not is_logged:
+            self._files[name].write_line(timed(text, name, SystemClock()) if is_own else text)
         if self._context.is_json:
             said: dict[str, object] = {"event": "output", "process": name, "line": text}
             if len(json.dumps(said)) >= _LINE_BYTES_MAX:
                 said |= {"line": text[:_CUT_CHARACTERS], "is_cut": True}
             self._write(1, json.dumps(said))
         elif not self._context.is_quiet:
-            self._write(1, f"{name:<{self._width}} | {shown(text)}")
+            self._write(1, f"{name:<{self._width}} | {shown(line_text(text) if is_own else text)}")
 
     def event(self, event: str, **fields: object) -> None:
         """Something that ``up`` did itself, or saw."""

@@ -13,11 +13,12 @@ from synclib.errors import Conflict
 from tools.cli_context import Context
 from tools.fleet.fetched import fetched
 from tools.fleet.find_role import find_role
-from tools.fleet.local_nodes import Wish, check_pinned, check_wish, is_alive, nodes, start
+from tools.fleet.local_nodes import Wish, check_wish, is_alive, nodes, start, wanted_node
 from tools.fleet.node_file import LocalNode
 from tools.fleet.pins import check_pins
 from tools.fleet.release_place import parse_release, read_trust
 from tools.fleet.rolled_nodes import check_may_start
+from tools.fleet.same_node import check_pinned, check_same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,9 @@ def _plan(context: Context, local: Path, names: list[str], wish: Wish, release: 
             if up[name].role != role:
                 hint = "name another node, or its role"
                 raise Conflict(f"node {name} runs with role {up[name].role}, not {role}", hint=hint)
+            if not release:
+                wanted = wanted_node(up[name].directory, wish, up[name], SystemClock(), SystemEntropy())
+                check_same(up[name], wanted, find_role(wish.role, None).values)
             check_pinned(up[name], wish.pins)
     lines = [f"{name} is up already" if name in up else f"would start {name}" for name in names]
     others = _others(up.values(), names, role)

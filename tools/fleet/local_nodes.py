@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import select
-import shlex
 import shutil
 import socket
 import subprocess
@@ -33,9 +32,10 @@ from tools.fleet.find_role import ADDRESS, Place, check_values, find_role, role_
 from tools.fleet.free_port import free_port
 from tools.fleet.node_file import LocalNode, read_node, write_node
 from tools.fleet.one_up import holder
-from tools.fleet.pins import read_pins, write_pins
+from tools.fleet.pins import write_pins
 from tools.fleet.process_id import process_id
 from tools.fleet.programs import boxlink_of
+from tools.fleet.same_node import check_pinned, check_same
 from tools.notify import READY, SOCKET
 
 READY_S = 60.0
@@ -75,9 +75,9 @@ def start(
     with _alone(place):
         known = read_node(place)
         store = environ.get("BOXLINK_STORE", "")
-        wanted = _wanted(place, wish, known, clock, entropy).model_copy(update={"store": store})
+        wanted = wanted_node(place, wish, known, clock, entropy).model_copy(update={"store": store})
         if known is not None and (running := _running(known)) is not None:
-            _check_same(running, wanted)
+            check_same(running, wanted, find_role(wish.role, wish.release_directory).values)
             check_pinned(running, wish.pins)
             return running, False
         write_pins(place / "data", wish.pins, is_from_snapshot=wish.is_from_snapshot)
@@ -92,7 +92,7 @@ def start(
             if known is not None:
                 running = known.model_copy(update={"pid": running.pid, "start_time": running.start_time})
             write_node(running)
-            _check_same(running, wanted)
+            check_same(running, wanted, find_role(wish.role, wish.release_directory).values)
             return running, False
 
 
@@ -189,34 +189,8 @@ def _running(node: LocalNode) -> LocalNode | None:
     return None if found is None else node.model_copy(update={"pid": found.pid, "start_time": found.start_time})
 
 
-def _check_same(running: LocalNode, wanted: LocalNode) -> None:
-    for what in ("role", "role_file", "release", "values"):
-        is_there, is_wanted = getattr(running, what), getattr(wanted, what)
-        if is_there != is_wanted:
-            unsaid = what == "release" and not is_wanted
-            raise Conflict(
-                f"node {running.node} runs with {what} {is_there or 'none'}, not {is_wanted or 'none'}",
-                hint=f"name it as it is: --release {is_there}" if unsaid else "stop it first, or start another node",
-                path=str(running.directory),
-            )
-
-
-def check_pinned(running: LocalNode, pins: Mapping[str, int]) -> None:
-    """Conflict where a node that is up stands at another seq than one of these, or at none: it is not moved under who
-    reads there. A dataset that ``pins`` does not name may be anywhere."""
-    there = read_pins(running.data)
-    for dataset, seq in pins.items():
-        if there.get(dataset) != seq:
-            stands = f"stays at seq {there[dataset]}" if dataset in there else "stays at no seq"
-            place = shlex.quote(str(running.directory.parent))
-            raise Conflict(
-                f"node {running.node} is up, and {stands} of {dataset}, not at seq {seq}",
-                hint=f"boxlink upgrade {running.role} --local {place} --seq {dataset}={seq} rolls all to it",
-                path=str(running.directory),
-            )
-
-
-def _wanted(place: Path, wish: Wish, known: LocalNode | None, clock: Clock, entropy: Entropy) -> LocalNode:
+def wanted_node(place: Path, wish: Wish, known: LocalNode | None, clock: Clock, entropy: Entropy) -> LocalNode:
+    """What a node is to be that was ``known`` before; its ports stay."""
     role = find_role(wish.role, wish.release_directory)
     kept = {} if known is None else known.ports
     taken = {port for other in nodes(place.parent) if other.node != place.name for port in other.ports.values()}
@@ -241,7 +215,7 @@ def _wanted(place: Path, wish: Wish, known: LocalNode | None, clock: Clock, entr
 
 def _launch(node: LocalNode, environ: Mapping[str, str]) -> LocalNode:
     """Start its ``boxlink up``, note who it is, and wait until it has started the role's processes."""
-    values = {**node.values, **{name: f"127.0.0.1:{port}" for name, port in node.ports.items()}}
+    values = {**node.values, **node.addresses}
     command = [str(boxlink_of(_release_of(node))), "up", node.role_file or node.role, "-q"]
     command += ["--data", str(node.data), "--node", node.node]
     command += ["--release", node.release_directory] if node.release_directory else []

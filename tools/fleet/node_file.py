@@ -41,6 +41,11 @@ class LocalNode(BaseModel):
         return self.directory / "data"
 
     @property
+    def addresses(self) -> dict[str, str]:
+        """By the value's name, what was chosen for the role's addresses."""
+        return {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
+
+    @property
     def process(self) -> ProcessId:
         return ProcessId(self.pid, self.start_time)
 

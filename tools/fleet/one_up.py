@@ -6,7 +6,9 @@ import fcntl
 import os
 from pathlib import Path
 
-from synclib.core.names import STATE_DIRECTORY
+from synclib.core.names import FOLLOWED, STATE_DIRECTORY
+from synclib.disk.atomic import write_atomic
+from synclib.disk.faults import disk_errors
 from synclib.errors import Conflict, Invalid
 from tools.fleet.process_id import ProcessId, process_id
 
@@ -31,6 +33,17 @@ def hold(data: Path, role: str, pid: int) -> int:
     os.pwrite(descriptor, f"{own.pid} {own.start_time}\n".encode(), 0)
     os.ftruncate(descriptor, len(f"{own.pid} {own.start_time}\n"))
     return descriptor
+
+
+def note_followed(data: Path, role: str, channel: str) -> None:
+    """Which channel of releases it follows, for what the node says of itself (synclib/engine/report.py); empty for
+    none. Called by who holds."""
+    path = _path(data, role).with_suffix(FOLLOWED)
+    with disk_errors():
+        if channel:
+            write_atomic(path, f"{channel}\n".encode())
+        else:
+            path.unlink(missing_ok=True)
 
 
 def holder(data: Path, role: str) -> ProcessId | None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from synclib.core.names import check_dataset, release_root
+from synclib.core.names import STATE_DIRECTORY, check_dataset, release_root
 from synclib.core.release import STATEMENT_BYTES_MAX, Statement, parse_statement
 from synclib.core.signing import KEY_FILE_BYTES_MAX, parse_public
 from synclib.disk.atomic import fsync_directory, sync_file_system, write_atomic
@@ -37,7 +37,7 @@ from synclib.store.meter import Meter
 from tools.bootstrap.environment import make_environment
 from tools.bootstrap.failure import Failure
 from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, SEQ, link, linked_seq, note_ran, switch
-from tools.bootstrap.whole import note_whole
+from tools.bootstrap.whole import is_whole, note_whole
 from tools.fleet.installed import check_installed, note_installed
 from tools.fleet.release_refused import forget, refuse
 
@@ -248,8 +248,16 @@ def _check_same(place: Path, statement: Statement) -> None:
 
 
 def _check_whole(place: Path, statement: Statement) -> None:
-    """Corrupt where it is not as it was signed, or not as it was installed."""
-    check_standing(place / str(statement.seq), statement)
+    """Corrupt where it is not as it was signed, or not as it was installed. What a first boot made of its boot tar has
+    no chain beside it: there its digest counts, which was noted when it was made of what was checked."""
+    directory = place / str(statement.seq)
+    if not os.path.lexists(directory / STATE_DIRECTORY) and (whole := is_whole(place, statement.seq)) is not None:
+        if not whole or _read(place, statement.seq).boot_sha256 != statement.boot_sha256:
+            command = release_command("fetch", place, statement.seq)
+            hint = f"{command} brings it anew, once this directory is moved away"
+            raise Corrupt("it is not as a first boot made it of what is signed", hint=hint, path=str(directory))
+        return
+    check_standing(directory, statement)
     check_installed(place, statement.seq)
 
 

@@ -63,7 +63,7 @@ def follower_of(
         command += ["--set", value]
     for path in trust:
         command += ["--trust", str(path.absolute())]
-    return Planned(FOLLOWER, command, dict(environ), _STOP_S, is_renewing=True)
+    return Planned(FOLLOWER, command, dict(environ), _STOP_S, is_renewing=True, is_own=True)
 
 
 class Renewal:

@@ -19,6 +19,7 @@ from synclib.core.supervise import Action, Supervision
 from tools.fleet.child import Child
 from tools.fleet.console import Console
 from tools.fleet.guard import Guard
+from tools.heard import HEARD_BY
 from tools.notify import ALIVE, READY, STOPPING, notify, watchdog_s
 
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ _NOT_STARTED = 127  # as a shell says of a program that it cannot run
 @dataclass(frozen=True)
 class Planned:
     """A process that is to run. ``stop_s``: how long it may take to end. ``is_renewing``: that it ends with 0 says that
-    a newer release is to run instead of all of them."""
+    a newer release is to run instead of all of them. ``is_own``: its program is boxlink."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
     stop_s: float
     is_renewing: bool = False
+    is_own: bool = False
 
 
 @dataclass
@@ -139,7 +141,7 @@ class Supervisor:
     def _start(self, index: int) -> None:
         planned = self._planned[index]
         try:
-            child = Child(planned.command, planned.environment, self._guard)
+            child = Child(planned.command, {**planned.environment, HEARD_BY: str(os.getpid())}, self._guard)
         except OSError as error:
             pause_s = self._decide.ended(self._clock.monotonic(), index)
             self.figures[index].end(_NOT_STARTED)
@@ -169,8 +171,9 @@ class Supervisor:
         return False
 
     def _show(self, index: int, lines: list[bytes]) -> None:
+        planned = self._planned[index]
         for line in lines:
-            self._console.line(self._planned[index].name, line)
+            self._console.line(planned.name, line, is_own=planned.is_own)
 
     def _on_end(self, index: int, child: Child) -> None:
         self._selector.unregister(child.pidfd)

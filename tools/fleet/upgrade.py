@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from synclib.core.machine import Machine
 from synclib.core.names import node_key, swap_key
-from synclib.core.rollout import Phase, Rollout, State, gone_of
+from synclib.core.registration import NodeStatus
+from synclib.core.rollout import NodeSpec, Phase, Rollout, State, gone_of
 from synclib.core.snapshot_tags import IN_USE
+from synclib.engine.fleet import live_nodes
 from synclib.engine.host import Host
 from synclib.engine.rollout import Driver, Fleet
 from synclib.engine.rollout_journal import Entry, Journal
-from synclib.errors import Conflict, Invalid, Missing, Unavailable
+from synclib.errors import BoxlinkError, Conflict, Invalid, Missing, Unavailable
 from synclib.store.base import Store
 from tools.cli_context import Context
 from tools.cli_engine import open_host
@@ -23,7 +26,10 @@ from tools.fleet.ec2_fleet import Ec2Fleet
 from tools.fleet.fetched import fetched
 from tools.fleet.find_role import parse_values
 from tools.fleet.local_fleet import LocalFleet, environment
+from tools.fleet.local_nodes import is_alive, nodes
 from tools.fleet.local_volumes import volumes_of
+from tools.fleet.looked_for import none_found, telling_where, way_to
+from tools.fleet.node_file import LocalNode
 from tools.fleet.pins import check_pins
 from tools.fleet.proxy_admin import ProxyAdmin
 from tools.fleet.readiness import Readiness
@@ -31,6 +37,7 @@ from tools.fleet.release_place import full_name, read_trust
 from tools.fleet.release_role import ReleaseRoles
 from tools.fleet.swap_fleet import SwapFleet, keep
 from tools.fleet.upgrade_asked import Asked
+from tools.fleet.upgrade_keys import trusting
 from tools.fleet.upgrade_plan import Change, check_ready, check_same, planned, seq_of
 from tools.fleet.upgrade_text import command_of, launch_command, paused_text, standing_text, would_text
 
@@ -115,11 +122,12 @@ def upgrade(context: Context, asked: Asked) -> None:
     if opened is None:
         if asked.snapshot is None:
             check_pins(site.store, change.pins)
+        olds = _running(site)
         if change.swap and found.last and not asked.is_dry_run:
             # Whoever was killed at the end of the last one may not have said it.
-            for node in site.nodes.running(asked.role):
+            for node in olds:
                 keep(site.store, node.node, found.last)
-        rollout = planned(site.nodes, found.next_id, site.store, asked.role, change, asked.batch, asked.place)
+        rollout = planned(olds, found.next_id, site.store, change, asked.batch, asked.place)
         if rollout is not None:
             _check_new(site, change, rollout)
         if rollout is None:
@@ -145,6 +153,24 @@ def upgrade(context: Context, asked: Asked) -> None:
     is_paused = opened.rollout.state is State.PAUSED
     fleet = _fleet(site, opened.rollout)
     _run(site, _driver(site, fleet).take(opened, state=State.RUNNING if is_paused else None))
+
+
+def _running(site: Site) -> list[NodeSpec]:
+    """The nodes of the role. Missing, with where they were looked for, where there is none."""
+    asked = site.asked
+    with telling_where(asked):
+        found = site.nodes.running(asked.role)
+    if not found:
+        others = [] if asked.local is None else [_described(node) for node in nodes(asked.local)]
+        live: dict[str, NodeStatus] = {}
+        with contextlib.suppress(BoxlinkError):  # who may not look there is told the rest
+            live = live_nodes(site.store, site.host.clock)
+        raise none_found(asked, others, sorted(name for name, status in live.items() if status.role == asked.role))
+    return found
+
+
+def _described(node: LocalNode) -> str:
+    return f"{node.node} (role {node.role}{'' if is_alive(node) else ', stopped'})"
 
 
 def _check_new(site: Site, change: Change, rollout: Rollout) -> None:
@@ -177,7 +203,7 @@ def _open(context: Context, asked: Asked, journal: Journal, opened: Entry | None
     if opened is not None and opened.rollout.place != asked.place:
         raise Conflict(
             f"{opened.rollout.id} is of the nodes at {opened.rollout.place}, not at {asked.place}",
-            hint="go on with it there",
+            hint=way_to(opened.rollout),
         )
     store, host = context.open_store(), open_host(context)
     proxy = None if asked.proxy_address is None else ProxyAdmin(asked.proxy_address)
@@ -196,7 +222,9 @@ def _nodes(context: Context, asked: Asked, readiness: Readiness, host: Host, sto
         from tools.fleet.ec2_instances import client
 
         boots = BootPins(store, read_trust(asked.trust, is_unsigned_allowed=asked.is_unsigned_allowed))
-        return Ec2Fleet(client(context.s3_settings()), readiness, _machine(asked), store.url, boots=boots)
+        with telling_where(asked):
+            ec2 = client(context.s3_settings())
+        return Ec2Fleet(ec2, readiness, _machine(asked), store.url, boots=boots)
     environ = environment(store.url)
     return LocalFleet(
         asked.local,
@@ -286,7 +314,7 @@ def _end(site: Site, fleet: Fleet, rollout: Rollout, wanted: State) -> None:
 def _hint_of_failed(asked: Asked, rollout: Rollout) -> str:
     if not rollout.swap:
         lacking = next((step.old for step in rollout.steps if step.phase is not Phase.UNDONE), rollout.steps[0].old)
-        local = [] if asked.local is None else ["--local", str(asked.local)]
+        local = [*([] if asked.local is None else ["--local", str(asked.local)]), *asked.trust_words]
         on = lacking.machine
         known = asked.machine if on is None else (on.image, on.types, on.subnets, on.security_groups, on.profile)
         machine = machine_words(*known)
@@ -322,6 +350,7 @@ def _show_would(context: Context, rollout: Rollout, would: str) -> None:
 
 def _show_paused(context: Context, asked: Asked, rollout: Rollout) -> None:
     """Where it stands, and what goes on: whoever drove it may not be who paused it."""
+    asked = trusting(context.open_store(), asked, rollout)
     place = asked.words_for(rollout) + (["--store", context.store_url] if context.store_url else [])
     text = f"{standing_text(rollout)}\n{paused_text(rollout, place)}"
     goes_on = command_of(rollout, place)

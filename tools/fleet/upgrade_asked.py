@@ -43,14 +43,19 @@ class Asked:
             return shown_in_line(f"ec2 {self.region}".rstrip())
         return shown_in_line(f"{os.uname().nodename}:{self.local.resolve()}")
 
+    @property
+    def trust_words(self) -> list[str]:
+        """Who is trusted, wherever the command is said next."""
+        words = [word for path in self.trust for word in ("--trust", str(path))]
+        return [*words, "--allow-unsigned"] if self.is_unsigned_allowed else words
+
     def words_for(self, rollout: Rollout) -> list[str]:
         """The options with which a rollout goes on: where its nodes are, who watches and trusts them, how long each may
         take. As they were said here, or when it was begun."""
         proxy = self.proxy_address or rollout.proxy
         words = [] if self.local is None else ["--local", str(self.local.absolute())]
         words += ["--proxy", proxy] if proxy else []
-        words += [word for path in self.trust for word in ("--trust", str(path))]
-        words += ["--allow-unsigned"] if self.is_unsigned_allowed else []
+        words += self.trust_words
         words += ["--driver", self.driver_name] if self.driver_name else []
         words += ["--pool", str(self.pool)] if self.pool else []
         words += ["--ready-within", f"{self.ready_s_max:g}"] if self.ready_s_max != READY_S else []

@@ -78,11 +78,9 @@ def seq_of(driver: VolumeDriver, snapshot: str) -> str:
     return f"{tags.dataset}={tags.seq}"
 
 
-def planned(
-    nodes: LocalFleet | Ec2Fleet, name: str, store: Store, role: str, change: Change, size: int, place: str
-) -> Rollout | None:
-    """None where every node is what it should be already. ``name``: the id that the rollout is to have."""
-    olds = nodes.running(role)
+def planned(olds: Sequence[NodeSpec], name: str, store: Store, change: Change, size: int, place: str) -> Rollout | None:
+    """None where every node is what it should be already. ``olds``: those that run; ``name``: the id that the rollout
+    is to have."""
     name = _free(name, olds)
     if change.swap:
         olds = [standing(store, old, change.swap) for old in olds]
