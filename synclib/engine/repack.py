@@ -1,4 +1,5 @@
-"""Repacking: live chunks of sparse or small packs go into new ones, in path order; content stays the same (I4).
+"""Repacking: live chunks of sparse or small packs, and strays, go into new packs, in path order; content stays the
+same (I4).
 
 The chain becomes a snap that names the new places. Old packs stay until no kept seq reaches them: a collection then
 frees them.
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from synclib.core.entry import ChunkRef
 from synclib.core.manifest import Manifest, RunRef
 from synclib.core.pack import HEADER_BYTES, PACK_BYTES_TARGET, PackInfo
-from synclib.core.repacking import PackUse, choose_packs
+from synclib.core.repacking import PackUse, Window, choose_packs, choose_windows, strays, strays_of, windows
 from synclib.core.run import PackTable
 from synclib.core.runfile import RunBuilder
 from synclib.engine.compact import with_merged
@@ -36,20 +37,22 @@ _OFFSET_BITS = 40  # a pack is some 32 MiB
 
 @dataclass
 class RepackedResult:
-    """``packs``: how many were (or would be) written anew, of so many bytes, of which so many are live."""
+    """``packs``: how many were (or would be) written anew, of so many bytes. ``live_bytes``: what was moved in all,
+    with ``gathered_bytes`` of strays, which are of these packs or of others."""
 
     manifest: Manifest
     packs: int = 0
     pack_bytes: int = 0
     live_bytes: int = 0
+    gathered_bytes: int = 0
     new_packs: int = 0
     meter: Meter = field(default_factory=Meter)
 
 
 @dataclass(frozen=True)
 class RepackOptions:
-    """``budget_bytes`` bounds the live bytes that are written anew; what lies between them may be read too. ``start``
-    makes the executor that packs are written in."""
+    """``budget_bytes`` bounds what is read, and so what is written, about half of it for strays. ``start`` makes the
+    executor that packs are written in."""
 
     budget_bytes: int = BUDGET_BYTES
     is_dry_run: bool = False
@@ -99,13 +102,14 @@ class _Repacking:
             self._holder.take(head, head.manifest.seq)
         self._cache.fill(dataset.root, head.manifest.runs)
         chain = Chain.of(self._cache, dataset.root, head.manifest.runs)
-        chosen = choose_packs(_uses(chain), options.budget_bytes)
-        result.packs = len(chosen)
-        result.pack_bytes = sum(use.chunk_bytes for use in chosen)
-        result.live_bytes = sum(use.live_bytes for use in chosen)
-        if not chosen or options.is_dry_run:
+        choice = _choose(chain, options.budget_bytes)
+        result.packs = len(choice.packs)
+        result.pack_bytes = sum(use.chunk_bytes for use in choice.packs)
+        result.gathered_bytes = sum(window.live_bytes for window in choice.windows)
+        result.live_bytes = result.gathered_bytes + sum(use.live_bytes for use in choice.packs)
+        if not (choice.packs or choice.windows) or options.is_dry_run:
             return result
-        moves = self._move(chain, frozenset(use.ulid for use in chosen), result)
+        moves = self._move(chain, choice, result)
         ref = self._build(head, chain, moves)
         state = update_head(
             dataset,
@@ -118,12 +122,12 @@ class _Repacking:
         result.manifest = state.manifest
         return result
 
-    def _move(self, chain: Chain, victims: frozenset[bytes], result: RepackedResult) -> Moves:
-        """Upload the live chunks of the victims in new packs, in path order."""
-        moves = Moves(victims)
+    def _move(self, chain: Chain, choice: _Choice, result: RepackedResult) -> Moves:
+        """Upload what was chosen in new packs, in path order."""
+        moves = Moves(choice.sources)
         store = self._dataset.store
         jobs = run_jobs(
-            self._jobs(chain, victims),
+            self._jobs(chain, choice),
             lambda job: repack(job, store),
             run_repack_job,
             self._options.start,
@@ -139,10 +143,10 @@ class _Repacking:
         moves.seal()
         return moves
 
-    def _jobs(self, chain: Chain, victims: frozenset[bytes]) -> Iterator[RepackJob]:
+    def _jobs(self, chain: Chain, choice: _Choice) -> Iterator[RepackJob]:
         chunks: list[ChunkRef] = []
         size = 0
-        for chunk in _live_chunks(chain, victims):
+        for chunk in _moved_chunks(chain, choice):
             chunks.append(chunk)
             size += chunk.stored_bytes
             if size >= PACK_BYTES_TARGET:
@@ -169,25 +173,23 @@ class _Repacking:
         return ref
 
 
-def _place(chunk: ChunkRef) -> tuple[bytes, int]:
-    return chunk.pack, chunk.offset
+@dataclass(frozen=True)
+class _Choice:
+    """Packs of which all that is live is moved, with what else they hold than strays, and windows to gather."""
+
+    packs: list[PackUse]
+    windows: list[Window]
+
+    @property
+    def sources(self) -> frozenset[bytes]:
+        """The packs that anything is moved out of."""
+        return frozenset(
+            [use.ulid for use in self.packs] + [pack for window in self.windows for pack in window.pack_bytes]
+        )
 
 
-def _live_chunks(chain: Chain, victims: frozenset[bytes]) -> Iterator[ChunkRef]:
-    """Each chunk that live entries have in one of these packs, once, in the order of the first path."""
-    numbers = {ulid: number << _OFFSET_BITS for number, ulid in enumerate(victims)}
-    seen: set[int] = set()
-    for entry in chain.entries():
-        for chunk in entry.chunks:
-            number = numbers.get(chunk.pack)
-            if number is not None and (place := number | chunk.offset) not in seen:
-                seen.add(place)
-                yield chunk
-
-
-def _uses(chain: Chain) -> Iterator[PackUse]:
-    """How much of each pack of a chain its live entries use, at most: a chunk that several files have counts each time,
-    but for neighbours, since to remember all chunks would take memory with their number."""
+def _choose(chain: Chain, budget_bytes: int) -> _Choice:
+    """Strays first: what they leave of their packs may be too little."""
     # Of their chunks: header, slots and footer are no waste.
     sizes = {
         info.ulid: info.object_bytes - HEADER_BYTES - info.tail_bytes
@@ -195,11 +197,37 @@ def _uses(chain: Chain) -> Iterator[PackUse]:
         for info in (PackInfo(*row) for row in run.tail.packs)
     }
     live, counts = dict.fromkeys(sizes, 0), dict.fromkeys(sizes, 0)
-    last: tuple[bytes, int] = (b"", -1)
-    for entry in chain.entries(with_hashes=False):
-        for chunk in entry.chunks:
-            if _place(chunk) != last:
-                live[chunk.pack] += chunk.stored_bytes
-                counts[chunk.pack] += 1
-            last = _place(chunk)
-    return (PackUse(ulid, size, min(live[ulid], size), counts[ulid]) for ulid, size in sizes.items())
+
+    def found() -> Iterator[Window]:
+        for number, window in enumerate(windows(chain.entries(with_hashes=False))):
+            for chunk, is_own in window:
+                if is_own:
+                    live[chunk.pack] += chunk.stored_bytes
+                    counts[chunk.pack] += 1
+            if (scattered := strays_of(number, window)) is not None:
+                yield scattered
+
+    chosen = choose_windows(found(), budget_bytes // 2)
+    for window in chosen:
+        for pack in window.pack_bytes:
+            live[pack] -= window.pack_bytes[pack]
+            counts[pack] -= window.pack_chunks[pack]
+    uses = [PackUse(ulid, size, min(live[ulid], size), counts[ulid]) for ulid, size in sizes.items()]
+    left = budget_bytes - sum(window.read_bytes for window in chosen)
+    return _Choice(choose_packs(uses, left), chosen)
+
+
+def _moved_chunks(chain: Chain, choice: _Choice) -> Iterator[ChunkRef]:
+    """Each chunk that is moved, once, in the order of the first path."""
+    packs = {use.ulid for use in choice.packs}
+    gathered = {window.number for window in choice.windows}
+    numbers = {ulid: number << _OFFSET_BITS for number, ulid in enumerate(choice.sources)}
+    seen: set[int] = set()
+    for number, window in enumerate(windows(chain.entries())):
+        stray = {(chunk.pack, chunk.offset) for chunk in strays(window)[0]} if number in gathered else set()
+        for chunk, _ in window:
+            if chunk.pack in packs or (chunk.pack, chunk.offset) in stray:
+                place = numbers[chunk.pack] | chunk.offset
+                if place not in seen:
+                    seen.add(place)
+                    yield chunk

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from synclib.clock import SystemClock, SystemEntropy
+from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.pack import PACK_BYTES_TARGET
-from synclib.core.repacking import PackUse, choose_packs
+from synclib.core.repacking import SMALL_BYTES, PackUse, Window, choose_packs, choose_windows, strays, windows
 from synclib.core.retention import Retention
 from synclib.disk.journal import Journal
 from synclib.engine.collect import collect
@@ -23,6 +24,7 @@ from synclib.engine.workers import start_processes
 from synclib.errors import Corrupt
 from synclib.lazy.dataset import STORE_KEY
 from synclib.store.file import FileStore
+from synclib.store.meter import Meter, MeteredStore
 from tests.kit import Content, Kit, read_tree
 
 
@@ -174,3 +176,90 @@ def test_verify_on_a_dask_cluster(kit: Kit) -> None:
         options = VerifyOptions(is_data=True, start=client.get_executor)
         done = verify(kit.dataset, kit.dataset.read_head().manifest, kit.connect, options, no_progress)
     assert (done.packs, done.damage) == (12, [])
+
+
+def spread(kit: Kit) -> Content:
+    """Twelve publishes: each brings a file of one folder, in a pack that is neither small nor sparse."""
+    content: Content = {b"folder": None, b"other": None}
+    for number in range(12):
+        content[b"folder/%02d" % number] = os.urandom(3000)
+        content[b"other/%02d" % number] = os.urandom(SMALL_BYTES + (1 << 17))
+        kit.write(dict(content))
+        kit.publish()
+    return content
+
+
+def requests_of_folder(kit: Kit, target: Path) -> int:
+    """What a restore of the folder asks for."""
+    meter, store = Meter(), kit.dataset.store
+    kit.dataset.store = MeteredStore(store, meter)
+    try:
+        kit.restore(target, path=b"folder")
+    finally:
+        kit.dataset.store = store
+    return meter.requests["get"]
+
+
+def test_a_folder_of_many_publishes_is_gathered(tmp_path: Path) -> None:
+    """Its pieces lie in as many packs, each full of other things: a restore asks for them one by one until then."""
+    kit = Kit(tmp_path / "kit")
+    content = spread(kit)
+    manifest = kit.dataset.read_head().manifest
+    before = requests_of_folder(kit, tmp_path / "before")
+    dry = repack_dataset(kit.dataset, kit.host, None, RepackOptions(is_dry_run=True), no_progress)
+    done = repack_dataset(kit.dataset, kit.host, None, RepackOptions(), no_progress)
+    # Those whose neighbours in a pack are their neighbours here, too, stay.
+    assert 8 * 3000 <= done.gathered_bytes == done.live_bytes == dry.gathered_bytes <= 12 * 3000
+    assert (done.packs, done.new_packs, done.manifest.digest) == (0, 1, manifest.digest)
+    after = requests_of_folder(kit, tmp_path / "after")
+    assert after <= before - 7
+    assert read_tree(tmp_path / "after") == {path: data for path, data in content.items() if path[:6] == b"folder"}
+    again = repack_dataset(kit.dataset, kit.host, None, RepackOptions(), no_progress)
+    assert (again.live_bytes, again.new_packs, again.manifest.runs) == (0, 0, done.manifest.runs)
+    for seq in (1, 6, 12):
+        assert not kit.verify(seq=seq).damage
+    for seq in range(1, 13):
+        kit.restore(tmp_path / f"at-{seq}", seq, path=b"folder")
+        assert read_tree(tmp_path / f"at-{seq}").keys() == {b"folder", *(b"folder/%02d" % n for n in range(seq))}
+    collect(kit.dataset, kit.host, Retention(last=1), None, no_progress)
+    assert not kit.verify().damage
+
+
+def chunk(number: int, pack: bytes, offset: int, size: int = 1000) -> ChunkRef:
+    return ChunkRef(b"%032d" % number, pack.ljust(16), offset, size, size, 0)
+
+
+def entry(name: bytes, *chunks: ChunkRef) -> Entry:
+    return Entry(b"", name, Kind.FILE, size=sum(one.plain_bytes for one in chunks), chunks=chunks)
+
+
+def test_the_worst_windows_come_first_within_what_may_be_read() -> None:
+    def window(number: int, ranges: int) -> Window:
+        packs = {b"%d" % index: 1000 for index in range(ranges)}
+        return Window(number, ranges, packs, dict.fromkeys(packs, 1))
+
+    found = [window(0, 8), window(1, 30), window(2, 20)]
+    chosen = choose_windows(iter(found), 51 * ((256 << 10) + 1000))
+    assert [one.number for one in chosen] == [1, 2]
+    assert choose_windows(iter(found), 1000) == []
+    assert sum(one.read_bytes for one in chosen) <= 51 * ((256 << 10) + 1000)
+
+
+def test_what_several_files_have_belongs_to_the_first() -> None:
+    """Rows and columns of a table: gathered for one they would be strewn for the other, for ever."""
+    table = [[chunk(row * 10 + column, b"%d" % row, column * 1000) for column in range(10)] for row in range(10)]
+    rows = [entry(b"row%d" % row, *table[row]) for row in range(10)]
+    columns = [entry(b"x%d" % column, *(table[row][column] for row in range(10))) for column in range(10)]
+    found = list(windows([*rows, *columns]))
+    assert [is_own for _, is_own in found[0]] == [True] * 100 + [False] * 100
+    # Ten packs of 10,000 bytes are ten ranges: they are strays, once each.
+    assert strays(found[0]) == ([one for row in table for one in row], 10)
+
+
+def test_only_what_is_short_is_a_stray() -> None:
+    body = [chunk(number, b"body", number * (1 << 20), 1 << 20) for number in range(4)]
+    few = [chunk(100 + number, b"%d" % number, 5000) for number in range(7)]
+    assert strays([(one, True) for one in body + few]) == ([], 0)
+    one_more = chunk(200, b"more", 0)
+    assert strays([(one, True) for one in [*body, *few, one_more]]) == ([*few, one_more], 8)
+    assert strays([(one, True) for one in [*body, *few]] + [(one_more, False)]) == ([], 0)

@@ -191,5 +191,8 @@ def test_what_lies_between_is_let_go_range_by_range(monkeypatch: pytest.MonkeyPa
 
 def test_what_is_remembered_bounds_what_is_moved() -> None:
     uses = [PackUse(bytes([number]), 1000, 100, CHUNKS_MAX // 2) for number in range(4)]
-    assert choose_packs(uses, 1 << 30) == uses[:2]
+    assert choose_packs(uses, 1 << 30) == uses[:1]
+    assert choose_packs([PackUse(b"%d" % n, 1000, 100, CHUNKS_MAX // 4) for n in range(4)], 1 << 30) == [
+        PackUse(b"%d" % n, 1000, 100, CHUNKS_MAX // 4) for n in range(2)
+    ]
     assert choose_packs([PackUse(b"one", 1000, 100, 2 * CHUNKS_MAX)], 1 << 30) != []

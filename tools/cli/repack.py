@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from tools.cli_context import Context, node_option, verb
+
+if TYPE_CHECKING:
+    from synclib.engine.repack import RepackedResult
 
 
 @click.command()
@@ -15,14 +20,15 @@ from tools.cli_context import Context, node_option, verb
     type=click.IntRange(min=0),
     default=4 << 30,
     show_default=True,
-    help="Move at most so many bytes.",
+    help="Read, and write, at most so many bytes.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be written anew; write nothing.")
 @click.option("--dask", metavar="ADDRESS", help="Use the Dask cluster whose scheduler is here.")
 @node_option
 @verb
 def command(context: Context, dataset: str | None, budget: int, dry_run: bool, dask: str | None) -> None:
-    """Write packs of DATASET (by default of all) anew of which the newest seq uses little, or which are small.
+    """Write packs of DATASET (by default of all) anew of which the newest seq uses little, or which are small; gather
+    what many publishes have strewn over many packs although it stands side by side.
 
     \b
     boxlink repack covers
@@ -42,7 +48,6 @@ def command(context: Context, dataset: str | None, budget: int, dry_run: bool, d
         open_host,
         progress_bar,
         say,
-        size_text,
     )
 
     store, connect = context.open_store(), connect_of(context)
@@ -56,17 +61,27 @@ def command(context: Context, dataset: str | None, budget: int, dry_run: bool, d
         assert context.meter is not None
         context.meter.add(done.meter)
         manifest = done.manifest
-        sizes = f"{size_text(done.pack_bytes)}, {size_text(done.live_bytes)} of them used"
-        state = "would be written anew" if dry_run else f"became {done.new_packs}"
-        say(context, f"{name}: {done.packs} packs ({sizes}) {state}" if done.packs else f"{name}: nothing to repack")
+        say(context, f"{name}: {_told(done, is_dry_run=dry_run)}")
         return {
             "dataset": name,
             **manifest_fields(manifest),
             "packs": done.packs,
             "pack_bytes": done.pack_bytes,
             "live_bytes": done.live_bytes,
+            "gathered_bytes": done.gathered_bytes,
             "new_packs": done.new_packs,
             "dry_run": dry_run,
         }
 
     each_dataset(context, dataset, [] if dataset else dataset_names(store), run)
+
+
+def _told(done: RepackedResult, *, is_dry_run: bool) -> str:
+    from tools.cli_engine import size_text
+
+    if not done.packs and not done.live_bytes:
+        return "nothing to repack"
+    found = f"{done.packs} packs ({size_text(done.pack_bytes)}) and {size_text(done.gathered_bytes)} that lay strewn"
+    if is_dry_run:
+        return f"{found} would be written anew, {size_text(done.live_bytes)} in all"
+    return f"{found} became {done.new_packs} packs of {size_text(done.live_bytes)}"
