@@ -239,6 +239,8 @@ def test_paused_and_aborted(rolled: Rolled) -> None:
     told = ("state", "steps", "reason", "goes_on_with")
     assert [again[name] for name in told] == [paused[name] for name in told]
     assert again["requests"]["put"] == 0, "once more changes nothing"
+    without = rolled.boxlink("upgrade", "render", "--pause")
+    assert without["goes_on_with"] == goes_on.replace(" --bake 0", ""), "where its nodes are the journal has"
     conflict = rolled.boxlink(*words, "--seq", "covers=1", code=13)
     assert "is under way, to something else" in conflict["error"]["message"]
     again = rolled.boxlink("launch", "render", "--local", str(rolled.place), "--count", "2", code=13)

@@ -53,7 +53,8 @@ class Asked:
         """The options with which a rollout goes on: where its nodes are, who watches and trusts them, how long each may
         take. As they were said here, or when it was begun."""
         proxy = self.proxy_address or rollout.proxy
-        words = [] if self.local is None else ["--local", str(self.local.absolute())]
+        local = rollout.place.partition(":")[2] if self.local is None else str(self.local.absolute())
+        words = ["--local", local] if local else []
         words += ["--proxy", proxy] if proxy else []
         words += self.trust_words
         words += ["--driver", self.driver_name] if self.driver_name else []
