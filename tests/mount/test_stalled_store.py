@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -139,6 +140,18 @@ def _read_at(path: Path, position: int, length: int = 4096) -> bytes:
         os.close(descriptor)
 
 
+def _until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _HANGS_S
+    while not is_so():
+        assert time.monotonic() < deadline, "it hangs"
+        time.sleep(0.01)
+
+
+def _listening() -> int:
+    """How many threads of this process wait for a request of the kernel (proc(5), /proc/pid/wchan)."""
+    return sum(path.read_text() == "fuse_dev_do_read" for path in Path("/proc/self/task").glob("*/wchan"))
+
+
 def test_what_is_here_is_read_while_many_wait(site: Site) -> None:
     with site.blob() as (blob, size), site.served(ServedFiles([ServedFile(b"blob", size, blob.read)])):
         path = site.target / "blob"
@@ -150,8 +163,7 @@ def test_what_is_here_is_read_while_many_wait(site: Site) -> None:
             Reading(lambda at=at: _read_at(path, at))  # type: ignore[misc]
             for at in range(step * 2, step * (READERS + 1), step)
         ]
-        while len(blob.counts.fault_s) + blob.counts.faults < 64:
-            threading.Event().wait(0.01)
+        _until(lambda: len(blob.counts.fault_s) + blob.counts.faults >= 64)
         for _ in range(20):
             assert Reading(lambda: _read_at(path, 4096)).wait() == here
         assert blob.counts.faults >= 64
@@ -171,15 +183,13 @@ def test_whoever_waits_gets_right_bytes_from_a_worker_that_retires(site: Site, m
         site.store.goes_on.clear()
         reads = [(lambda fd=fd, at=at: os.pread(fd, 4096, at)) for fd, at in zip(opened_ones, begins, strict=True)]
         waiting = [Reading(reads[0])]
-        while server._busy < 1:
-            threading.Event().wait(0.01)
+        # Each that listens when it is to retire takes one request more.
+        _until(lambda: server._busy == 1 and _listening() == 2)
         retired = threading.Thread(target=server.retire, args=(_HANGS_S,))
         retired.start()
-        while not server._is_retiring:
-            threading.Event().wait(0.01)
+        _until(lambda: server._is_retiring)
         waiting += [Reading(read) for read in reads[1:]]
-        while server._busy < 3:
-            threading.Event().wait(0.01)
+        _until(lambda: server._busy == 3)
         threading.Event().wait(0.2)  # so that a server that does not wait has ended
         site.store.goes_on.set()
         assert [reader.wait() for reader in waiting] == [site.files[name][:4096] for name in (b"000", b"010", b"020")]
