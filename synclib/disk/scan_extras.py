@@ -5,13 +5,17 @@ Spellings are part of the format: docs/format/README.md, "Extras".
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import struct
+from collections.abc import Iterator
 
 from synclib.core.entry import HARDLINK, OWNER, XATTR, XATTRS, Extra
+from synclib.disk.faults import raise_if_full
 from synclib.disk.link_groups import LinkGroups
+from synclib.errors import Unavailable
 
 _OWNER = struct.Struct("<II")
 # Those of file systems that have no attributes, or none for this kind of path.
@@ -57,8 +61,23 @@ class Extras:
         """The group of a file with several links, empty when the scan finds only this one."""
         if self._groups is None:
             # Whether a first link has a second one below the top is not known until all of it was seen.
-            self._groups = LinkGroups(self._top, self._prefix)
-        return self._groups.name(status)
+            with _of_temporary_files():
+                self._groups = LinkGroups(self._top, self._prefix)
+        with _of_temporary_files():
+            return self._groups.name(status)
+
+
+@contextlib.contextmanager
+def _of_temporary_files() -> Iterator[None]:
+    """Whoever lists a directory would take their errors for those of the file that it is at: for one that is gone."""
+    try:
+        yield
+    except OSError as error:
+        raise_if_full(error)
+        raise Unavailable(
+            f"the list of hard links cannot be kept: {error.strerror}",
+            hint="is there a directory for temporary files (TMPDIR)? run it again",
+        ) from error
 
 
 def _xattrs_of(path: bytes, notes: dict[bytes, str]) -> list[tuple[str, bytes]]:

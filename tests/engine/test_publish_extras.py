@@ -13,6 +13,7 @@ from blake3 import blake3
 from synclib.core.entry import ChunkRef, Entry
 from synclib.disk.link_contents import LinkContents
 from synclib.disk.scan_extras import Extras
+from synclib.errors import Full, Unavailable
 from synclib.lazy.chain import Chain
 from synclib.lazy.run_reader import StoreRuns
 from tests.kit import Kit, put, read_tree
@@ -282,3 +283,36 @@ def test_many_groups_come_back_as_links(kit: Kit, tmp_path: Path, monkeypatch: p
     for name in ("a/003", "a/099", "b/049"):
         here, there = os.stat(tmp_path / "out" / name), os.stat(kit.directory / name)
         assert here.st_nlink == there.st_nlink
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), OSError(28, "full"), OSError(5, "broken")])
+def test_where_links_cannot_be_remembered_nothing_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """A file whose listing fails so would be taken for one that is gone, and deleted for all."""
+    kit = Kit(tmp_path / "kit")
+    kit.write({b"a": b"x" * 3000, b"b": b"y"})
+    os.link(kit.directory / "a", kit.directory / "link")
+    kit.publish()
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("synclib.disk.scan_extras.LinkGroups", fails)
+    (kit.directory / "b").write_bytes(b"changed")
+    with pytest.raises((Full, Unavailable)):
+        kit.publish()
+    assert kit.dataset.read_head().manifest.seq == 1
+
+
+def test_where_the_directory_of_temporary_files_is_gone_nothing_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = Kit(tmp_path / "kit")
+    kit.write({b"a": b"x" * 3000})
+    os.link(kit.directory / "a", kit.directory / "link")
+    kit.publish()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(Unavailable, match="hard links"):
+        kit.publish()
+    assert kit.dataset.read_head().manifest.seq == 1

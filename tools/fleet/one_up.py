@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
 
 from synclib.core.names import FOLLOWED, STATE_DIRECTORY
 from synclib.disk.atomic import write_atomic
-from synclib.disk.faults import disk_errors
 from synclib.errors import Conflict, Invalid
 from tools.fleet.process_id import ProcessId, process_id
 
@@ -37,9 +37,9 @@ def hold(data: Path, role: str, pid: int) -> int:
 
 def note_followed(data: Path, role: str, channel: str) -> None:
     """Which channel of releases it follows, for what the node says of itself (synclib/engine/report.py); empty for
-    none. Called by who holds."""
+    none. Called by who holds. It is advice: a full disk, on which sync makes room, keeps no node from starting."""
     path = _path(data, role).with_suffix(FOLLOWED)
-    with disk_errors():
+    with contextlib.suppress(OSError):
         if channel:
             write_atomic(path, f"{channel}\n".encode())
         else:
