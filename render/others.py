@@ -6,15 +6,14 @@ A browser that learnt of a wall from a server which has ended asks whoever is th
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 
 from structlog.typing import FilteringBoundLogger
 
 from render.walls import WALLS_KEPT, HeldWall, ListCovers, OpenReader, Walls, listed_covers, load_wall
 from synclib.clock import Clock
-from synclib.core.registration import REGISTRATION_BYTES_MAX, parse_registration
-from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing, Unavailable
-from synclib.store.base import Store, in_spite_of_strangers
+from synclib.engine.registrations import registrations
+from synclib.errors import BoxlinkError, Unavailable
+from synclib.store.base import Store
 
 _REGISTRATIONS_MAX = 1000
 _TRIES, _PAUSE_S = 4, 0.25
@@ -62,14 +61,7 @@ def _loaded(load: Callable[[], HeldWall], clock: Clock) -> HeldWall:
 def _seqs(store: Store, dataset: str) -> set[int]:
     """The seqs that servers of a dataset say they show."""
     found: set[int] = set()
-    listing = in_spite_of_strangers(store.list("proxy/"), lambda message: None)  # the proxy says it
-    for info in islice(listing, _REGISTRATIONS_MAX):
-        try:
-            fetched = store.get(info.key, size_max=REGISTRATION_BYTES_MAX)
-            assert fetched is not None
-            registration = parse_registration(fetched.data)
-        except (Missing, Corrupt, Invalid):
-            continue
+    for _, _, registration in registrations(store, most=_REGISTRATIONS_MAX):  # the proxy says what cannot be read
         if registration.dataset == dataset and registration.seq:
             found.update({registration.seq, *registration.walls})
     return found

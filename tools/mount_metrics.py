@@ -34,8 +34,7 @@ _COUNTERS = (
     ("damaged_chunks", "Chunks in the cache that were damaged, and forgotten"),
     ("restarts", "Workers that died and were replaced"),
 )
-# Of each label the member that it is: of a node's directory there is a mount for each seq that is open.
-_LABELS = {"dataset": "dataset", "directory": "mount"}
+_LABELS = ("dataset", "directory")
 Row = Mapping[str, object]
 
 
@@ -45,12 +44,12 @@ class _Mounts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for name, text, member, unit in _GAUGES:
-            gauge = GaugeMetricFamily(f"boxlink_mount_{name}", f"{text}.", labels=tuple(_LABELS))
+            gauge = GaugeMetricFamily(f"boxlink_mount_{name}", f"{text}.", labels=_LABELS)
             for labels, value in self._values(member):
                 gauge.add_metric(labels, value / unit)
             yield gauge
         for name, text in _COUNTERS:
-            counter = CounterMetricFamily(f"boxlink_mount_{name}", f"{text}, by this worker.", labels=tuple(_LABELS))
+            counter = CounterMetricFamily(f"boxlink_mount_{name}", f"{text}, by this worker.", labels=_LABELS)
             for labels, value in self._values(name):
                 counter.add_metric(labels, value)
             yield counter
@@ -60,7 +59,7 @@ class _Mounts(Collector):
         for row in self._rows:
             value = row.get(member)
             if isinstance(value, int | float):
-                yield [str(row[member]) for member in _LABELS.values()], value
+                yield [str(row[label]) for label in _LABELS], value
 
 
 def collector(rows: Sequence[Row]) -> Collector:

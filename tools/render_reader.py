@@ -90,8 +90,9 @@ class RenderReader:
         """It is served: the start-up is over, for whoever fetches what is read here and records it. A mount that
         nobody serves need not know, nor one that does not answer."""
         self._is_ready = True
-        while self._starting:
-            self._starting.pop().work.start_up.end()
+        starting, self._starting = self._starting, []
+        for view in starting:
+            view.work.start_up.end()
         mount = find_mount(self._host.state, os.path.realpath(self._data / self._name))
         if mount is not None:
             ask(mount[0], Ready())

@@ -50,10 +50,14 @@ def silence_s(status: NodeStatus) -> float:
 
 def may_follow(status: NodeStatus, name: str, channel: Channel | None) -> bool:
     """Whether a node follows a channel (None: one that is damaged). One that does not say which it follows may where it
-    is told to stand at just that seq."""
+    is told to stand at just that seq, or runs just that release."""
     if status.channels is not None:
         return name in status.channels
-    return channel is not None and channel.dataset is not None and status.held.get(channel.dataset) == channel.seq
+    if channel is None:
+        return False
+    if channel.dataset is None:
+        return status.release == f"{channel.release}@{channel.seq}"
+    return status.held.get(channel.dataset) == channel.seq
 
 
 def row_of(seen: Seen, wanted: Mapping[str, int], lag_max: int) -> Row:

@@ -28,9 +28,9 @@ SMALL_BYTES = PACK_BYTES_TARGET // 8
 SMALL_PACKS_MIN = 8
 # How many chunks are moved at a time: each takes some 100 bytes of memory until all are. The next repacking goes on.
 CHUNKS_MAX = 1 << 20
-# Neighbours in the order of paths: what a reader of a folder asks for together.
+# Neighbours in the order of paths: what a reader of a folder asks for together. Some 256 MiB are read for them at most.
 WINDOW_BYTES = 8 << 20
-WINDOW_CHUNKS = 8192
+WINDOW_CHUNKS = 1024
 # A range of less is a stray: asking for it costs more than its bytes do. So many in one window are worth a new pack.
 STRAY_BYTES = 1 << 20
 STRAYS_MIN = 8
@@ -51,10 +51,12 @@ class PackUse(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The strays of one window: how many ranges they are, and how many bytes and chunks of each pack."""
+    """The strays of one window: how many ranges they are, of how many bytes in all, and of each pack how many bytes and
+    chunks."""
 
     number: int
     range_count: int
+    range_bytes: int
     pack_bytes: Mapping[bytes, int]
     pack_chunks: Mapping[bytes, int]
 
@@ -68,8 +70,8 @@ class Window(msgspec.Struct, frozen=True):
 
     @property
     def read_bytes(self) -> int:
-        """What is read for them at most, each range with a gap after it."""
-        return self.live_bytes + GAP_BYTES_MAX * self.chunk_count
+        """What is read for them at most, each range with a gap to one of another window."""
+        return self.range_bytes + GAP_BYTES_MAX * self.range_count
 
     @property
     def gain(self) -> float:
@@ -98,29 +100,29 @@ def windows(entries: Iterable[Entry]) -> Iterator[list[tuple[ChunkRef, bool]]]:
         yield window
 
 
-def strays(window: list[tuple[ChunkRef, bool]]) -> tuple[list[ChunkRef], int]:
-    """(the strays of a window in its order, how many ranges they are); none where they are few."""
+def strays(window: list[tuple[ChunkRef, bool]]) -> tuple[list[ChunkRef], list[int]]:
+    """(the strays of a window in its order, how many bytes each of their ranges has); none where they are few."""
     own = [chunk for chunk, is_own in window if is_own]
     if len(own) < STRAYS_MIN:
-        return [], 0
+        return [], []
     ranges = coalesce_chunks(own)
     short = {pack: [span for span in spans if span[1] - span[0] < STRAY_BYTES] for pack, spans in ranges.items()}
-    count = sum(map(len, short.values()))
-    if count < STRAYS_MIN:
-        return [], 0
+    sizes = [stop - start for spans in short.values() for start, stop in spans]
+    if len(sizes) < STRAYS_MIN:
+        return [], []
     found = [chunk for chunk in own if any(start <= chunk.offset < stop for start, stop in short[chunk.pack])]
-    return found, count
+    return found, sizes
 
 
 def strays_of(number: int, window: list[tuple[ChunkRef, bool]]) -> Window | None:
     """What the strays of a window come to; None where it has none."""
-    found, count = strays(window)
+    found, ranges = strays(window)
     if not found:
         return None
     sizes: Counter[bytes] = Counter()
     for chunk in found:
         sizes[chunk.pack] += chunk.stored_bytes
-    return Window(number, count, sizes, Counter(chunk.pack for chunk in found))
+    return Window(number, len(ranges), sum(ranges), sizes, Counter(chunk.pack for chunk in found))
 
 
 def choose_windows(found: Iterable[Window], budget_bytes: int) -> list[Window]:
@@ -129,6 +131,8 @@ def choose_windows(found: Iterable[Window], budget_bytes: int) -> list[Window]:
     kept: list[tuple[float, int, Window]] = []
     size = count = 0
     for window in found:
+        if window.read_bytes > budget_bytes:
+            continue  # it would push out others in vain
         heapq.heappush(kept, (window.gain, window.number, window))
         size += window.read_bytes
         count += window.chunk_count

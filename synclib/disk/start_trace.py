@@ -25,10 +25,10 @@ Found = Sequence[tuple[int, Extent]]
 
 
 class StartTrace(msgspec.Struct, array_like=True, frozen=True):
-    """Of the seq whose digest that is: what the dataset's traces name, and what this node read at its last start. A few
-    megabytes at most."""
+    """Of the content, in its packs, that has that word: what the dataset's traces name, and what this node read at its
+    last start. A few megabytes at most."""
 
-    digest: str = ""
+    word: str = ""
     told: Found = ()
     own: Found = ()
 
@@ -50,7 +50,7 @@ def read_start_trace(directory: Path) -> StartTrace:
 
 def write_start_trace(directory: Path, trace: StartTrace) -> None:
     """Durable when it returns; what is too much is left out, the last first."""
-    trace = StartTrace(trace.digest, trace.told[:TOUCHES_MAX], trace.own[:TOUCHES_MAX])
+    trace = StartTrace(trace.word, trace.told[:TOUCHES_MAX], trace.own[:TOUCHES_MAX])
     with disk_errors():
         write_atomic(directory / _NAME, pack_frame(_MAGIC, msgspec.msgpack.encode(trace)))
 

@@ -37,16 +37,16 @@ class Background(msgspec.Struct, frozen=True):
 
 
 class CacheWork:
-    """Of one seq, with its digest. ``ready``: a file, if any, that says that the start-up of whoever reads is over;
-    ``is_seen_whole``: nobody read this way before, so that what is read now is all of it. ``on_whole``: called when
-    every byte is here."""
+    """Of one seq; ``word``: of what it is and where it lies (:attr:`Prepared.word`). ``ready``: a file, if any, that
+    says that the start-up of whoever reads is over; ``is_seen_whole``: nobody read this way before, so that what is
+    read now is all of it. ``on_whole``: called when every byte is here."""
 
     def __init__(
         self,
         dataset: Dataset,
         host: Host,
         seq: int,
-        digest: str,
+        word: str,
         cache: BlobCache,
         extents: Extents,
         seqs: MountedSeqs,
@@ -68,7 +68,7 @@ class CacheWork:
         self.blob = Blob(store, root, extents, cache, clock, near)
         once = Dataset(untried(store), root)
         self.start_up = start_up = StartUp(
-            once, host, seq, digest, extents, directory, ready, is_seen_whole=is_seen_whole
+            once, host, seq, word, extents, directory, ready, is_seen_whole=is_seen_whole
         )
         self.hydrator = Hydrator(
             self.blob,

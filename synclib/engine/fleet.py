@@ -10,15 +10,9 @@ from itertools import islice
 from synclib.clock import Clock
 from synclib.core.fleet import Row, Seen, is_live, row_of
 from synclib.core.names import check_node, dataset_root, log_prefix, node_prefix
-from synclib.core.registration import (
-    NODE_STATUS_BYTES_MAX,
-    REGISTRATION_BYTES_MAX,
-    NodeStatus,
-    Registration,
-    parse_node_status,
-    parse_registration,
-)
+from synclib.core.registration import NODE_STATUS_BYTES_MAX, NodeStatus, Registration, parse_node_status
 from synclib.engine.logship import read_segment
+from synclib.engine.registrations import registrations
 from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
 from synclib.lazy.dataset import Dataset
 from synclib.store.base import Store, in_spite_of_strangers
@@ -37,7 +31,7 @@ def fleet_rows(store: Store, clock: Clock, lag_max: int, *, with_logs: bool) -> 
     rows = []
     for name in names:
         status = statuses.get(name)
-        silent_s = 0.0 if status is None else age_s(status, clock)
+        silent_s = 0.0 if status is None else max(0.0, age_s(status, clock))
         line = last_line(store, name) if with_logs else ""
         rows.append(row_of(Seen(name, status, silent_s, served.get(name, {}), line), heads, lag_max))
     return rows, problems
@@ -50,8 +44,8 @@ def live_nodes(store: Store, clock: Clock, problems: list[str] | None = None) ->
 
 
 def age_s(status: NodeStatus, clock: Clock) -> float:
-    """Since a node said something. ValueError where its time is none."""
-    return max(0.0, clock.wall_ns() / 1e9 - _seconds(status.at))
+    """Since a node said something; negative where its clock is ahead. ValueError where its time is none."""
+    return clock.wall_ns() / 1e9 - _seconds(status.at)
 
 
 def _statuses(store: Store, problems: list[str]) -> dict[str, NodeStatus]:
@@ -73,17 +67,8 @@ def _statuses(store: Store, problems: list[str]) -> dict[str, NodeStatus]:
 
 def _registrations(store: Store, problems: list[str]) -> dict[str, dict[str, Registration]]:
     found: dict[str, dict[str, Registration]] = defaultdict(dict)
-    for info in islice(in_spite_of_strangers(store.list("proxy/"), problems.append), NODES_MAX):
-        try:
-            fetched = store.get(info.key, size_max=REGISTRATION_BYTES_MAX)
-            assert fetched is not None
-            registration = parse_registration(fetched.data)
-        except Missing:
-            continue
-        except (Corrupt, Invalid) as error:
-            problems.append(f"{info.key}: {error.message}")
-            continue
-        found[registration.node or info.key][info.key] = registration
+    for key, _, registration in registrations(store, problems.append, NODES_MAX):
+        found[registration.node or key][key] = registration
     return found
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from synclib.clock import ulid_text
 from synclib.core.entry import ADDRESS_UNIT
 from synclib.core.frame import DECODE_ERRORS
 from synclib.core.manifest import Manifest, RunRef
@@ -94,6 +95,12 @@ class Prepared(msgspec.Struct, frozen=True):
     def blob(self) -> Path:
         """The cache's file."""
         return Path(self.cache) / "blob"
+
+    @property
+    def word(self) -> str:
+        """Another one where the content is another, or lies in other packs, as after a repack."""
+        runs = (ulid_text(run.ulid) for run in self.runs)
+        return " ".join((self.digest, *sorted(self.metadata.stems()), *runs))
 
     @property
     def blob_bytes(self) -> int:
@@ -219,7 +226,7 @@ def serve(
             Dataset(store, prepared.root),
             host,
             prepared.seq,
-            prepared.digest,
+            prepared.word,
             cache,
             content.extents,
             MountedSeqs(directory, lambda data: open_map(data, untried(store))),

@@ -205,6 +205,9 @@ class _Publication:
 
     def _difference(self, chain: Chain, stats: StatCache | None, *, is_live: bool) -> Difference:
         options = self._options
+        # Anew for each scan: which files are links of one another may change in between.
+        self._extras.close()
+        self._extras = Extras(self._directory, options.prefix, owners=options.owners, xattrs=options.xattrs)
         return Difference(
             chain,
             self._directory,

@@ -112,7 +112,7 @@ def open_at_work(
                 dataset,
                 host,
                 manifest.seq,
-                manifest.digest,
+                prepared.word,
                 cache,
                 extents,
                 MountedSeqs(directory, lambda data: open_map(data, dataset.store)),

@@ -36,9 +36,9 @@ class StartUp:
     """Of one mount of a seq. It is over when it is said to be, by :meth:`end` or by the file ``ready`` (None: there is
     none), or when nothing new was read for a while.
 
-    ``digest``, ``extents``: of that seq. ``cache``: the directory of the dataset's blob. ``dataset``: its store need
-    not try again; what fails is left out, for a trace is advice. ``is_seen_whole``: nobody served the mount before;
-    else what is noted is not all, and is not kept.
+    ``word``: another one where the content is another, or lies in other packs; ``extents``: of that seq. ``cache``: the
+    directory of the dataset's blob. ``dataset``: its store need not try again; what fails is left out, for a trace is
+    advice. ``is_seen_whole``: nobody served the mount before; else what is noted is not all, and is not kept.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class StartUp:
         dataset: Dataset,
         host: Host,
         seq: int,
-        digest: str,
+        word: str,
         extents: Extents,
         cache: Path,
         ready: Path | None,
@@ -54,7 +54,7 @@ class StartUp:
         is_seen_whole: bool,
     ) -> None:
         self._dataset, self._host, self._cache, self._ready = dataset, host, cache, ready
-        self._seq, self._digest, self._extents = seq, digest, extents
+        self._seq, self._word, self._extents = seq, word, extents
         self._is_seen_whole, self._is_ended = is_seen_whole, False
         self.touches = Touches(host.clock)
 
@@ -92,9 +92,9 @@ class StartUp:
     def _keep(self, own: Found) -> None:
         """The next start here needs the same, whether or not there are traces enough of others."""
         kept = read_start_trace(self._cache)
-        told = kept.told if kept.digest == self._digest else ()
+        told = kept.told if kept.word == self._word else ()
         with contextlib.suppress(BoxlinkError):
-            write_start_trace(self._cache, StartTrace(self._digest, told, own))
+            write_start_trace(self._cache, StartTrace(self._word, told, own))
 
     def _is_said(self) -> bool:
         return self._is_ended or (self._ready is not None and self._ready.exists())
@@ -105,7 +105,7 @@ class StartUp:
         if self._is_said():
             return []
         kept = read_start_trace(self._cache)
-        if kept.digest != self._digest:
+        if kept.word != self._word:
             own = self._still_there(kept.own)
             try:
                 touches = union(read_traces(self._dataset))
@@ -114,21 +114,19 @@ class StartUp:
                     return self._likely()
             except BoxlinkError:
                 return _seconds(StartTrace(own=own))
-            kept = StartTrace(self._digest, told, own)
+            kept = StartTrace(self._word, told, own)
             with contextlib.suppress(BoxlinkError):
                 write_start_trace(self._cache, kept)
         return _seconds(kept)
 
     def _still_there(self, former: Found) -> list[tuple[int, Extent]]:
-        """What was read at another seq, as far as this one has it in the same place."""
+        """What was read at another seq, or before a repack, as far as this one has it in the same place."""
         with contextlib.suppress(BoxlinkError):
             return [
-                (at_ms, extent)
+                (at_ms, here)
                 for at_ms, extent in former
-                if any(
-                    (here.position, here.chunk.hash) == (extent.position, extent.chunk.hash)
-                    for here in self._extents.overlapping(extent.position, extent.position + 1)
-                )
+                for here in self._extents.overlapping(extent.position, extent.position + 1)
+                if (here.position, here.chunk.hash) == (extent.position, extent.chunk.hash)
             ]
         return []
 
@@ -150,7 +148,11 @@ class StartUp:
     def _publish(self, own: Found) -> None:
         if is_trace_wanted(self._dataset, self._seq):  # asked first: most nodes need not look for paths
             with self._chain(fill_bytes_max=0) as (chain, _):
-                publish_trace(self._dataset, self._host, self._seq, resolve(chain, own))
+                touches = resolve(chain, own)
+            # Few are found where the seq was repacked since it was mounted: that tells nobody what a start needs.
+            if 2 * len(touches) < len(own):
+                return
+            publish_trace(self._dataset, self._host, self._seq, touches)
         write_atomic(self._cache / _PUBLISHED, b"%d" % self._seq)
 
     def _is_published(self) -> bool:

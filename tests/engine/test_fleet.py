@@ -189,6 +189,9 @@ def test_who_follows_a_channel() -> None:
     assert not may_follow(status(channels=[], held={"covers": 5}), "stable", channel)
     assert may_follow(status(held={"covers": 5}), "stable", channel), "it does not say"
     assert not may_follow(status(held={"covers": 4}), "stable", channel)
+    programs = Channel(release="fleet", seq=5, at="")
+    assert may_follow(status(release="fleet@5"), "stable", programs)
+    assert not may_follow(status(release="fleet@4"), "stable", programs)
 
 
 class Renewing(MemoryStore):
@@ -219,7 +222,7 @@ def test_what_a_node_that_is_gone_left_is_taken_away() -> None:
     before = [info.key for info in store.list("")]
     assert forget("n1", dry=True) == wanted
     assert [info.key for info in store.list("")] == before
-    with pytest.raises(Conflict, match="renews its registration"):
+    with pytest.raises(Conflict, match="renews what it wrote"):
         forget_node(store, clock, "n1", lambda _: store.again(), is_dry_run=False)
     assert [info.key for info in store.list("")] == before
     assert forget("n1") == wanted
@@ -228,6 +231,22 @@ def test_what_a_node_that_is_gone_left_is_taken_away() -> None:
     assert forget("n2") == ["node/n2"]
     assert forget("proxy/10.0.0.2.p80") == ["proxy/10.0.0.2.p80"]
     assert [info.key for info in store.list("")] == ["log/n1/a.log/0"]
+
+
+def test_a_node_whose_clock_was_ahead_is_forgotten_when_it_is_silent() -> None:
+    store, clock = Renewing(), ManualClock()
+    clock.advance(1_000_000)
+    said = NodeStatus(role="render", at=now_text(clock)).model_dump_json().encode()
+    clock = ManualClock()
+
+    def says_more(_: str) -> None:
+        store.put("node/n1", said + b" ")
+
+    store.put("node/n1", said)
+    with pytest.raises(Conflict, match="renews what it wrote"):
+        forget_node(store, clock, "n1", says_more, is_dry_run=False)
+    assert forget_node(store, clock, "n1", lambda _: None, is_dry_run=False) == ["node/n1"]
+    assert list(store.list("")) == []
 
 
 HUGE = b'{"v":1,"at":"2026-01-01T00:00:00Z","disk_bytes":1' + b"0" * 400 + b"}"

@@ -12,13 +12,22 @@ import pytest
 from synclib.clock import SystemClock, SystemEntropy
 from synclib.core.entry import ChunkRef, Entry, Kind
 from synclib.core.pack import PACK_BYTES_TARGET
-from synclib.core.repacking import SMALL_BYTES, PackUse, Window, choose_packs, choose_windows, strays, windows
+from synclib.core.repacking import (
+    SMALL_BYTES,
+    PackUse,
+    Window,
+    choose_packs,
+    choose_windows,
+    strays,
+    strays_of,
+    windows,
+)
 from synclib.core.retention import Retention
 from synclib.disk.journal import Journal
 from synclib.engine.collect import collect
 from synclib.engine.compact import compact
 from synclib.engine.host import Connect, no_progress
-from synclib.engine.repack import RepackOptions, repack_dataset
+from synclib.engine.repack import BUDGET_BYTES, RepackOptions, repack_dataset
 from synclib.engine.verify import VerifyOptions, verify
 from synclib.engine.workers import start_processes
 from synclib.errors import Corrupt
@@ -236,13 +245,25 @@ def entry(name: bytes, *chunks: ChunkRef) -> Entry:
 def test_the_worst_windows_come_first_within_what_may_be_read() -> None:
     def window(number: int, ranges: int) -> Window:
         packs = {b"%d" % index: 1000 for index in range(ranges)}
-        return Window(number, ranges, packs, dict.fromkeys(packs, 1))
+        return Window(number, ranges, 1000 * ranges, packs, dict.fromkeys(packs, 1))
 
     found = [window(0, 8), window(1, 30), window(2, 20)]
     chosen = choose_windows(iter(found), 51 * ((256 << 10) + 1000))
     assert [one.number for one in chosen] == [1, 2]
     assert choose_windows(iter(found), 1000) == []
+    # One that is too large for all of it takes nobody's place.
+    assert [one.number for one in choose_windows(iter([*found, window(3, 60)]), 51 * ((256 << 10) + 1000))] == [1, 2]
     assert sum(one.read_bytes for one in chosen) <= 51 * ((256 << 10) + 1000)
+
+
+def test_a_folder_of_tiny_files_is_gathered_however_many_they_are() -> None:
+    """Each in a pack of its own, as many publishes leave them."""
+    tiny = [entry(b"%06d" % n, chunk(n, b"%d" % n, 0, 100)) for n in range(20_000)]
+    found = [strays_of(number, window) for number, window in enumerate(windows(tiny))]
+    assert all(one is not None for one in found)
+    chosen = choose_windows((one for one in found if one is not None), BUDGET_BYTES // 2)
+    assert len(chosen) >= 5
+    assert sum(one.read_bytes for one in chosen) <= BUDGET_BYTES // 2
 
 
 def test_what_several_files_have_belongs_to_the_first() -> None:
@@ -253,13 +274,14 @@ def test_what_several_files_have_belongs_to_the_first() -> None:
     found = list(windows([*rows, *columns]))
     assert [is_own for _, is_own in found[0]] == [True] * 100 + [False] * 100
     # Ten packs of 10,000 bytes are ten ranges: they are strays, once each.
-    assert strays(found[0]) == ([one for row in table for one in row], 10)
+    assert strays(found[0]) == ([one for row in table for one in row], [10_000] * 10)
 
 
 def test_only_what_is_short_is_a_stray() -> None:
     body = [chunk(number, b"body", number * (1 << 20), 1 << 20) for number in range(4)]
     few = [chunk(100 + number, b"%d" % number, 5000) for number in range(7)]
-    assert strays([(one, True) for one in body + few]) == ([], 0)
+    assert strays([(one, True) for one in body + few]) == ([], [])
     one_more = chunk(200, b"more", 0)
-    assert strays([(one, True) for one in [*body, *few, one_more]]) == ([*few, one_more], 8)
-    assert strays([(one, True) for one in [*body, *few]] + [(one_more, False)]) == ([], 0)
+    found, sizes = strays([(one, True) for one in [*body, *few, one_more]])
+    assert (found, sorted(sizes)) == ([*few, one_more], [1000] * 8)
+    assert strays([(one, True) for one in [*body, *few]] + [(one_more, False)]) == ([], [])

@@ -11,13 +11,17 @@ from typing import cast
 
 import pytest
 
-from synclib.clock import ManualClock
+from synclib.clock import ManualClock, ulid_text
 from synclib.core.entry import ADDRESS_UNIT, Entry, Kind
 from synclib.core.extent_map import Extent
 from synclib.core.likely import BYTES_MAX, likely
+from synclib.core.retention import Retention
 from synclib.core.trace import QUIET_S, START_UP_S_MAX, TRACES_KEPT, Touch, Trace, encode_trace, union
 from synclib.disk.start_trace import read_start_trace
-from synclib.engine.host import Host
+from synclib.engine.collect import collect
+from synclib.engine.host import Host, no_progress
+from synclib.engine.mount import prepare_tree
+from synclib.engine.repack import RepackOptions, repack_dataset
 from synclib.engine.startup import StartUp
 from synclib.engine.traces import extents_of, locate, publish_trace, read_traces, resolve
 from synclib.errors import Missing
@@ -56,7 +60,8 @@ def start_up_of(
         extents = EntryExtents(chain_of(kit))
         for entry in chain_of(kit).entries():
             extents.know(entry)
-    words = (manifest.seq, manifest.digest, extents, cache, ready)
+    word = " ".join((manifest.digest, *(ulid_text(run.ulid) for run in manifest.runs)))
+    words = (manifest.seq, word, extents, cache, ready)
     return StartUp(dataset, host or kit.host, *words, is_seen_whole=is_seen_whole)
 
 
@@ -358,7 +363,64 @@ def test_what_this_node_read_itself_is_replayed_too_whatever_others_did(tmp_path
     start_up = start_up_of(kit, cache, tmp_path / "ready")
     found = {extent.position for _, extent in start_up.read_trace()}
     assert found == {position(kit, b"01"), position(kit, b"08")} != wanted
-    assert read_start_trace(cache).digest == kit.dataset.read_head().manifest.digest
+    assert read_start_trace(cache).word.startswith(kit.dataset.read_head().manifest.digest)
+
+
+def repacked(kit: Kit) -> None:
+    """The same seq with the same digest, in other packs; those before are gone."""
+    before = kit.dataset.read_head().manifest
+    done = repack_dataset(kit.dataset, kit.host, None, RepackOptions(), no_progress)
+    assert (done.manifest.digest, done.new_packs > 0) == (before.digest, True)
+    collect(kit.dataset, kit.host, Retention(last=1), None, no_progress)
+
+
+def in_many_packs(kit: Kit) -> None:
+    content = {b"%02d" % n: (kit.directory / f"{n:02}").read_bytes() for n in range(20)}
+    content |= {b"a": None, b"a/large": (kit.directory / "a/large").read_bytes()}
+    for number in range(10):
+        content[b"%02d" % number] = random.Random(number).randbytes(9000)
+        kit.write(content)
+        kit.publish()
+
+
+def test_what_is_kept_here_is_found_again_after_a_repack(tmp_path: Path) -> None:
+    kit = make(tmp_path)
+    in_many_packs(kit)
+    cache = tmp_path / "lazy"
+    cache.mkdir()
+    own = start_up_of(kit, cache, tmp_path / "ready")
+    own.touches.note(extents_of(next(entry for entry in chain_of(kit).entries() if entry.path == b"07")))
+    own.end()
+    own.run(lambda: None, threading.Event())
+    for info in list(kit.store.list("data/covers/trace/")):
+        kit.store.delete(info.key)  # it is all that there is
+    ((_, before),) = start_up_of(kit, cache, tmp_path / "ready-2").read_trace()
+    prepared = prepare_tree(kit.dataset, kit.host, kit.dataset.read_head().manifest, "")
+    repacked(kit)
+    assert prepare_tree(kit.dataset, kit.host, kit.dataset.read_head().manifest, "").word != prepared.word
+    ((_, after),) = start_up_of(kit, cache, tmp_path / "ready-2").read_trace()
+    assert (after.position, after.chunk.hash) == (before.position, before.chunk.hash)
+    assert after.chunk == next(entry for entry in chain_of(kit).entries() if entry.path == b"07").chunks[0]
+    assert after.chunk.pack != before.chunk.pack
+
+
+def test_a_start_up_at_packs_that_are_gone_publishes_nothing(tmp_path: Path) -> None:
+    """The seq was repacked since it was mounted: by their packs few paths are found."""
+    kit = make(tmp_path)
+    in_many_packs(kit)
+    cache = tmp_path / "lazy"
+    cache.mkdir()
+    start_up = start_up_of(kit, cache, tmp_path / "ready")
+    start_up.touches.note(extents_of(next(entry for entry in chain_of(kit).entries() if entry.path == b"07")))
+    repacked(kit)
+    start_up.end()
+    start_up.run(lambda: None, threading.Event())
+    assert read_traces(kit.dataset) == []
+    again = start_up_of(kit, cache, tmp_path / "ready-2")
+    again.touches.note(extents_of(next(entry for entry in chain_of(kit).entries() if entry.path == b"07")))
+    again.end()
+    again.run(lambda: None, threading.Event())
+    assert [touch.path for trace in read_traces(kit.dataset) for touch in trace.touches] == [b"07"]
 
 
 def test_before_there_is_a_trace_the_files_at_the_top_come_first(tmp_path: Path) -> None:

@@ -307,8 +307,8 @@ def test_what_a_sync_left_that_has_ended_can_be_unmounted(site: Site) -> None:
     site.stop()
     site.assert_same()
     (row,) = site.machine.json("status")["mounts"]
-    assert row["directory"] == str(site.covers), "where programs read it, and every verb takes it"
-    assert row["mount"].startswith(str(site.data / ".boxlink/lazy/covers"))
+    assert row["read_at"] == str(site.covers), "where programs read it, and every verb takes it"
+    assert row["directory"].startswith(str(site.data / ".boxlink/lazy/covers"))
     assert f" on {site.covers}: ".encode() in site.machine.run("status")
     with open(site.covers / "large", "rb") as held:
         refused = site.machine.json("umount", site.covers, code=13)["error"]
@@ -383,3 +383,22 @@ def test_what_was_asked_for_while_it_stood_holds_after_a_start_of_the_machine(si
     assert not (site.covers / "synch.active").exists()
     site.stop()
     assert not (site.covers / "synch.active").exists()
+
+
+def test_an_older_seq_whose_keeper_was_killed_is_cleared_away_and_the_newer_one_goes_on(site: Site) -> None:
+    (site.covers / "synch.active").write_text("lazy")
+    site.start()
+    site.wait(lambda: site.down()["seq"] == 1)
+    with open(site.covers / "text", "rb"):
+        (site.source / "more").write_text("x")
+        site.machine.run("publish", "covers", site.source)
+        site.wait(lambda: site.down()["seq"] == 2)
+        site.stop()
+        rows = {row["seq"]: row for row in site.machine.json("status")["mounts"]}
+        os.kill(rows[1]["keeper"], signal.SIGKILL)
+        site.wait(lambda: b": dead; boxlink umount --force " in site.machine.run("status"))
+        (hint,) = (line for line in site.machine.run("status").decode().splitlines() if ": dead;" in line)
+        words = hint.partition("; boxlink ")[2].partition(" clears")[0].split()
+        site.machine.run(*words)
+        assert [row["seq"] for row in site.machine.json("status")["mounts"]] == [2]
+        site.assert_same()

@@ -63,8 +63,8 @@ def test_what_is_not_known_is_not_said() -> None:
 def test_mounts_are_in_the_same_scrape_and_the_newer_of_two_seqs_counts() -> None:
     row = {"dataset": "covers", "state": "serving", "reads": 9}
     mounts = [
-        {**row, "directory": "/covers", "mount": "/d/2", "seq": 2, "hydrated_percent": 25.0},
-        {**row, "directory": "/covers", "mount": "/d/1", "seq": 1, "hydrated_percent": 100.0},
+        {**row, "directory": "/d/2", "seq": 2, "hydrated_percent": 25.0},
+        {**row, "directory": "/d/1", "seq": 1, "hydrated_percent": 100.0},
     ]
     found = samples(seen({"covers": Followed(2)}, mounts))
     assert found["sync_hydrated_ratio", (("dataset", "covers"),)] == 0.25

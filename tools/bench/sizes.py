@@ -172,7 +172,7 @@ def end_mounts(node: Node, data: Path) -> None:
         subprocess.run(["umount", "-l", str(data / "covers")], check=True)
     for row in node.run("status")["mounts"]:
         # It may have ended by itself meanwhile.
-        command = [BOXLINK, "umount", row["mount"], "--force"]
+        command = [BOXLINK, "umount", row["directory"], "--force"]
         subprocess.run(command, env=node.environment, check=False, capture_output=True)
 
 

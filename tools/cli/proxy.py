@@ -187,7 +187,7 @@ def _logger(context: Context) -> structlog.typing.FilteringBoundLogger:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at" if as_json else "timestamp"),
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at" if is_heard() else "timestamp"),
             structlog.processors.format_exc_info,
             renderer,
         ],

@@ -163,6 +163,7 @@ def _run(
         pages = UpPages(supervisor.figures, SystemClock(), place.release, is_following=is_following).pages()
         supervisor.admin = UpAdmin(listener, pages, SystemClock())
     supervisor.run()
+    note_followed(place.data, role, "")
     console.event("down", role=role)
     if supervisor.is_renewing and kept:
         raise click.exceptions.Exit(RENEWING)

@@ -18,4 +18,4 @@ def end_mounts(data: Path, boxlink: Callable[..., dict[str, Any]]) -> None:
         while mounted_on(os.fsencode(directory)):
             unmount(os.fsencode(directory), MNT_DETACH | UMOUNT_NOFOLLOW)
     for mount in boxlink("status")["mounts"]:
-        boxlink("umount", "--force", mount["mount"])
+        boxlink("umount", "--force", mount["directory"])

@@ -30,7 +30,8 @@ def trusting(store: Store, asked: Asked, rollout: Rollout) -> Asked:
         if not statement.key or _is_trusted(statement, asked.trust):
             continue
         found = next((path for path in _files(asked) if _is_trusted(statement, (path,))), UNKNOWN)
-        asked = replace(asked, trust=(*asked.trust, found))
+        if found not in asked.trust:
+            asked = replace(asked, trust=(*asked.trust, found))
     return asked
 
 
