@@ -94,7 +94,7 @@ def test_the_verb_takes_four_round_trips(
 ) -> None:
     """`boxlink cat` on a node that has nothing, from a server that speaks S3."""
     store, chain = ten_million
-    server = FarServer(store, Distance(0.4, 0.4))
+    server = FarServer(store, Distance(1.2, 1.2))  # far more than a busy machine takes between two of one round
     with serving(server) as endpoint:
         for name, value in environment(endpoint).items():
             monkeypatch.setenv(name, value)
