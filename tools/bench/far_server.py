@@ -27,6 +27,7 @@ _REASONS = {200: "OK", 204: "No Content", 206: "Partial Content", 304: "Not Modi
 _REASONS |= {404: "Not Found", 412: "Precondition Failed", 416: "Range", 500: "Error", 503: "Slow Down"}
 # How a store may lie about the bytes of packs, and only about those: for tests.
 LIES = ("truncated", "flipped", "wrong range", "503", "stalled", "down")
+_FLIPPED_EVERY = 4096  # bytes
 _FAILURES: tuple[tuple[type[BoxlinkError], int, str], ...] = (
     (Missing, 404, "NoSuchKey"),
     (Conflict, 412, "PreconditionFailed"),
@@ -99,7 +100,9 @@ class FarServer:
         answer = self._answer(_shifted(request) if lie == "wrong range" else request)
         if lie == "flipped" and answer.body:
             body = bytearray(answer.body)
-            body[len(body) // 2] ^= 1
+            # In every chunk of it, and not only in one: those beside it would be right.
+            for place in range(len(body) // 2 % _FLIPPED_EVERY, len(body), _FLIPPED_EVERY):
+                body[place] ^= 1
             answer.body = bytes(body)
         if lie == "wrong range" and "range" in request.headers and answer.status == 206:
             answer.headers["Content-Range"] = _as_asked(request, answer.headers["Content-Range"])

@@ -23,11 +23,11 @@ def check_same(running: LocalNode, wanted: LocalNode, defaults: Mapping[str, str
                 path=str(running.directory),
             )
     # An address that a newer boxlink's role has, or has no more, is none that anybody set.
-    both = running.addresses.keys() & wanted.addresses.keys()
-    there, meant = (
-        {**defaults, **{name: node.addresses[name] for name in both}, **node.values} for node in (running, wanted)
+    gained_or_lost = (running.addresses.keys() ^ wanted.addresses.keys()) - running.values.keys() - wanted.values.keys()
+    there, meant = ({**defaults, **node.addresses, **node.values} for node in (running, wanted))
+    others = sorted(
+        name for name in {*there, *meant} if there.get(name) != meant.get(name) and name not in gained_or_lost
     )
-    others = sorted(name for name in {*there, *meant} if there.get(name) != meant.get(name))
     if others:
         raise _of_other_values(running, others, there, meant, [name for name in others if name not in wanted.values])
 
