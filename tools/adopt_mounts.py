@@ -19,7 +19,8 @@ from synclib.errors import BoxlinkError
 from tools.listen_fds import take_descriptors
 from tools.mount_keeper import DEVICE_PREFIX, forget_device
 from tools.mount_spec import MountSpec, read_spec
-from tools.mounting import adopt, is_keeper
+from tools.mounted import is_keeper
+from tools.mounting import adopt
 
 _KEY_CHARACTERS = frozenset("0123456789abcdef")
 _FDINFO = "fuse_connection:"  # fs/fuse/dev.c, fuse_dev_show_fdinfo; newer kernels have it

@@ -22,7 +22,7 @@ from synclib.store.probe import probe_conditional_writes
 from tools.lazy_probe import Rung, rung_of
 from tools.mount_control import ask
 from tools.mount_spec import all_specs
-from tools.mounting import is_served
+from tools.mounted import is_served
 
 _DESCRIPTORS_MIN = 256
 _FREE_BYTES_MIN = 64 << 20
@@ -76,18 +76,18 @@ def _check_lazy(directory: Path) -> Finding:
 def _check_mounts(state: Path) -> Iterator[Finding]:
     """Each mount of this node, asked by its control socket: the mount itself, which may hang, is not touched."""
     for directory, spec in all_specs(state):
-        what = f"mount {spec.target}"
+        what = f"mount {spec.place}"
         if spec.is_native:
             if is_served(spec):
                 yield Finding(what, True, f"seq {spec.prepared.seq}, every byte is here, nothing runs")
             continue
         if not is_served(spec):
-            hint = f"boxlink umount --force {spec.target}, then mount it again: what was fetched is kept"
+            hint = f"boxlink umount --force {spec.place}, then mount it again: what was fetched is kept"
             yield Finding(what, False, "nobody serves it", hint, Unavailable.exit_code)
             continue
         figures = ask(directory)
         if figures is None:
-            hint = f"its keeper replaces it within 30 s; its log is {directory / 'log'}; boxlink remount {spec.target}"
+            hint = f"its keeper replaces it within 30 s; its log is {directory / 'log'}; boxlink remount {spec.place}"
             yield Finding(what, False, "its worker does not answer", hint, Unavailable.exit_code)
             continue
         found = f"seq {spec.prepared.seq}, {figures['hydrated_percent']} % here, {figures['errors']} reads failed"

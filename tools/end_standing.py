@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from synclib.core.names import STATE_DIRECTORY
-from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mounted_on, unmount
+from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, escaped, mounted_on, unmount
 from synclib.engine.host import Host
 from synclib.errors import Conflict, Missing
 from tools.mounting import end_mount
@@ -54,5 +54,5 @@ def _slots(home: Path) -> list[Path]:
 def _is_of(target: str, slots: list[Path]) -> bool:
     """Whether what is on top there is the overlay of one of the slots."""
     found = mounted_on(os.fsencode(target))
-    lower = {b"lowerdir=" + os.fsencode(slot / "seq") for slot in slots}
+    lower = {b"lowerdir=" + escaped(os.fsencode(slot / "seq")) for slot in slots}
     return bool(found) and found[-1][0] == b"overlay" and not lower.isdisjoint(found[-1][1].split(b","))

@@ -18,6 +18,8 @@ from typing import BinaryIO
 AHEAD = "ahead"
 # In a mount's directory: what its processes say.
 LOG = "log"
+# As well: says that another seq has been put in its place.
+REPLACED = "replaced"
 _ORDER_BYTES_MAX = 16 << 10
 
 

@@ -23,8 +23,8 @@ from typing import Any
 
 from synclib.lazy.former_worker import former_workers
 from synclib.lazy.keeper import Keeper
-from synclib.lazy.kept_mount import ErofsMount, KeptMount, TreeMount
-from tools.mount_ahead import AHEAD, LOG, WorkerAhead, log_to
+from synclib.lazy.kept_mount import ErofsMount, KeptMount, PutMount, ReplaceableMount, TreeMount
+from tools.mount_ahead import AHEAD, LOG, REPLACED, WorkerAhead, log_to
 
 _CHECK_S = 20.0
 DEVICE_PREFIX = "boxlink-mount-"  # of the name that a connection has in the service manager's store
@@ -122,10 +122,17 @@ def _keeper(spec_path: str, ahead: WorkerAhead | None = None) -> Keeper:
         else:
             _notify(f"FDSTORE=1\nFDNAME={name}", device)
 
-    return Keeper(_kept(spec, os.path.join(directory, "blob")), spawn, renew, store)
+    return Keeper(_kept(spec, directory), spawn, renew, store)
 
 
-def _kept(spec: dict[str, Any], blob_directory: str) -> KeptMount:
+def _kept(spec: dict[str, Any], directory: str) -> KeptMount:
+    made, place = _made(spec, os.path.join(directory, "blob")), spec.get("put_on", "")
+    if place:
+        return PutMount(made, os.fsencode(spec["target"]), os.fsencode(place))
+    return ReplaceableMount(made, os.path.join(directory, REPLACED))
+
+
+def _made(spec: dict[str, Any], blob_directory: str) -> KeptMount:
     prepared, target = spec["prepared"], os.fsencode(spec["target"])
     if prepared.get("mode") == "fuse":
         return TreeMount(target)

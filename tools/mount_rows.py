@@ -9,7 +9,7 @@ from typing import Any
 
 from tools.mount_control import ask
 from tools.mount_spec import MountSpec, all_specs
-from tools.mounting import forget, is_served
+from tools.mounted import forget, is_served
 
 _ASK_S = 2.0
 # All of them together: whoever scrapes waits some ten seconds.
@@ -41,7 +41,7 @@ def _row(spec: MountSpec, figures: dict[str, Any] | None, *, is_alive: bool) -> 
         "dataset": prepared.root.partition("/")[2],
         "seq": prepared.seq,
         "digest": prepared.digest,
-        "directory": spec.target,
+        "directory": spec.place,
         "read_at": spec.directory,
         "mode": str(prepared.mode),
         "why": prepared.why,

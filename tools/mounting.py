@@ -24,7 +24,7 @@ from synclib.disk.cache_limits import check_limit
 from synclib.disk.faults import disk_errors
 from synclib.disk.fuse_mount import unmount_fuse
 from synclib.disk.hydrated import native_lock, note_native
-from synclib.disk.mounts import mount_erofs_reading_ahead, mounted_on
+from synclib.disk.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, mount_erofs_reading_ahead, mounted_on, put_mount, unmount
 from synclib.engine.cache_work import Background
 from synclib.engine.host import Connect, Host, Progress
 from synclib.engine.lazy_place import Started
@@ -33,19 +33,30 @@ from synclib.errors import Conflict, Invalid, Missing, Unavailable, Unsupported
 from synclib.lazy.dataset import Dataset
 from synclib.lazy.metadata import prune
 from tools.lazy_probe import Rung, rung_of
-from tools.mount_ahead import LOG, KeeperAhead, keeper_ahead
+from tools.mount_ahead import LOG, REPLACED, KeeperAhead, keeper_ahead
 from tools.mount_control import ask
 from tools.mount_keeper import device_name, forget_device
 from tools.mount_spec import READY, MountSpec, all_specs, read_spec, spec_directory
 from tools.mount_volumes import VolumesHere
+from tools.mounted import (
+    OURS,
+    alone_at,
+    check_replaceable,
+    clear_dead,
+    detach,
+    forget,
+    is_keeper,
+    is_served,
+    known_at,
+    standing_at,
+    tell_replaced,
+)
 
 CACHE_BYTES_MIN = 8 << 20
 _END_S = 20.0
 _ASK_EVERY_S = 1.0
 _RENEW_S = 90.0
-_EXEC_S = 1.0
 _LOOK_MS = 60_000  # the kernel says when anything is mounted or unmounted (proc(5), /proc/pid/mounts)
-_OURS = (b"erofs", b"fuse.boxlink")
 ASKED_FOR = "asked for"
 # What a kernel says that lacks EROFS, FUSE or mounts of files, or where this process may not mount.
 _REFUSED = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES)
@@ -180,7 +191,7 @@ def check_empty(target: str) -> None:
     """Invalid where something would be hidden by a mount on the directory. What is mounted there already is no concern
     of this: it is told or replaced (start_mount)."""
     above = mounted_on(os.fsencode(target))
-    if above and above[-1][0] in _OURS:
+    if above and above[-1][0] in OURS:
         return
     with disk_errors(), os.scandir(target) as listing:
         found = next(listing, None)
@@ -201,39 +212,52 @@ def start_mount(
     cache_bytes_max: int | None = None,
     ahead: KeeperAhead | None = None,
 ) -> subprocess.Popen[bytes] | None:
-    """Mount a seq; when this returns it can be read. The keeper's process, which holds none of our descriptors; None
-    where every byte is here already, so that nothing need run: not with a limit, for then what is here may go.
+    """Mount a seq; when this returns it can be read. Another seq of the same dataset that stands there is replaced, at
+    once: what is open keeps its bytes. The keeper's process, which holds none of our descriptors; None where every byte
+    is here already, so that nothing need run: not with a limit, for then what is here may go.
 
     ``ahead``: the keeper, if one waits for it."""
-    directory = spec_directory(host.state, target)
-    former = read_spec(directory)
-    if former is not None and is_served(former):
-        raise Conflict(
-            f"{former.prepared.root.partition('/')[2]} is mounted there already",
-            hint=f"boxlink umount {target}",
-            path=target,
-        )
+    with alone_at(host.state, target):
+        return _start_alone(host, connect, prepared, target, background, cache_bytes_max, ahead)
+
+
+def _start_alone(
+    host: Host,
+    connect: Connect,
+    prepared: Prepared,
+    target: str,
+    background: Background,
+    cache_bytes_max: int | None,
+    ahead: KeeperAhead | None,
+) -> subprocess.Popen[bytes] | None:
+    former = standing_at(host, target)
     if former is not None:
-        _clear(directory, former)
+        check_replaceable(former, connect.url, prepared.root, prepared.seq)
+    clear_dead(host.state, target, is_standing=former is not None)
+    order = max((spec.order + 1 for _, spec in known_at(host.state, target)), default=0)
+    directory = spec_directory(host.state, target, order)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(directory / READY)
+    for word in (READY, REPLACED):
+        (directory / word).unlink(missing_ok=True)
+    if former is not None:
+        (directory / "seq").mkdir(exist_ok=True)
     spec = MountSpec(
         connect.url,
         dict(connect.s3),
         host.node,
         str(host.state),
         str(host.cache),
-        target,
+        target if former is None else str(directory / "seq"),
         prepared,
         background=background,
         cache_bytes_max=cache_bytes_max,
-        is_start_up=not _is_followed_seq(host, prepared, target),
+        is_start_up=former is None and not _is_followed_seq(host, prepared, target),
+        put_on="" if former is None else target,
+        order=order,
     )
-    if cache_bytes_max is None and _mount_native(directory, spec):
-        _prune(host, prepared)
-        return None
-    keeper = _start_keeper(directory, spec, ahead)
+    is_native = cache_bytes_max is None and _mount_native(directory, spec)
+    keeper = None if is_native else _start_keeper(directory, spec, ahead)
+    tell_replaced(host.state, target)
     _prune(host, prepared)
     return keeper
 
@@ -249,16 +273,6 @@ def _is_followed_seq(host: Host, prepared: Prepared, target: str) -> bool:
     )
 
 
-def _clear(directory: Path, former: MountSpec) -> None:
-    """Take away what a keeper that was killed has left mounted: below the next mount nobody would answer there, and be
-    found once that is unmounted."""
-    target = os.fsencode(former.target)
-    for _ in mounted_on(target):
-        if mounted_on(target)[-1][0] in _OURS:
-            _detach(target)
-    forget(directory)
-
-
 def _mount_native(directory: Path, spec: MountSpec) -> bool:
     """Mount on the cache's file, if every byte is there; whether it was done."""
     prepared = settled(spec.prepared)
@@ -272,10 +286,16 @@ def _mount_native(directory: Path, spec: MountSpec) -> bool:
 
 def _mounted_native(directory: Path, spec: MountSpec) -> bool:
     """The spec first: what is mounted must be known."""
-    prepared = spec.prepared
-    write_atomic(directory / "mount.json", msgspec.json.encode(msgspec.structs.replace(spec, is_native=True)), 0o600)
+    prepared, made_at = spec.prepared, os.fsencode(spec.target)
+    native = msgspec.structs.replace(spec, is_native=True, target=spec.place, put_on="")
+    write_atomic(directory / "mount.json", msgspec.json.encode(native), 0o600)
     try:
-        mount_erofs_reading_ahead(os.fsencode(prepared.image), os.fsencode(prepared.blob), os.fsencode(spec.target))
+        mount_erofs_reading_ahead(os.fsencode(prepared.image), os.fsencode(prepared.blob), made_at)
+        if spec.put_on:
+            try:
+                put_mount(made_at, os.fsencode(spec.put_on), replaces=True)
+            finally:
+                unmount(made_at, MNT_DETACH | UMOUNT_NOFOLLOW)
     except OSError:
         return False
     return True
@@ -332,7 +352,7 @@ def adopt(directory: Path, spec: MountSpec, device: int) -> subprocess.Popen[byt
 
 def wait_for(host: Host, target: str, keeper: subprocess.Popen[bytes], progress: Progress) -> None:
     """Until it is unmounted; Ctrl-C unmounts it. ``progress`` is told how its hydration goes."""
-    directory = spec_directory(host.state, target)
+    directory = next(place for place, spec in all_specs(host.state) if spec.keeper_pid == keeper.pid)
     try:
         while keeper.poll() is None:
             figures = ask(directory)
@@ -355,16 +375,18 @@ def wait_for_native(host: Host, target: str) -> None:
                 watch.poll(_LOOK_MS)
         except KeyboardInterrupt:
             end_mount(host, target, is_forced=False)
-    forget(spec_directory(host.state, target))
+    for directory, _ in known_at(host.state, target):
+        forget(directory)
 
 
 def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
     """Unmount what is mounted on ``target``, and wait until its daemon is gone. Conflict while files are open there,
     unless forced: then who reads gets an error."""
-    directory = spec_directory(host.state, target)
-    spec = read_spec(directory)
-    if spec is None:
+    tell_replaced(host.state, target)
+    known = known_at(host.state, target)
+    if not known:
         raise Missing("boxlink has mounted nothing there", path=target)
+    directory, spec = known[-1]
     if is_forced:
         if is_keeper(spec.keeper_pid):
             os.kill(spec.keeper_pid, signal.SIGTERM)
@@ -384,34 +406,11 @@ def end_mount(host: Host, target: str, *, is_forced: bool) -> None:
     if is_forced:
         if not is_keeper(spec.keeper_pid):
             forget_device(device_name(str(directory)))
-        for place in (os.fsencode(target), os.fsencode(directory / "blob")):
-            _detach(place)
+        for place in {target, spec.target, str(directory / "blob")}:
+            detach(os.fsencode(place))
         if not is_keeper(spec.keeper_pid):
             shutil.rmtree(directory, ignore_errors=True)  # a keeper that was killed has left it
     forget(directory)
-
-
-def mounted_place(host: Host, directory: Path) -> str:
-    """The real path of a directory, without a look at what is mounted there if that is ours: it may not answer."""
-    parent, name = os.path.split(os.path.abspath(directory))
-    target = os.path.join(os.path.realpath(parent), name)
-    return target if (spec_directory(host.state, target) / "mount.json").exists() else os.path.realpath(directory)
-
-
-def mount_at(host: Host, directory: Path) -> tuple[Path, MountSpec]:
-    """What is served on a directory, also where it is a lazy dataset's of ``boxlink sync``: the mount's own directory
-    and its spec. Missing where nothing of ours is mounted, Invalid where no daemon serves it."""
-    target = os.path.realpath(directory)
-    found = find_mount(host.state, target)
-    if found is not None and found[1].is_native and is_served(found[1]):
-        raise Invalid(
-            "every byte is here, and it is mounted straight on its cache: no daemon serves it, nothing is evicted",
-            hint="where its room is needed: boxlink umount it, then mount it (or sync) with --cache-size",
-            path=str(directory),
-        )
-    if found is None or not is_keeper(found[1].keeper_pid):
-        raise Missing("no daemon of boxlink serves that", hint="boxlink status tells what is mounted", path=target)
-    return found
 
 
 def renew(place: Path, spec: MountSpec) -> dict[str, Any]:
@@ -435,57 +434,3 @@ def renew(place: Path, spec: MountSpec) -> dict[str, Any]:
 
 def _is_alive(pid: int) -> bool:
     return pid != 0 and os.path.exists(f"/proc/{pid}/exe")
-
-
-def _detach(place: bytes) -> None:
-    with contextlib.suppress(OSError):  # it is gone already
-        unmount_fuse(place, is_lazy=True)
-
-
-def is_served(spec: MountSpec) -> bool:
-    """Whether what a spec says is mounted there, and can be read."""
-    if not spec.is_native:
-        return is_keeper(spec.keeper_pid)
-    found = mounted_on(os.fsencode(spec.target))
-    return bool(found) and found[-1][0] == b"erofs"
-
-
-def find_mount(state: Path, target: str) -> tuple[Path, MountSpec] | None:
-    """A mount's directory and spec, by where it is read: where it is mounted, or the dataset's directory on a node, of
-    which the seq that stands there last is meant."""
-    data, name = os.path.split(target)
-    slots = os.path.join(data, STATE_DIRECTORY, "lazy", name)
-    found = {spec.target: (directory, spec) for directory, spec in all_specs(state)}
-    if target in found:
-        return found[target]
-    standing = [known for known in found if os.path.dirname(os.path.dirname(known)) == slots]
-    return found[max(standing, key=lambda known: int(known.split("/")[-2]))] if standing else None
-
-
-def forget(directory: Path) -> None:
-    """What is kept of a mount that has ended goes: one on the cache's file, which no keeper takes away, or one whose
-    keeper was killed, which nobody shall wait for any more."""
-    spec = read_spec(directory)
-    if spec is None or is_served(spec):
-        return
-    if not spec.is_native:
-        forget_device(device_name(str(directory)))
-        _detach(os.fsencode(directory / "blob"))
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def is_keeper(pid: int) -> bool:
-    """Whether that process is a keeper of ours, still."""
-    deadline = time.monotonic() + _EXEC_S
-    try:
-        while True:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read()
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                state = file.read().rpartition(b") ")[2][:1]
-            # It is empty for a moment while a keeper becomes a newer one; that of a zombie always is.
-            if words or state == b"Z" or time.monotonic() > deadline:
-                return b"tools.mount_keeper" in words
-            time.sleep(0.001)
-    except OSError:
-        return False

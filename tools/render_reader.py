@@ -29,7 +29,7 @@ from synclib.reader import Reader
 from synclib.store.base import Store
 from synclib.store.retry import untried
 from tools.mount_control import ask
-from tools.mounting import find_mount
+from tools.mounted import find_mount
 
 _ASKED_AT_ONCE = 16
 _NAMES_BYTES = 1 << 30

@@ -126,6 +126,14 @@ def mounted_on(target: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
+def devices_on(target: bytes) -> list[bytes]:
+    """The device (major:minor) of each file system that is mounted on a path, the lowest first: whatever has the same
+    is the same (proc_pid_mountinfo(5))."""
+    wanted = escaped(target)
+    with open("/proc/self/mountinfo", "rb") as file:
+        return [words[2] for words in (line.split(b" ") for line in file) if words[4] == wanted]
+
+
 def fuse_connection(target: bytes) -> int | None:
     """The number of the FUSE connection behind what is on top at a path (proc_pid_mountinfo(5): the device's minor);
     None where that is no FUSE mount of ours. The mount is not touched."""

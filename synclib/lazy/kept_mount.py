@@ -15,9 +15,11 @@ from synclib.disk.fuse_mount import mount_fuse, unmount_fuse
 from synclib.disk.mounts import (
     MNT_DETACH,
     UMOUNT_NOFOLLOW,
+    devices_on,
     fuse_connection,
     mount_erofs_reading_ahead,
     mounted_on,
+    put_mount,
     read_ahead_in_fuse,
     unmount,
 )
@@ -124,6 +126,77 @@ class TreeMount:
         if not is_left:
             self.hide()
         _abort(self._number)
+
+
+class PutMount:
+    """Another one, made at ``made_at``, is put in place of what is mounted at ``place``, and shown there. For root."""
+
+    def __init__(self, made: KeptMount, made_at: bytes, place: bytes) -> None:
+        self._made, self._made_at, self._place = made, made_at, place
+
+    def connect(self) -> int:
+        return self._made.connect()
+
+    def go_on(self) -> None:
+        self._made.go_on()
+
+    def show(self) -> None:
+        self._made.show()
+        try:
+            put_mount(self._made_at, self._place, replaces=bool(mounted_on(self._place)))
+        except OSError:
+            self._made.hide()
+            raise
+
+    def is_shown(self) -> bool:
+        return self._made.is_shown() and self._device() in devices_on(self._place)
+
+    def is_used(self, device: int) -> bool:
+        self._made.hide()  # it was mounted there, too, to be told by
+        return self._made.is_used(device)
+
+    def hide(self) -> None:
+        if self._device() in devices_on(self._place)[-1:]:
+            with contextlib.suppress(OSError):
+                unmount(self._place, MNT_DETACH | UMOUNT_NOFOLLOW)
+        self._made.hide()
+
+    def disconnect(self, *, is_left: bool) -> None:
+        self._made.disconnect(is_left=is_left)
+
+    def _device(self) -> bytes:
+        """Of what is mounted where it was made; empty where nothing is."""
+        return b"".join(devices_on(self._made_at)[-1:])
+
+
+class ReplaceableMount:
+    """Another one, which is not shown any more from when the file ``replaced`` is there: what is mounted at the same
+    place then is another seq's."""
+
+    def __init__(self, kept: KeptMount, replaced: str) -> None:
+        self._kept, self._replaced = kept, replaced
+
+    def connect(self) -> int:
+        return self._kept.connect()
+
+    def go_on(self) -> None:
+        self._kept.go_on()
+
+    def show(self) -> None:
+        self._kept.show()
+
+    def is_shown(self) -> bool:
+        return self._kept.is_shown() and not os.path.exists(self._replaced)
+
+    def is_used(self, device: int) -> bool:
+        return self._kept.is_used(device)
+
+    def hide(self) -> None:
+        if not os.path.exists(self._replaced):
+            self._kept.hide()
+
+    def disconnect(self, *, is_left: bool) -> None:
+        self._kept.disconnect(is_left=is_left or os.path.exists(self._replaced))
 
 
 def _abort(number: int | None) -> None:

@@ -21,7 +21,7 @@ from synclib.volume.local import LocalDriver
 from tests.conformance.local_volumes import end_pool
 from tests.mount.test_lazy_sync import Site
 from tools.mount_control import ask
-from tools.mounting import find_mount
+from tools.mounted import find_mount
 
 
 class SnapshotSite(Site):

@@ -50,7 +50,7 @@ def pin(context: Context, directory: Path, paths: tuple[str, ...]) -> None:
     from synclib.engine.mount_control import Pin
     from tools.cli_engine import open_host
     from tools.mount_pins import pinned_ranges
-    from tools.mounting import mount_at
+    from tools.mounted import mount_at
 
     _, spec = mount_at(open_host(context), directory)
     done: dict[str, Any] = {}
@@ -90,7 +90,7 @@ def _ask(context: Context, directory: Path, request: Request) -> dict[str, Any]:
     from synclib.errors import BoxlinkError, Invalid, Unavailable
     from tools.cli_engine import open_host
     from tools.mount_control import ask
-    from tools.mounting import mount_at
+    from tools.mounted import mount_at
 
     place, _ = mount_at(open_host(context), directory)
     answer = ask(place, request, _ANSWER_S)

@@ -16,8 +16,10 @@ from tools.cli_seq import SEQ, seq_of
 if TYPE_CHECKING:
     import subprocess
 
+    from synclib.core.manifest import Manifest
     from synclib.engine.host import Host
     from tools.mount_ahead import KeeperAhead
+    from tools.mount_spec import MountSpec
 
 
 @click.command()
@@ -42,10 +44,12 @@ def command(
     cache_size: int | None,
     mode: str | None,
 ) -> None:
-    """Mount DATASET on the empty directory DIR, read-only; returns when it can be read.
+    """Mount DATASET on the empty directory DIR, read-only; returns when it can be read. Where another seq of it is
+    mounted there, it is replaced at once: what is open keeps its bytes.
 
     \b
     boxlink mount covers /srv/covers
+    boxlink mount covers /srv/covers --seq 7
     boxlink umount /srv/covers
 
     A daemon stays, which fetches what is read, verifies it and keeps it for the next time; and in the background all
@@ -61,7 +65,7 @@ def command(
         return
     # Its imports and ours go side by side.
     ahead = keeper_ahead(host.state, host.dataset_cache(context.url, dataset_root(dataset)))
-    wanted = Wanted(dataset, directory, seq, rate, not no_hydrate, cache_size, mode)
+    wanted = Wanted(dataset, directory, seq, rate, not no_hydrate, cache_size, mode, foreground)
     with contextlib.nullcontext() if ahead is None else contextlib.closing(ahead):
         target, keeper = _mounted(context, host, wanted, ahead)
     if foreground:
@@ -72,7 +76,7 @@ def _goes_on(context: Context, host: Host, dataset: str, directory: Path) -> boo
     """Until it is unmounted, with a mount whose processes were killed; whether there was one."""
     from tools.adopt_mounts import adopt_mounts
     from tools.daemon_events import Notes
-    from tools.mounting import mounted_place
+    from tools.mounted import mounted_place
 
     # Before anything looks at the directory: it may be that nobody answers there yet.
     place = mounted_place(host, directory)
@@ -109,6 +113,27 @@ class Wanted(NamedTuple):
     is_hydrated: bool
     cache_size: int | None
     mode: str | None
+    is_foreground: bool
+
+    def is_just(self, standing: MountSpec, store: str, root: str, manifest: Manifest) -> bool:
+        """Whether that is what stands there, and nothing is asked for that it may not have."""
+        there = standing.prepared
+        is_same = (standing.store, there.root, there.seq, there.digest) == (store, root, manifest.seq, manifest.digest)
+        says_how = self.rate or not self.is_hydrated or self.cache_size or self.mode or self.is_foreground
+        return is_same and not says_how
+
+
+def _as_it_stands(spec: MountSpec) -> dict[str, object]:
+    is_tree = spec.prepared.mode == "fuse"
+    return {
+        "directory": spec.place,
+        "mode": str(spec.prepared.mode),
+        "why": spec.prepared.why,
+        "served": "native" if spec.is_native else "daemon",
+        "keeper": spec.keeper_pid,
+        "left_out": {"xattrs": None if is_tree else spec.prepared.metadata.left_out},
+        "metadata": spec.prepared.metadata.made,
+    }
 
 
 def _mounted(
@@ -120,6 +145,7 @@ def _mounted(
     from synclib.errors import Invalid
     from tools.cli_engine import connect_of, manifest_fields, open_dataset
     from tools.lazy_probe import Rung
+    from tools.mounted import check_replaceable, standing_at, tell_replaced
     from tools.mounting import ASKED_FOR, check_cache_size, check_empty, check_target, prepare_as, probe, start_mount
 
     target = check_target(wanted.directory)
@@ -130,6 +156,14 @@ def _mounted(
     manifest = opened.manifest_at(seq_of(opened, wanted.seq))
     if connect is None:
         raise Invalid("a store in memory cannot be mounted: its daemon is another process")
+    former = standing_at(host, target)
+    if former is not None:
+        if wanted.is_just(former, connect.url, opened.root, manifest):
+            tell_replaced(host.state, target)  # whoever put it there may have been killed before
+            row = {"dataset": wanted.dataset, **manifest_fields(manifest), **_as_it_stands(former), "is_new": False}
+            context.emit(row, f"{wanted.dataset} at seq {manifest.seq} is mounted on {target} already")
+            return target, None
+        check_replaceable(former, connect.url, opened.root, manifest.seq)
     rung = probe(host, with_overlay=False) if wanted.mode is None else Rung(Mode(wanted.mode), ASKED_FOR)
     prepared = prepare_as(rung, opened, host, manifest)
     is_tree = prepared.mode is Mode.FUSE
@@ -145,8 +179,11 @@ def _mounted(
         "keeper": keeper.pid if keeper else 0,
         "left_out": {"xattrs": None if is_tree else prepared.metadata.left_out},
         "metadata": prepared.metadata.made,
+        "is_new": True,
+        "replaced": former.prepared.seq if former else None,
     }
     how = f" as a FUSE tree ({rung.why})" if is_tree else ""
+    how += f", in the place of seq {former.prepared.seq}" if former else ""
     context.emit(result, f"{wanted.dataset} at seq {manifest.seq} is mounted on {target}{how}")
     if prepared.metadata.left_out:
         context.note(

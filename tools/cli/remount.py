@@ -23,7 +23,8 @@ def command(context: Context, directory: Path | None) -> None:
     from synclib.errors import BoxlinkError
     from tools.cli_engine import open_host
     from tools.mount_spec import all_specs
-    from tools.mounting import is_keeper, mount_at, renew
+    from tools.mounted import is_keeper, mount_at
+    from tools.mounting import renew
 
     host = open_host(context)
     if directory is not None:

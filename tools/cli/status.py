@@ -89,7 +89,7 @@ def command(
                 f"{figures['restarts']} restarts"
             )
         elif state == "dead":
-            line += f"; boxlink umount --force {spec.target} clears it away"
+            line += f"; boxlink umount --force {spec.place} clears it away"
         lines.append(line)
     if metrics:
         from tools.mount_metrics import exposition

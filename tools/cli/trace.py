@@ -90,7 +90,7 @@ def stop(context: Context, directory: Path) -> None:
     from synclib.errors import Missing
     from tools.cli_engine import open_host
     from tools.mount_spec import READY
-    from tools.mounting import find_mount, is_served
+    from tools.mounted import find_mount, is_served
 
     target = os.path.realpath(directory)
     state = open_host(context).state

@@ -20,12 +20,12 @@ def command(context: Context, directory: Path, force: bool) -> None:
     """
     from synclib.core.names import ACTIVE
     from tools.cli_engine import open_host
-    from tools.mount_spec import spec_directory
-    from tools.mounting import end_mount, mounted_place
+    from tools.mounted import known_at, mounted_place
+    from tools.mounting import end_mount
 
     host = open_host(context)
     target = mounted_place(host, directory)
-    if not (spec_directory(host.state, target) / "mount.json").exists():
+    if not known_at(host.state, target):
         from tools.end_standing import end_standing
 
         ended = end_standing(host, directory, is_forced=force)
