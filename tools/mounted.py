@@ -71,8 +71,8 @@ def known_at(state: Path, target: str) -> list[tuple[Path, MountSpec]]:
 def alone_at(state: Path, target: str) -> Iterator[None]:
     """Nobody else mounts anything at a place meanwhile: two who did would each take the other's for what was there."""
     with disk_errors():
-        spec_directory(state, target).parent.mkdir(parents=True, exist_ok=True)
-        lock = open(state / "mount" / "lock", "ab")  # noqa: SIM115 - closed below
+        state.mkdir(parents=True, exist_ok=True)
+        lock = open(state / "mount.lock", "ab")  # noqa: SIM115 - closed below
     with lock:  # a byte of it for each place
         place = int(spec_directory(state, target).name, 16) % (1 << 62)
         fcntl.lockf(lock, fcntl.LOCK_EX, 1, place, os.SEEK_SET)

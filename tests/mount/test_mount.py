@@ -322,7 +322,9 @@ def test_what_is_wrong_is_said(mounted: Mounted) -> None:
     assert mounted.machine.json("mount", "covers", "/nonexistent", code=2)["error"]["kind"] == "invalid"
     assert mounted.machine.json("umount", mounted.target, code=10)["error"]["kind"] == "missing"
     mounted.mount()
-    assert mounted.machine.json("mount", "covers", mounted.target, code=13)["error"]["kind"] == "conflict"
+    assert (
+        mounted.machine.json("mount", "covers", mounted.target, "--rate", "1M", code=13)["error"]["kind"] == "conflict"
+    )
 
 
 def test_doctor_says_that_it_can_mount_and_leaves_nothing(mounted: Mounted) -> None:
