@@ -25,7 +25,7 @@ _GET_BYTES_MAX = 1 << 32
 _PAGE_KEYS = 1000
 _REASONS = {200: "OK", 204: "No Content", 206: "Partial Content", 304: "Not Modified", 403: "Forbidden"}
 _REASONS |= {404: "Not Found", 412: "Precondition Failed", 416: "Range", 500: "Error", 503: "Slow Down"}
-# How a store may lie about the bytes of packs, and only about those: for tests.
+# How a store may lie about the bytes of one kind of object, and only about those: for tests.
 LIES = ("truncated", "flipped", "wrong range", "503", "stalled", "down")
 _FLIPPED_EVERY = 4096  # bytes
 _FAILURES: tuple[tuple[type[BoxlinkError], int, str], ...] = (
@@ -69,13 +69,14 @@ class Answer:
 
 
 class FarServer:
-    """Of one store. ``lie``: what it says of packs from now on, empty for the truth; any thread may set it."""
+    """Of one store. ``lie``: what it says from now on of objects whose keys have ``lies_about`` in them, empty for the
+    truth; any thread may set both."""
 
     def __init__(self, store: Store, distance: Distance = NEAR, seed: int = 1) -> None:
         self._store, self.distance = store, distance
         self._fates, self._line = Fates(distance, seed), Line(distance.bytes_per_s)
         self._turnstile = Turnstile(distance.requests_per_s)
-        self.lie = ""
+        self.lie, self.lies_about = "", "/pack/"
         self.asked: list[Asked] = []
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,7 +90,7 @@ class FarServer:
     async def _answer_one(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection lives on."""
         begin_s = time.monotonic()
-        lie = self.lie if "/pack/" in request.key or self.lie == "down" else ""
+        lie = self.lie if self.lies_about in request.key or self.lie == "down" else ""
         if lie == "down":
             writer.transport.abort()
             return False
