@@ -1,7 +1,7 @@
 """Whether a store honours the conditions that everything here stands on.
 
 Many S3-compatible servers take ``If-Match`` and ``If-None-Match`` and ignore them: then two publishers would both
-believe that they had won. ``boxlink init`` asks first.
+believe that they had won. ``boxlink init`` asks first, and whoever publishes asks again now and then.
 """
 
 from __future__ import annotations
@@ -37,6 +37,18 @@ def probe_conditional_writes(store: Store, clock: Clock, entropy: Entropy) -> No
         etag = store.put(key, b"last")
         _must_succeed("a delete by the right etag", lambda: store.delete(key, if_match=etag))
         _must_be_gone(store, key)
+    finally:
+        store.delete(key)
+
+
+def probe_conditions_at(store: Store, key: str, data: bytes) -> None:
+    """As :func:`probe_conditional_writes`, in four requests and by one who may write only some keys: ``key`` is new,
+    and ``data`` does no harm there if it stays."""
+    etag = _must_succeed("a create of what is not there", lambda: store.put(key, data, if_absent=True))
+    try:
+        _must_conflict("a create of what is there", lambda: store.put(key, data + b"again", if_absent=True))
+        other = '"0"' if etag != '"0"' else '"1"'
+        _must_conflict("a replacement by another etag", lambda: store.put(key, data + b"late", if_match=other))
     finally:
         store.delete(key)
 

@@ -70,13 +70,14 @@ class Answer:
 
 class FarServer:
     """Of one store. ``lie``: what it says from now on of objects whose keys have ``lies_about`` in them, empty for the
-    truth; any thread may set both."""
+    truth. ``honours_conditions``: of writes, as a server has to. Any thread may set them."""
 
     def __init__(self, store: Store, distance: Distance = NEAR, seed: int = 1) -> None:
         self._store, self.distance = store, distance
         self._fates, self._line = Fates(distance, seed), Line(distance.bytes_per_s)
         self._turnstile = Turnstile(distance.requests_per_s)
         self.lie, self.lies_about = "", "/pack/"
+        self.honours_conditions = True
         self.asked: list[Asked] = []
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -146,8 +147,8 @@ class FarServer:
                     etag = self._store.put(
                         request.key,
                         request.body,
-                        if_absent="if-none-match" in request.headers,
-                        if_match=request.headers.get("if-match"),
+                        if_absent=self.honours_conditions and "if-none-match" in request.headers,
+                        if_match=request.headers.get("if-match") if self.honours_conditions else None,
                     )
                     return Answer(200, headers={"ETag": etag})
                 case "DELETE" if request.key:

@@ -27,11 +27,14 @@ def command(context: Context, create_bucket: bool) -> None:
     from synclib.lazy.dataset import STORE_KEY
     from synclib.store.open import prepare_store
     from synclib.store.probe import probe_conditional_writes
+    from tools.cli_engine import open_host
+    from tools.store_conditions import note_conditions
 
     prepare_store(context.url, context.s3_settings(), create_bucket=create_bucket)
     store = context.open_store()
     # Also of one that is prepared: its objects may have been brought to a server that does not honour conditions.
     probe_conditional_writes(store, SystemClock(), SystemEntropy())
+    note_conditions(open_host(context), context.url, context.s3_settings()["endpoint"])
     is_new = False
     try:
         store.get(STORE_KEY, size_max=1 << 16)

@@ -53,9 +53,12 @@ def command(
         printable,
         progress_bar,
     )
+    from tools.store_conditions import check_conditions
 
     options = PublishOptions(path_within("--prefix", prefix), mirror, allow_delete, dry_run, owners, xattrs)
     opened = open_dataset(context, dataset)
+    if not dry_run:
+        check_conditions(open_host(context), opened, context.s3_settings()["endpoint"])
     untidied = ""
     with progress_bar(context) as progress:
         done = publish(opened, connect_of(context), os.path.abspath(directory), open_host(context), options, progress)

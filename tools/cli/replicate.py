@@ -31,6 +31,7 @@ def command(context: Context, target: str, dataset: str | None, dry_run: bool) -
     from synclib.lazy.dataset import Dataset
     from synclib.store.open import open_store
     from tools.cli_engine import dataset_names, each_dataset, manifest_fields, open_host, progress_bar, say, size_text
+    from tools.store_conditions import check_conditions
 
     source = context.open_store()
     copy, meter = open_store(target, context.s3_settings())
@@ -39,6 +40,8 @@ def command(context: Context, target: str, dataset: str | None, dry_run: bool) -
 
     def run(name: str) -> dict[str, object]:
         here, there = (Dataset(store, dataset_root(name)) for store in (source, copy))
+        if not dry_run:
+            check_conditions(open_host(context), there, context.s3_settings()["endpoint"])
         with progress_bar(context) as progress, ThreadPoolExecutor(4) as executor:
             done = replicate(here, there, open_host(context), executor, progress, is_dry_run=dry_run)
         assert context.meter is not None
