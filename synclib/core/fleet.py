@@ -9,7 +9,7 @@ from synclib.core.registration import Channel, NodeStatus, Registration
 
 _SILENT = 3.0  # intervals
 _DISK_FREE_MIN = 0.05
-_HISTORY_S = 86400.0
+_DAY_S = _HISTORY_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,13 @@ class Row:
 def is_live(status: NodeStatus, age_s: float) -> bool:
     """Whether a node that said this so long ago is one that runs, as far as anybody can tell."""
     return not status.is_stopped and age_s <= silence_s(status)
+
+
+def doubt_s(status: NodeStatus, age_s: float) -> float:
+    """How long it is to be seen whether a node renews what it said, before it is taken for gone: clocks differ, but not
+    by days. 0 where there is no doubt."""
+    is_told = -silence_s(status) <= age_s <= silence_s(status)
+    return 0.0 if status.is_stopped or is_told or age_s > _DAY_S else silence_s(status)
 
 
 def silence_s(status: NodeStatus) -> float:

@@ -99,17 +99,24 @@ def move_channel(store: Store, host: Host, name: str, wanted: Channel, *, is_bac
 
 
 def _spare(dataset: Dataset, host: Host, name: str) -> None:
-    """Let the tag of a channel be of the seq that it names now."""
+    """Let the tag of a channel be of the seq that it names now. Missing where that seq is gone."""
     for _ in range(_ATTEMPTS):
         try:
             read = read_channel(dataset.store, name)
-            tagged = read_tag(dataset, f"channel-{name}").seq
         except (Missing, Corrupt):
             return  # taken away or damaged meanwhile: it names nothing
         assert read is not None
-        if read.channel.root != dataset.root or read.channel.seq == tagged:
+        if read.channel.root != dataset.root or read.channel.seq == _tagged(dataset, name):
             return
         set_tag(dataset, host, f"channel-{name}", read.channel.seq)
+
+
+def _tagged(dataset: Dataset, name: str) -> int | None:
+    """The seq that a channel's tag spares; None where there is none that reads, as after a removal that was killed."""
+    try:
+        return read_tag(dataset, f"channel-{name}").seq
+    except (Missing, Corrupt):
+        return None
 
 
 def freeze_channel(store: Store, host: Host, name: str, *, is_frozen: bool) -> Channel:
@@ -120,7 +127,11 @@ def freeze_channel(store: Store, host: Host, name: str, *, is_frozen: bool) -> C
             raise Missing(f"there is no channel {name}", hint=f"boxlink channel set {name} DATASET SEQ")
         return None if former.frozen == is_frozen else former.model_copy(update={"frozen": is_frozen})
 
-    return _change(store, host, name, frozen)
+    channel = _change(store, host, name, frozen)
+    if not is_frozen:
+        # Whoever took it away and was killed had frozen it, and taken its tags.
+        _spare(Dataset(store, channel.root), host, name)
+    return channel
 
 
 def remove_channel(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import islice
 
 from synclib.clock import Clock
-from synclib.core.fleet import Row, Seen, is_live, row_of
-from synclib.core.names import check_node, dataset_root, log_prefix, node_prefix
-from synclib.core.registration import NODE_STATUS_BYTES_MAX, NodeStatus, Registration, parse_node_status
+from synclib.core.fleet import Row, Seen, doubt_s, is_live, may_follow, row_of
+from synclib.core.names import check_node, dataset_root, log_prefix, node_key, node_prefix
+from synclib.core.registration import NODE_STATUS_BYTES_MAX, Channel, NodeStatus, Registration, parse_node_status
 from synclib.engine.logship import read_segment
 from synclib.engine.registrations import registrations
 from synclib.errors import BoxlinkError, Corrupt, Invalid, Missing
@@ -37,10 +38,47 @@ def fleet_rows(store: Store, clock: Clock, lag_max: int, *, with_logs: bool) -> 
     return rows, problems
 
 
-def live_nodes(store: Store, clock: Clock, problems: list[str] | None = None) -> dict[str, NodeStatus]:
-    """What those say of themselves that run, by name. ``problems`` gets what cannot be read."""
-    statuses = _statuses(store, [] if problems is None else problems)
+def live_nodes(store: Store, clock: Clock) -> dict[str, NodeStatus]:
+    """What those say of themselves that run, by name."""
+    statuses = _statuses(store, [])
     return {name: found for name, found in statuses.items() if is_live(found, age_s(found, clock))}
+
+
+def followers(
+    store: Store,
+    clock: Clock,
+    name: str,
+    channel: Channel | None,
+    problems: list[str],
+    say: Callable[[str], None],
+    *,
+    is_waited_for: bool,
+) -> list[str]:
+    """The nodes that run and may follow a channel (None: a damaged one). Of those that are silent, or told at a time
+    that is still to come, ``is_waited_for``: whether they say more is seen, and ``say`` is told of it."""
+    found = {node: one for node, one in _statuses(store, problems).items() if may_follow(one, name, channel)}
+    doubts_s = {node: doubt_s(one, age_s(one, clock)) for node, one in found.items()}
+    live = [node for node, one in found.items() if not doubts_s[node] and is_live(one, age_s(one, clock))]
+    doubted = {node: wait_s for node, wait_s in doubts_s.items() if wait_s}
+    if not live and doubted and is_waited_for:
+        keys = {node_key(node): node for node in doubted}
+        etags = {info.key: info.etag for info in store.list(node_prefix()) if info.key in keys}
+        live = [keys[key] for key in renewing(store, clock, etags, max(doubted.values()), say)]
+    return sorted(live)
+
+
+def renewing(
+    store: Store, clock: Clock, etags: Mapping[str, str], wait_s: float, say: Callable[[str], None]
+) -> list[str]:
+    """Which of these objects (etags by key) are written anew within a time."""
+    say(f"it is seen for {wait_s:.0f} s whether {', '.join(sorted(etags))} is written anew")
+    clock.sleep(wait_s)
+    found: list[str] = []
+    for key, etag in etags.items():
+        now = next((info.etag for info in store.list(key) if info.key == key), etag)
+        if now != etag:
+            found.append(key)
+    return found
 
 
 def age_s(status: NodeStatus, clock: Clock) -> float:

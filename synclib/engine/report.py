@@ -13,6 +13,7 @@ from synclib.core.markers import Down
 from synclib.core.names import FOLLOWED, STATE_DIRECTORY, check_node, node_key
 from synclib.core.registration import NodeStatus
 from synclib.disk.markers import Markers
+from synclib.disk.regular import open_regular
 from synclib.engine.host import Host
 from synclib.errors import BoxlinkError, Invalid
 from synclib.store.base import Store
@@ -103,7 +104,7 @@ class Reporter:
     def _followed(self) -> Iterator[str]:
         """The channels of releases that each ``boxlink up`` on this data directory follows, as it noted."""
         for path in sorted((self._data / STATE_DIRECTORY).glob(f"*{FOLLOWED}"))[:_CHANNELS_MAX]:
-            with contextlib.suppress(OSError, Invalid), path.open(errors="replace") as file:
+            with contextlib.suppress(OSError, Invalid), open(open_regular(path), errors="replace") as file:
                 yield check_node(file.read(_TEXT_MAX).strip())
 
     def _down(self, name: str) -> Down | None:

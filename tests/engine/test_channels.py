@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -192,6 +193,53 @@ def test_a_move_to_where_it_stands_lets_its_tag_be_right(kit: Kit) -> None:
     set_tag(kit.dataset, kit.host, "channel-stable", 1)
     move(kit, 3)
     assert tags(kit.dataset)["channel-stable"].seq == 3
+
+
+@pytest.mark.parametrize("how", ["thaw", "set"])
+def test_one_whose_removal_was_killed_is_spared_again_when_it_is_thawed(kit: Kit, how: str) -> None:
+    move(kit, 1)
+    move(kit, 3)
+    freeze_channel(kit.store, kit.host, "stable", is_frozen=True)
+    for tag in ("channel-stable", "channel-stable-before"):
+        kit.store.delete(tag_key("data/covers", tag))
+    if how == "set":  # by one who thawed it and was killed
+        read = read_channel(kit.store, "stable")
+        assert read is not None
+        thawed = read.channel.model_copy(update={"frozen": False})
+        kit.store.put(channel_key("stable"), thawed.model_dump_json(exclude_none=True).encode())
+        move(kit, 3)
+    else:
+        freeze_channel(kit.store, kit.host, "stable", is_frozen=False)
+    assert tags(kit.dataset)["channel-stable"].seq == 3
+
+
+def test_a_removal_that_somebody_thaws_away_leaves_its_seq_spared(tmp_path: Path) -> None:
+    store = Meanwhile()
+    store.put("boxlink.json", b"{}")
+    kit = Kit(tmp_path, store)
+    kit.write({b"a": b"1"})
+    kit.publish()
+    for at in range(1000):
+        name = f"c{at}"
+        move_channel(store, kit.host, name, to(1), is_back_allowed=False)
+        store.at, store.calls = at, 0
+        is_there = True
+
+        def thaw(name: str = name) -> None:
+            with contextlib.suppress(Missing):
+                freeze_channel(store, kit.host, name, is_frozen=False)
+
+        store.happens = thaw
+        try:
+            remove_channel(store, kit.host, name, lambda _: None, is_dry_run=False)
+            is_there = name in channels(store)
+        except Conflict:
+            assert name in channels(store)
+        happened, store.at = store.calls > at, -1
+        assert (f"channel-{name}" in tags(kit.dataset)) == is_there, at
+        if not happened:
+            assert at > 3, "it happened somewhere"
+            return
 
 
 def test_many_operators_at_once(tmp_path: Path) -> None:

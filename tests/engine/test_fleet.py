@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,12 @@ from proxy.registry import Registry
 from synclib.clock import ManualClock, SeededEntropy, now_text
 from synclib.core import zstd
 from synclib.core.fleet import Seen, may_follow, row_of
-from synclib.core.registration import Channel, NodeStatus, Registration, parse_node_status
-from synclib.engine.fleet import fleet_rows
+from synclib.core.registration import NODE_STATUS_BYTES_MAX, Channel, NodeStatus, Registration, parse_node_status
+from synclib.engine.fleet import fleet_rows, followers
 from synclib.engine.fleet_forget import forget_node
 from synclib.engine.host import Host
 from synclib.engine.report import Identity, MountFigures, Reporter
-from synclib.errors import BoxlinkError, Conflict, Corrupt, Unavailable
+from synclib.errors import BoxlinkError, Conflict, Corrupt, Invalid, Unavailable
 from synclib.store.memory import MemoryStore
 from synclib.store.open import open_store
 from tests.kit import Kit
@@ -247,6 +249,73 @@ def test_a_node_whose_clock_was_ahead_is_forgotten_when_it_is_silent() -> None:
         forget_node(store, clock, "n1", says_more, is_dry_run=False)
     assert forget_node(store, clock, "n1", lambda _: None, is_dry_run=False) == ["node/n1"]
     assert list(store.list("")) == []
+
+
+def silent(store: Renewing, clock: ManualClock, behind_s: int) -> NodeStatus:
+    """A node that said just now how it does, by a clock that is behind."""
+    slow = ManualClock()
+    clock.advance(behind_s)
+    said = NodeStatus(role="render", channels=["stable"], at=now_text(slow))
+    store.put("node/n1", said.model_dump_json().encode())
+    return said
+
+
+@pytest.mark.parametrize("behind_s", [600, 3600])
+def test_a_node_whose_clock_is_behind_is_seen_to_run(behind_s: int) -> None:
+    store, clock = Renewing(), ManualClock()
+    said = silent(store, clock, behind_s).model_dump_json().encode()
+    waited: list[str] = []
+
+    def says_more(text: str) -> None:
+        waited.append(text)
+        store.put("node/n1", said + b" " * len(waited))
+
+    with pytest.raises(Conflict, match="renews what it wrote"):
+        forget_node(store, clock, "n1", says_more, is_dry_run=False)
+    assert [info.key for info in store.list("")] == ["node/n1"]
+    channel = Channel(dataset="covers", seq=1, at="")
+
+    def who(say: Callable[[str], None], *, is_waited_for: bool = True) -> list[str]:
+        return followers(store, clock, "stable", channel, [], say, is_waited_for=is_waited_for)
+
+    assert who(says_more) == ["n1"]
+    assert who(says_more, is_waited_for=False) == []
+    assert len(waited) == 2
+    assert who(waited.append) == [], "it says no more"
+    assert len(waited) == 3
+    clock.advance(2 * 86400)
+    assert who(waited.append) == []
+    assert forget_node(store, clock, "n1", waited.append, is_dry_run=False) == ["node/n1"]
+    assert len(waited) == 3, "no clock is behind by days"
+
+
+def test_what_is_damaged_is_forgotten_too() -> None:
+    store, clock = MemoryStore(), ManualClock()
+    store.put("node/huge", b"x" * (NODE_STATUS_BYTES_MAX + 1))
+    store.put("proxy/10.0.0.1.p80", b"damaged")
+    store.put("proxy/10.0.0.2.p80", Registration(handles=["/"], node="../../etc").model_dump_json().encode())
+    store.put("proxy/10.0.0.3.p80", Registration(handles=["/"], node="\x1b[31m").model_dump_json().encode())
+
+    def forget(name: str) -> list[str]:
+        return forget_node(store, clock, name, lambda _: None, is_dry_run=False)
+
+    assert forget("huge") == ["node/huge"]
+    assert forget("proxy/10.0.0.1.p80") == ["proxy/10.0.0.1.p80"]
+    assert forget("../../etc") == ["proxy/10.0.0.2.p80"]
+    assert forget("proxy/10.0.0.3.p80") == ["proxy/10.0.0.3.p80"]
+    assert list(store.list("")) == []
+    for name in ("../../etc", "a b"):
+        with pytest.raises(Invalid):
+            forget(name)
+    assert forget("proxy/10.0.0.1.p80") == []
+
+
+def test_a_pipe_where_a_channel_is_noted_stops_nothing(rig: Rig) -> None:
+    (rig.data / ".boxlink").mkdir()
+    os.mkfifo(rig.data / ".boxlink/up-x.channel")
+    said = rig.said()
+    assert said is not None
+    assert said.channels == []
 
 
 HUGE = b'{"v":1,"at":"2026-01-01T00:00:00Z","disk_bytes":1' + b"0" * 400 + b"}"

@@ -90,24 +90,25 @@ def remove(context: Context, name: str, dry_run: bool) -> None:
     Where there is none of that name nothing is done.
     """
     from synclib.clock import SystemClock
-    from synclib.core.fleet import may_follow
     from synclib.core.registration import Channel
     from synclib.engine.channels import remove_channel
-    from synclib.engine.fleet import live_nodes
+    from synclib.engine.fleet import followers
     from synclib.errors import BoxlinkError, Conflict
     from tools.cli_engine import open_host
 
     store = context.open_store()
 
+    def say(text: str) -> None:
+        context.note(f"boxlink: {text}")
+
     def check(found: Channel | None) -> None:
         problems: list[str] = []
-        live = live_nodes(store, SystemClock(), problems)
+        who = followers(store, SystemClock(), name, found, problems, say, is_waited_for=not dry_run)
         for problem in problems:
             context.note(f"boxlink: passed over: {problem}")
-        followers = sorted(node for node, status in live.items() if may_follow(status, name, found))
-        if followers:
+        if who:
             raise Conflict(
-                f"channel {name} is followed by {', '.join(followers)}",
+                f"channel {name} is followed by {', '.join(who)}",
                 hint="stop them, or start them without it (--channel of sync, release_channel of a role) first",
             )
 
