@@ -145,6 +145,10 @@ class Meanwhile(MemoryStore):
         self._call()
         return super().put(key, body, if_absent=if_absent, if_match=if_match)
 
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        self._call()
+        super().delete(key, if_match=if_match)
+
 
 @pytest.mark.parametrize(("first", "other"), [(2, 3), (3, 2)])
 def test_two_operators_at_any_moment_of_each_other(tmp_path: Path, first: int, other: int) -> None:
