@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
@@ -33,6 +34,8 @@ class Backend:
         self.registration = registration
         self.health = Health(State(registration.state), changed_at=now)
         self.is_suspect = False  # a request to it broke or had no answer in time: it is probed
+        self._proven: tuple[str, str] | None = None  # who answered its probe
+        self.why_unproven = ""
         self.in_flight = 0
         self.requests = 0
         self.errors = 0
@@ -41,6 +44,20 @@ class Backend:
     @property
     def takes_requests(self) -> bool:
         return self.health.takes_requests
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it has done what its registration names as its probe, if it names any."""
+        return not self.registration.probe or self._proven == self.who
+
+    def prove(self, why_not: str) -> None:
+        """Its probe was answered by who is registered there now; or why not."""
+        self._proven, self.why_unproven = None if why_not else self.who, why_not
+
+    @property
+    def who(self) -> tuple[str, str]:
+        """Node and release that are registered there."""
+        return self.registration.node, self.registration.release
 
     def p99_ms(self) -> float | None:
         """Of the last answers, request to first byte of the body; None before the first."""
@@ -55,6 +72,7 @@ class Backend:
             "address": self.address,
             "state": self.health.state.value,
             "ejected": self.health.is_ejected,
+            "proven": self.is_proven,
             "requests": self.requests,
             "errors": self.errors,
             "p99_ms": self.p99_ms(),
@@ -74,6 +92,7 @@ class Backends:
         self._known: dict[str, Backend] = {}
         self._table: RouteTable[Backend] = RouteTable({})
         self.is_store_readable = True
+        self.has_news = asyncio.Event()  # somebody is to be proven
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(list(self._known.values()))
@@ -91,6 +110,9 @@ class Backends:
         for key, backend in self._known.items():
             if key not in standing:
                 self.report(backend, Event.WITHDRAWN)
+                backend.prove("it is gone")
+        if any(not backend.is_proven for backend in self._known.values()):
+            self.has_news.set()
         self._forget_gone()
         self._table = RouteTable(
             {
@@ -113,8 +135,18 @@ class Backends:
                 "backend", address=backend.address, state=after.state.value, ejected=after.is_ejected, why=event.value
             )
 
+    def report_proof(self, backend: Backend, why_not: str) -> None:
+        """Tell how a backend answered its probe: empty for well."""
+        before = backend.why_unproven
+        backend.prove(why_not)
+        if not why_not:
+            self._log.info("backend", address=backend.address, state=backend.health.state.value, proven=True)
+        elif why_not != before:
+            self._log.warning("backend", address=backend.address, proven=False, why=why_not)
+
     def choose(self, path: bytes, tried: Collection[Backend] = ()) -> Backend | None:
-        """The backend for a path, of those that take requests and were not tried yet."""
+        """The backend for a path, of those that take requests and were not tried yet; one that is not proven only where
+        no other can take it."""
         for pool in self._table.pools(path):
             able = [
                 backend
@@ -122,6 +154,7 @@ class Backends:
                 if backend.takes_requests and backend.in_flight < IN_FLIGHT_MAX and backend not in tried
             ]
             if able:
+                able = [backend for backend in able if backend.is_proven] or able
                 return balance.choose(path, able, lambda backend: backend.seed, lambda backend: backend.in_flight)
         return None
 

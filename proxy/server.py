@@ -19,7 +19,7 @@ from proxy.dispatch import Dispatcher
 from proxy.exchange import Exchange
 from proxy.memo import Memo
 from proxy.metrics import Counters, ProxyCollector, exposition
-from proxy.probe import probe_for_ever
+from proxy.probe import probe_for_ever, prove_for_ever
 from proxy.registry import Poller, Registry
 from synclib.clock import Clock, Entropy
 from synclib.core.drain import DRAIN_S
@@ -106,7 +106,7 @@ class ProxyServer:
         except OSError as error:
             await self.stop(0)
             raise Invalid(f"cannot listen: {error.strerror or error}", hint="choose another --listen") from error
-        for endless in (self._tick_for_ever(), probe_for_ever(self.backends)):
+        for endless in (self._tick_for_ever(), probe_for_ever(self.backends), prove_for_ever(self.backends)):
             task = self._loop.create_task(endless)
             task.add_done_callback(self._on_end)
             self._tasks.append(task)

@@ -48,14 +48,15 @@ class Registrar:
         log: FilteringBoundLogger,
         answers: Callable[[], tuple[int, int]] = lambda: (0, 0),
         walls: Callable[[], list[int]] = list,
+        probe: Callable[[], str] = str,
     ) -> None:
         """``answers``: how many requests were answered so far, and how many of them with 5xx; ``walls``: the seqs whose
-        walls are served."""
+        walls are served; ``probe``: the path of something that it can answer only when it does its work."""
         self._store = store
         self._identity = identity
         self._clock = clock
         self._log = log
-        self._answers, self._walls = answers, walls
+        self._answers, self._walls, self._probe = answers, walls, probe
         # Seconds since 1970, then counted up: a restarted server's first body differs from the last one's.
         self._renewed = clock.wall_ns() // 1_000_000_000
         self._seq = 0
@@ -115,6 +116,7 @@ class Registrar:
         requests, errors = self._answers()
         registration = Registration(
             handles=list(HANDLES),
+            probe=self._probe(),
             cache=CACHE,
             state=state,
             lease_s=self._identity.lease_s,

@@ -16,6 +16,7 @@ import uvicorn
 from structlog.typing import FilteringBoundLogger
 
 from render.compose import Composer
+from render.core.address import tile_path
 from render.follow import POLL_S, Follower, ask, wake_on_change
 from render.metrics import Metrics
 from render.others import hold_walls_of_others
@@ -179,7 +180,8 @@ class RenderDaemon:
             self._plan.dataset,
             lease_s=self._plan.lease_s,
         )
-        registrar = Registrar(self._store, identity, self._clock, self._log, self._metrics.answers, self._walls.seqs)
+        says = (self._metrics.answers, self._walls.seqs, self._probe)
+        registrar = Registrar(self._store, identity, self._clock, self._log, *says)
         wall = self._walls.current
         assert wall is not None, "nothing listens before a wall is loaded"
         registrar.show_seq(wall.seq)
@@ -217,6 +219,11 @@ class RenderDaemon:
             self._stop.wake.wait(_TAKE_AGAIN_S)
             self._stop.wake.clear()
         return None
+
+    def _probe(self) -> str:
+        """A tile of the finest zoom: it takes few covers to draw."""
+        wall = self._walls.current
+        return "" if wall is None else tile_path(wall.id, wall.layout.zoom_max, 0, 0)
 
     def _settle(self, registrar: Registrar) -> None:
         """Nobody waits for it but who wants to end others."""

@@ -27,6 +27,7 @@ def _dataset(name: str) -> str:
 
 Dataset = Annotated[str, AfterValidator(_dataset)]
 Pattern = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*\*?$", max_length=256)]
+Path = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._~/-]*)?$", max_length=256)]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SLIDE = re.compile(r"\s*I handle ['\u2018\u2019]([^'\u2018\u2019]+)['\u2018\u2019]\.(?:\s*Cache for (\w+)\.?)?\s*")
 _KEY = re.compile(r"proxy/([0-9a-f.:]+)\.p([0-9]{1,5})")
@@ -39,6 +40,7 @@ class Registration(BaseModel):
 
     v: Literal[1] = 1
     handles: list[Pattern] = Field(min_length=1, max_length=64)
+    probe: Path = ""  # a 200 of it says that the server does its work; empty where that is taken for granted
     cache: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}[smhd]$")] | None = None
     state: Literal["active", "draining"] = "active"
     lease_s: float = Field(default=30, ge=1, le=3600)

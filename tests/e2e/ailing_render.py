@@ -1,8 +1,9 @@
 """A server that registers as ``boxlink render`` does and says that it is well, and whose tiles ail. A program of tests.
 
-    ailing_render.py errors|slowness --listen HOST:PORT
+    ailing_render.py errors|slowness|proof --listen HOST:PORT
 
-``errors``: each tile is a 500; ``slowness``: each takes as long as no tile should.
+``errors``: each tile is a 500; ``slowness``: each takes as long as no tile should; ``proof``: as ``errors``, and it
+names a tile as its probe.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def main(ails: str, listen: str) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     store, _ = open_store(os.environ["BOXLINK_STORE"], {})
     identity = Identity(proxy_key(host, server.server_port), os.environ["BOXLINK_NODE"], dataset="covers", lease_s=2)
-    registrar = Registrar(store, identity, SystemClock(), structlog.get_logger())
+    registrar = Registrar(
+        store, identity, SystemClock(), structlog.get_logger(), probe=lambda: "/tiles/one" if ails == "proof" else ""
+    )
     registrar.show_seq(1)
     registrar.settle()
     registrar.start()
@@ -51,7 +54,7 @@ def _handler(ails: str) -> type[BaseHTTPRequestHandler]:
             is_tile = self.path.startswith("/tiles/")
             if is_tile and ails == "slowness":
                 time.sleep(SLOW_S)
-            self._answer(500 if is_tile and ails == "errors" else 200)
+            self._answer(500 if is_tile and ails != "slowness" else 200)
 
         def _answer(self, status: int) -> None:
             body = b"" if self.command == "HEAD" else b"what ails answers\n"

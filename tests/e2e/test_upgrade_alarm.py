@@ -72,6 +72,22 @@ def test_it_is_taken_back_for(rolled: Rolled, ails: str) -> None:
     assert [step["phase"] for step in journal["steps"]] == ["undone", "undone"]
 
 
+def test_one_that_fails_its_probe_is_not_ready_and_no_client_meets_it(rolled: Rolled) -> None:
+    fleet = rolled.fleet
+    fleet.publish(small_wall(10))
+    proxy = rolled.serving(2)
+    wall = str(proxy.get("/wall.json").json()["wall"])
+    words = rolled.upgrade_words(admin_of(proxy), "--set", "ails=proof", "--ready-within", "8")
+    with Load(proxy.port, asks(wall, drawn(small_wall(10)))) as load:
+        load.wait(200)
+        failed = rolled.boxlink(*words, code=13)["error"]
+        load.wait(100)
+    assert "was not ready within 8 s" in failed["message"]
+    assert "/tiles/one does not answer: HTTP Error 500" in failed["message"]
+    assert (load.failures, load.wrong, load.cut) == ([], [], [])
+    assert rolled.names() == ["render-1", "render-2"]
+
+
 def _serving(proxy: Proxy) -> list[str]:
     found = proxy.backends().values()
     return [backend["node"] for backend in found if backend["state"] == "active" and not backend["ejected"]]

@@ -23,10 +23,15 @@ class ProxyAdmin:
         self._address = address
 
     def takes(self) -> set[str]:
-        """Addresses (IP:PORT) of the backends that it sends requests to. Unavailable where it does not answer."""
+        """Addresses (IP:PORT) of the backends that it sends requests to as to any other: it has asked a new one for its
+        probe, and got that. Unavailable where it does not answer."""
         try:
             found = json.loads(self._get("/backends"))
-            return {str(one["address"]) for one in found if one["state"] == "active" and not one["ejected"]}
+            return {
+                str(one["address"])
+                for one in found
+                if one["state"] == "active" and not one["ejected"] and one.get("proven", True)
+            }
         except (ValueError, KeyError, TypeError) as error:
             raise Unavailable(
                 f"{self._address} is no proxy's admin address",

@@ -94,6 +94,8 @@ def _lacking(spec: NodeSpec, registered: Mapping[str, tuple[str, Registration]],
         return f"it runs release {registration.release or 'none'}"
     try:
         fetch(f"http://{address}/healthz")
+        if registration.probe:
+            fetch(f"http://{address}{registration.probe}")
     except Unavailable as error:
         return error.message
     return "" if takes is None or address in takes else "the proxy does not send to it yet"
