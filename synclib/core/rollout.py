@@ -197,8 +197,15 @@ class Decision:
 
 def views_wanted(rollout: Rollout) -> list[NodeSpec]:
     """The nodes that :func:`decide` must see."""
-    steps = rollout.steps if rollout.state is State.ROLLING_BACK else _at_work(rollout)
-    return [spec for step in steps for spec in (step.old, step.new)]
+    if rollout.state is State.ROLLING_BACK:
+        return [spec for step in rollout.steps for spec in (step.old, step.new)]
+    steps = _at_work(rollout)
+    return [spec for step in steps for spec in (step.old, step.new)] + (serving(rollout) if _is_between(steps) else [])
+
+
+def serving(rollout: Rollout) -> list[NodeSpec]:
+    """The new nodes that have taken the place of their old ones."""
+    return [step.new for step in rollout.steps if step.phase is Phase.DONE]
 
 
 def decide(rollout: Rollout, views: Mapping[str, View], waited_s: float, ready_s_max: float, alarm: str) -> Decision:
@@ -234,9 +241,16 @@ def _forward(rollout: Rollout, views: Mapping[str, View], waited_s: float, ready
     steps = _at_work(rollout)
     if alarm:
         return Decision(rolled_back(rollout, alarm))
+    if _is_between(steps):
+        fallen = [spec for spec in serving(rollout) if not _view(views, spec).is_ready]
+        if fallen and waited_s > ready_s_max:
+            why = f"{fallen[0].node} was ready, and is not any more: {_view(views, fallen[0]).why}"
+            return Decision(rolled_back(rollout, why))
+        if fallen:
+            return Decision(rollout, tuple(Start(spec) for spec in fallen if not _view(views, spec).is_there))
     if not steps:
         return Decision(rollout.model_copy(update={"state": State.DONE}))
-    if all(step.phase is Phase.WAITING for step in steps):
+    if _is_between(steps):
         return Decision(_moved(rollout, steps, Phase.STARTING))
     starting = [step for step in steps if step.phase is Phase.STARTING]
     if starting:
@@ -289,6 +303,11 @@ def _at_work(rollout: Rollout) -> list[Step]:
     """The steps of the batch at work that are not done."""
     batch = rollout.batch()
     return [step for step in rollout.steps if step.batch == batch and step.phase is not Phase.DONE]
+
+
+def _is_between(steps: Sequence[Step]) -> bool:
+    """Whether a batch is over and the next, with these steps, has not begun."""
+    return all(step.phase is Phase.WAITING for step in steps)
 
 
 def _view(views: Mapping[str, View], spec: NodeSpec) -> View:

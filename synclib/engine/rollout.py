@@ -23,6 +23,7 @@ from synclib.core.rollout import (
     decide,
     gone_of,
     rolled_back,
+    serving,
     views_wanted,
 )
 from synclib.core.swap import decide_swap, swaps_wanted
@@ -33,6 +34,7 @@ from synclib.errors import BoxlinkError, Conflict, Fenced, Missing, Unavailable
 _LOOK_S = 0.25
 _STORE_S_MAX = 600.0
 _CLEAR_S = 60.0
+_FALLEN_S = 1.0  # a new node that is not ready for so long has fallen
 # A store that is not mounted misses what was there a moment ago.
 _AWAY = (Unavailable, Missing)
 Say = Callable[[str, Rollout], None]
@@ -100,6 +102,7 @@ class Driver:
         self._inherited: set[str] = set()
         self._changed_at = 0.0
         self._baked = -1
+        self._fallen = ""  # which new node was ready, and is not any more
 
     def take(self, entry: Entry, *, state: State | None = None, reason: str = "") -> Entry:
         """Become the driver of a journal; ``state``: what an operator wants of it."""
@@ -126,7 +129,7 @@ class Driver:
             views = self._look(rollout)
             waited_s = self._host.clock.monotonic() - self._changed_at
             decided = decide_swap if rollout.swap else decide
-            decision = decided(rollout, views, waited_s, self._ready_s_max, self._alarm())
+            decision = decided(rollout, views, waited_s, self._ready_s_max, self._fallen or self._alarm())
             if decision.rollout != rollout:
                 self._bake(rollout, decision.rollout)
                 if decision.rollout.state.is_final:
@@ -230,18 +233,35 @@ class Driver:
         return alarm_of(self._before, now)
 
     def _bake(self, former: Rollout, rollout: Rollout) -> None:
-        """After a batch is done, before the next begins: does the proxy see anything?"""
+        """After a batch is done, before the next begins: does the proxy see anything, do the new nodes stay ready?"""
         if rollout.state is not State.RUNNING or rollout.batch() == former.batch() or self._baked == rollout.batch():
             return
         self._baked = rollout.batch()
         until = self._host.clock.monotonic() + self._bake_s
-        while self._host.clock.monotonic() < until and not self._alarm():
+        since: dict[str, float] = {}
+        while self._host.clock.monotonic() < until and not self._alarm() and not self._fallen:
+            self._see_fallen(rollout, since)
             self._host.clock.sleep(_LOOK_S)
         now = self._fleet.traffic()
         if self._before is not None and now is not None and not alarm_of(self._before, now):
             # Failures of the next batch are not lost among the many requests that went well before it; how long answers
             # took before anything was changed is what all batches are compared with.
             self._before = replace(now, p99_ms=self._before.p99_ms)
+
+    def _see_fallen(self, rollout: Rollout, since: dict[str, float]) -> None:
+        """Note a new node that does not answer any more. ``since``: when each was seen so first."""
+        if rollout.swap:
+            return
+        try:
+            views = self._fleet.look(serving(rollout))
+        except _AWAY:
+            return  # nobody tells
+        now = self._host.clock.monotonic()
+        for node, view in views.items():
+            if view.is_ready:
+                since.pop(node, None)
+            elif now - since.setdefault(node, now) >= _FALLEN_S:
+                self._fallen = f"{node} was ready, and is not any more: {view.why}"
 
     def _clear(self, rollout: Rollout) -> None:
         """Until nothing is left of what has ended; what does not go is said."""

@@ -243,6 +243,56 @@ def test_one_that_cannot_be_started_takes_all_back(rig: Rig) -> None:
     assert rig.fleet.there() == rig.names[0]
 
 
+def falls(rig: Rig, node: str, seconds: float, *, is_gone: bool) -> None:
+    """A new node fails so long after its old one was asked to drain: it is not ready any more, or is gone."""
+    real_look, real_drain, due = rig.fleet.look, rig.fleet.drain, [float("inf")]
+
+    def drain(spec: NodeSpec) -> None:
+        real_drain(spec)
+        if spec.node == node.replace("new", "old") and due[0] == float("inf"):
+            due[0] = rig.clock.monotonic() + seconds
+
+    def look(specs: Sequence[NodeSpec]) -> dict[str, View]:
+        if rig.clock.monotonic() >= due[0]:
+            due[0] = float("-inf")
+            if is_gone:
+                rig.fleet.nodes[node].gone_at = 0.0
+            else:
+                rig.fleet.nodes[node].ready_at = float("inf")
+            due[0] = float("nan")  # once
+        return real_look(specs)
+
+    rig.fleet.drain, rig.fleet.look = drain, look  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("seconds", [1.0, 6.0, 8.0])
+@pytest.mark.parametrize("bad", ["new-0", "new-1", "new-2"])
+def test_one_that_was_ready_and_is_not_any_more_takes_all_back(rig: Rig, bad: str, seconds: float) -> None:
+    """While its old one drains, and while it is watched after that."""
+    falls(rig, bad, seconds, is_gone=False)
+    done = rig.run()
+    assert (done.state, done.reason) == (State.ROLLED_BACK, f"{bad} was ready, and is not any more: it loads")
+    assert rig.fleet.there() == rig.names[0]
+
+
+@pytest.mark.parametrize("bad", ["new-0", "new-2"])
+def test_one_that_ends_while_the_upgrade_is_paused_is_started_again(rig: Rig, bad: str) -> None:
+    class Ends(list[str]):
+        def append(self, text: str) -> None:
+            if text == f"{bad.replace('new', 'old')} has ended; {bad} serves":
+                raise Killed
+
+    rig.said = Ends()
+    with pytest.raises(Killed):
+        rig.run()
+    rig.said = []
+    rig.clock.advance(20)
+    rig.fleet.nodes[bad].gone_at = 0.0
+    assert rig.goes_on().state is State.DONE
+    assert rig.fleet.serving() == rig.names[1]
+    assert rig.fleet.starts.count(bad) == 2
+
+
 def figures_after_drains(rig: Rig, figures: dict[str, Traffic]) -> None:
     """What the proxy has counted once a node was asked to drain, by its name."""
     real = rig.fleet.drain
