@@ -67,7 +67,8 @@ class RotatingFile:
             except OSError as error:
                 self.lost_count += 1
                 if self.lost_count == 1:
-                    print(f"boxlink: log lines are being lost: {error}", file=sys.stderr)
+                    with contextlib.suppress(OSError):  # it may be a file on the same disk
+                        print(f"boxlink: log lines are being lost: {error}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         os.close(self._descriptor)

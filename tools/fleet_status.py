@@ -12,7 +12,7 @@ from synclib.core.fleet import Row
 from synclib.core.rollout import Phase, State
 from synclib.engine.fleet import fleet_rows
 from synclib.engine.rollout_journal import Journal
-from synclib.errors import Corrupt, Invalid, Partial, Unavailable
+from synclib.errors import Invalid, Partial, Unavailable
 from synclib.store.base import Store
 from tools.cli_context import Context, shown, shown_in_line
 from tools.cli_engine import open_host, size_text
@@ -80,7 +80,7 @@ def _upgrades(journal: Journal) -> tuple[list[dict[str, object]], list[str]]:
     found: list[dict[str, object]] = []
     alarms: list[str] = []
     try:
-        for rollout in journal.newest():
+        for rollout in journal.newest(lambda error: alarms.append(f"{error.key}: {error.message}")):
             if rollout.state is State.FAILED:
                 alarms.append(f"upgrade {rollout.id} failed: {rollout.reason}")
             elif not rollout.state.is_final:
@@ -105,8 +105,6 @@ def _upgrades(journal: Journal) -> tuple[list[dict[str, object]], list[str]]:
                     )
     except Invalid:
         pass  # who may not see upgrades sees the nodes
-    except Corrupt as error:
-        alarms.append(f"{error.key}: {error.message}")
     return found, alarms
 
 
@@ -140,7 +138,7 @@ def row_text(row: Row) -> str:
                 text += f" ({status.reason[name]})"
             words.append(text)
         words.append(f"{size_text(status.disk_free_bytes)} free")
-        words.append(f"{seen.age_s:.0f} s ago")
+        words.append(f"{max(seen.age_s, 0):.0f} s ago")
     for key, found in seen.registrations.items():
         words.append(f"{key} {found.state}: {found.requests} requests, {found.errors} errors")
     if status is not None and status.is_stopped:

@@ -14,7 +14,8 @@ _DAY_S = _HISTORY_S = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A node as it is found in the store. ``age_s``: since it said something, by this machine's clock."""
+    """A node as it is found in the store. ``age_s``: since it said something, by this machine's clock; negative where
+    its own is ahead."""
 
     node: str
     status: NodeStatus | None
@@ -80,6 +81,8 @@ def row_of(seen: Seen, wanted: Mapping[str, int], lag_max: int) -> Row:
     alarms = [f"{name}: {text}" for name, text in status.errors.items()]
     if not is_live(status, seen.age_s):
         alarms.append(f"it has said nothing for {seen.age_s:.0f} s")
+    elif seen.age_s < -silence_s(status):
+        alarms.append(f"its clock is {-seen.age_s:.0f} s ahead: whether it runs cannot be told")
     alarms += [f"{name} is {behind} seqs behind" for name, behind in lag.items() if behind > lag_max]
     if status.failed_reads:
         alarms.append(f"{status.failed_reads} of {status.reads} reads of its mounts failed")

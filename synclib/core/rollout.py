@@ -31,6 +31,7 @@ _DAMAGED = "see who may write to the store; take that object away, and look whic
 NODES_MAX = 1000
 REASON_MAX = 1000
 _ID = re.compile(r"[0-9]{1,18}")
+_IDS_MAX = 10**18
 
 
 def _one_line(text: str) -> str:
@@ -120,10 +121,15 @@ class Rollout(BaseModel):
 
 
 def ids_of(role: str, names: Iterable[str]) -> tuple[str, str]:
-    """The newest id of a role's journals among ``names``, empty for none, and the one after it."""
+    """The newest id of a role's journals among ``names``, empty for none, and the one after it. Corrupt where there
+    is none after it."""
     prefix = f"{role}-"
     ids = {int(name.removeprefix(prefix)): name for name in names if _ID.fullmatch(name.removeprefix(prefix))}
     newest = max(ids, default=0)
+    if newest + 1 >= _IDS_MAX:
+        raise Corrupt(
+            "an upgrade's journal has the last number that there is", key=upgrade_key(ids[newest]), hint=_DAMAGED
+        )
     return ids.get(newest, ""), f"{role}-{newest + 1:06}"
 
 
@@ -139,6 +145,8 @@ def parse_rollout(data: bytes, key: str) -> Rollout:
         raise Corrupt("an upgrade's journal is another's", key=key, hint=_DAMAGED)
     if any(spec.role != found.role for step in found.steps for spec in (step.old, step.new)):
         raise Corrupt("an upgrade's journal is of several roles", key=key, hint=_DAMAGED)
+    if found.state is State.RUNNING and any(step.phase is Phase.UNDONE for step in found.steps):
+        raise Corrupt("an upgrade's journal goes on and back at once", key=key, hint=_DAMAGED)
     return found
 
 

@@ -33,9 +33,9 @@ def sole_daemon(data: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            other = os.pread(descriptor, _PID_BYTES, 0).decode(errors="replace")
+            other = os.pread(descriptor, _PID_BYTES, 0)
             raise Conflict(
-                f"another boxlink sync serves {data}: process {other}",
+                f"another boxlink sync serves {data}" + (f": process {int(other)}" if other.isdigit() else ""),
                 hint="end it first, or give this one a --data of its own",
                 path=str(data),
             ) from None

@@ -156,9 +156,10 @@ def remove_channel(
     check(read.channel)
     if is_dry_run:
         return read.channel
-    freeze_channel(store, host, name, is_frozen=True)
-    read = read_channel(store, name)
-    assert read is not None
+    if read.channel.moves < MOVES_MAX - 1:  # else nobody can move it
+        freeze_channel(store, host, name, is_frozen=True)
+        read = read_channel(store, name)
+        assert read is not None
     dataset = Dataset(store, read.channel.root)
     for tag in (f"channel-{name}", f"channel-{name}{_BEFORE}"):
         store.delete(tag_key(dataset.root, tag))

@@ -32,7 +32,7 @@ def fleet_rows(store: Store, clock: Clock, lag_max: int, *, with_logs: bool) -> 
     rows = []
     for name in names:
         status = statuses.get(name)
-        silent_s = 0.0 if status is None else max(0.0, age_s(status, clock))
+        silent_s = 0.0 if status is None else age_s(status, clock)
         line = last_line(store, name) if with_logs else ""
         rows.append(row_of(Seen(name, status, silent_s, served.get(name, {}), line), heads, lag_max))
     return rows, problems

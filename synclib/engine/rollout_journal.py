@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from synclib.clock import now_text
 from synclib.core.names import upgrade_key, upgrade_prefix
 from synclib.core.rollout import JOURNAL_BYTES_MAX, Rollout, ids_of, parse_rollout
 from synclib.engine.host import Host
-from synclib.errors import Ambiguous, Conflict
+from synclib.errors import Ambiguous, Conflict, Corrupt
 from synclib.store.base import Store
 
 
@@ -49,12 +49,19 @@ class Journal:
         """The newest journal of a role that is not at its end."""
         return self.find(role).opened
 
-    def newest(self) -> Iterator[Rollout]:
-        """The last rollout of each role."""
+    def newest(self, problem: Callable[[Corrupt], None] | None = None) -> Iterator[Rollout]:
+        """The last rollout of each role. ``problem`` is told of those that are damaged, which are passed over; None:
+        they are raised."""
         names = [info.key.removeprefix(upgrade_prefix()) for info in self._store.list(upgrade_prefix())]
         for role in sorted({name.rpartition("-")[0] for name in names} - {""}):
-            last, _ = ids_of(role, names)
-            entry = self.read(last) if last else None
+            try:
+                last, _ = ids_of(role, names)
+                entry = self.read(last) if last else None
+            except Corrupt as error:
+                if problem is None:
+                    raise
+                problem(error)
+                continue
             if entry is not None:
                 yield entry.rollout
 

@@ -11,7 +11,7 @@ import pytest
 
 from synclib.core.markers import Down, parse_down
 from synclib.core.names import channel_key, tag_key
-from synclib.core.registration import Channel, parse_channel
+from synclib.core.registration import MOVES_MAX, Channel, parse_channel
 from synclib.engine.channels import channels, freeze_channel, move_channel, read_channel, remove_channel
 from synclib.engine.follow import Follower
 from synclib.engine.tags import set_tag, tags
@@ -197,6 +197,17 @@ def test_a_move_to_where_it_stands_lets_its_tag_be_right(kit: Kit) -> None:
     set_tag(kit.dataset, kit.host, "channel-stable", 1)
     move(kit, 3)
     assert tags(kit.dataset)["channel-stable"].seq == 3
+
+
+def test_one_that_cannot_be_moved_any_more_can_be_taken_away(kit: Kit) -> None:
+    move(kit, 1)
+    last = Channel(dataset="covers", seq=1, moves=MOVES_MAX - 1, at="")
+    kit.store.put(channel_key("stable"), last.model_dump_json(exclude_none=True).encode())
+    with pytest.raises(Conflict, match="was moved"):
+        move(kit, 3)
+    remove_channel(kit.store, kit.host, "stable", lambda _: None, is_dry_run=False)
+    assert channels(kit.store) == {}
+    assert tags(kit.dataset) == {}
 
 
 @pytest.mark.parametrize("how", ["thaw", "set"])

@@ -136,6 +136,8 @@ def status(**fields: object) -> NodeStatus:
         (Seen("n", None), "never said how it does"),
         (Seen("n", status(), age_s=89), ""),
         (Seen("n", status(), age_s=91), "said nothing for 91 s"),
+        (Seen("n", status(), age_s=-89), ""),
+        (Seen("n", status(), age_s=-91), "its clock is 91 s ahead"),
         (Seen("n", status(seq={"covers": 2})), "covers is 3 seqs behind"),
         (Seen("n", status(seq={"covers": 3})), ""),
         (Seen("n", status(seq={"unknown": 3})), ""),

@@ -623,6 +623,35 @@ def test_a_journal_names_roles_and_is_its_keys(rig: Rig, change: dict[str, objec
         parse_rollout(data, "upgrade/render-000001")
 
 
+def test_a_journal_with_the_last_number_hides_nothing(rig: Rig) -> None:
+    assert rig.run().state is State.DONE
+    entry = rig.journal.read("render-000001")
+    assert entry is not None
+    last = f"render-{'9' * 18}"
+    rig.store.put(f"upgrade/{last}", entry.rollout.model_copy(update={"id": last}).model_dump_json().encode())
+    with pytest.raises(Corrupt, match="the last number that there is"):
+        rig.journal.find("render")
+
+
+def test_a_damaged_journal_hides_no_other_role(rig: Rig) -> None:
+    rig.fleet.ready_s["new-0"] = float("inf")
+    assert rig.run().state is State.ROLLED_BACK
+    rig.store.put("upgrade/a-000001", b"{}")
+    with pytest.raises(Corrupt):
+        list(rig.journal.newest())
+    problems: list[Corrupt] = []
+    assert [found.id for found in rig.journal.newest(problems.append)] == ["render-000001"]
+    assert [error.key for error in problems] == ["upgrade/a-000001"]
+
+
+def test_a_journal_that_goes_on_and_back_at_once_is_damaged(rig: Rig) -> None:
+    entry = rig.begin()
+    body = json.loads(entry.rollout.model_dump_json())
+    body["steps"][0]["phase"] = "undone"
+    with pytest.raises(Corrupt, match="on and back at once"):
+        parse_rollout(json.dumps(body).encode(), "upgrade/render-000001")
+
+
 def test_a_text_of_a_journal_is_one_line(rig: Rig) -> None:
     rollout = plan("render-000001", rig.olds, rig.new_of, 10, "").model_dump(mode="json")
     hostile = {"reason": "x\nboxlink: done", "driver": "\x1b[2J", "place": "h:/a  b\u2028 ", "proxy": "h:1"}

@@ -351,6 +351,14 @@ class TestUnpack:
         with pytest.raises(Failure, match="more than a release may"):
             self.unpack(other, tar_of(member("a", b"x" * 11)))
 
+    @pytest.mark.parametrize(
+        "kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE]
+    )
+    def test_a_header_that_is_too_long_is_not_read(self, tmp_path: Path, kind: bytes) -> None:
+        """tarfile would take all of it into memory, and of a few bytes there may be gigabytes."""
+        with pytest.raises(Failure, match="a header that is too long"):
+            self.unpack(tmp_path, tar_of(member("long", b"x" * (1 << 20), kind=kind)))
+
     def test_damaged(self, tmp_path: Path) -> None:
         entropy = random.Random(5)
         good = tar_of(member("a", entropy.randbytes(3000)), member("b/c", entropy.randbytes(3000)))

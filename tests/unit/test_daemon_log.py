@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -52,6 +54,17 @@ def test_a_full_disk_loses_lines_but_stops_nothing(tmp_path: Path, capsys: pytes
     file.write_line("b")
     assert file.lost_count == 2
     assert capsys.readouterr().err.count("log lines are being lost") == 1
+
+
+def test_nor_does_one_that_takes_no_warning_either() -> None:
+    """As on a launched node, whose stderr is a file on the same disk."""
+    code = (
+        "from pathlib import Path; from tools.daemon_log import RotatingFile; f = RotatingFile(Path('/dev/full'));"
+        "f.write_line('a'); f.write_line('b'); print(f.lost_count)"
+    )
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, check=False)
+    assert done.stdout == b"2\n"
 
 
 def test_a_log_that_cannot_be_opened_is_invalid(tmp_path: Path) -> None:

@@ -16,13 +16,31 @@ MEMBERS_MAX = 200_000
 BYTES_MAX = 64 << 30
 NAME_BYTES_MAX = 4096
 _PIECE_BYTES = 1 << 20
+_HEADER_BYTES_MAX = 64 << 10
+# Members that say something of the next one; tarfile reads them whole (tarfile.TarInfo, pax in POSIX.1-2001).
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+class _Member(tarfile.TarInfo):
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        """Before anything of it is read (tarfile's own place for a subclass)."""
+        if self.type in _HEADERS and self.size > _HEADER_BYTES_MAX:
+            raise Failure("the boot tar holds a header that is too long")
+        found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return found
 
 
 def unpack(archive: Path, directory: Path) -> None:
     """Into an empty directory. Failure names the first member that is refused."""
     total = 0
     try:
-        with tarfile.open(archive, "r|gz") as tar:
+        with tarfile.open(archive, "r|gz", tarinfo=_Member) as tar:
             for number, member in enumerate(tar):
                 total += member.size if member.isreg() else 0
                 if number >= MEMBERS_MAX or total > BYTES_MAX:

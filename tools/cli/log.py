@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tools.cli_context import Context, verb
+from tools.cli_context import Context, shown_in_line, verb
 
 if TYPE_CHECKING:
     from synclib.core.manifest import Manifest
@@ -77,7 +77,7 @@ def command(context: Context, dataset: str, last: int) -> None:
     lines = [
         f"{dataset} seq {manifest.seq}  digest {manifest.digest}",
         f"{manifest.file_count} files, {size_text(manifest.plain_bytes)}",
-        f"published {time_text(manifest.published_at_ns)} by {manifest.publisher}",
+        f"published {time_text(manifest.published_at_ns)} by {shown_in_line(manifest.publisher)}",
         f"seqs kept: {seqs[0]}..{seqs[-1]} ({len(seqs)})",
         "",
         f"{'level':6} {'seqs':>15} {'entries':>10} {'bytes':>10}  age",
@@ -90,7 +90,7 @@ def command(context: Context, dataset: str, last: int) -> None:
     for found in reversed(shown):
         row = f"{found.seq:>8} {time_text(found.published_at_ns)} {found.file_count:>10}"
         tagged = "".join(f"  [{name}]" for name in sorted(names.get(found.seq, [])))
-        lines.append(f"{row} {size_text(found.plain_bytes):>10}  {found.publisher}{tagged}")
+        lines.append(f"{row} {size_text(found.plain_bytes):>10}  {shown_in_line(found.publisher)}{tagged}")
     context.emit(result, "\n".join(lines))
 
 

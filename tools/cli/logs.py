@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from tools.cli_context import Context, shown, verb
+from tools.cli_context import Context, shown_in_line, verb
 
 
 @click.command()
@@ -81,7 +81,7 @@ def _show(
     elif context.is_json:
         click.echo(json.dumps({"stream": stream, "line": text}))
     else:
-        click.echo(f"{stream}: {shown(line_text(text)) if is_for_eyes else text}")
+        click.echo(f"{stream}: {shown_in_line(line_text(text)) if is_for_eyes else text}")
 
 
 def _is_later(line: bytes, since_ns: int) -> bool:

@@ -63,10 +63,10 @@ class Console:
             file.close()
 
     def _write(self, descriptor: int, text: str) -> None:
-        (sys.stdout if descriptor == 1 else sys.stderr).flush()
         data = text.encode(errors="replace")
         if len(data) >= _LINE_BYTES_MAX:
             data = data[: _LINE_BYTES_MAX - 8] + b" ..."
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # among them a full disk
+            (sys.stdout if descriptor == 1 else sys.stderr).flush()
             if select.select([], [descriptor], [], 0)[1]:
                 os.write(descriptor, data + b"\n")
