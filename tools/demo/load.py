@@ -17,11 +17,17 @@ class Load:
         self.answered = self.failed = self.wrong = 0
         self.first_failure = ""
         self._port, self._expected = port, dict(expected)
-        self._paths = itertools.cycle(sorted(self._expected))
+        self._paths = sorted(self._expected)
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._run, name="load", daemon=True) for _ in range(clients)]
+
+    def expect(self, more: Mapping[str, bytes]) -> None:
+        """Ask for these from now on, too."""
+        with self._lock:
+            self._expected = {**more, **self._expected}
+            self._paths = sorted(self._expected)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -37,7 +43,8 @@ class Load:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)) as connection:
             while not self._stopping.is_set():
                 with self._lock:
-                    path, number = next(self._paths), next(self._numbers)
+                    number = next(self._numbers)
+                    path = self._paths[number // 2 % len(self._paths)]
                 self._ask(connection, path, f"?n={number}" if number % 2 else "")
 
     def _ask(self, connection: http.client.HTTPConnection, path: str, query: str) -> None:

@@ -61,7 +61,7 @@ def main() -> int:
         "--requests",
         type=int,
         default=40_000,
-        help="with --faults: how many at least during each (default: %(default)s)",
+        help="with --faults: how many at least while each is rolled (default: %(default)s)",
     )
     parser.add_argument("--port", type=int, default=8080, help="where the wall is to be seen (default: %(default)s)")
     parser.add_argument("--count", type=int, default=COVER_COUNT, help="how many covers (default: %(default)s)")
@@ -176,7 +176,7 @@ class Upgrades:
         Image.new("RGB", (300, 450), (200, 30, 30)).save(covers / "a-new-cover.jpg")
         seq = demo.boxlink("publish", "covers", str(covers))["seq"]
         demo.say(f"published seq {seq}, and roll to it")
-        self.upgrade(admin, "--seq", f"covers={seq}", *self.trust)
+        self.upgrade(admin, "--seq", f"covers={seq}", *self.trust, on_line=self.expecting(load))
         found = json.loads(demo.fetch("/wall.json")[2])
         if found["seq"] != seq:
             raise DemoError(f"the wall is that of seq {found['seq']}")
@@ -197,6 +197,15 @@ class Upgrades:
                 on_line(said)
         if process.returncode != code:
             raise DemoError(f"boxlink upgrade ended with {process.returncode}, not {code}: {said}")
+
+    def expecting(self, load: Load) -> Callable[[str], None]:
+        """Let a load ask for the new wall as soon as one of an upgrade's new nodes serves it."""
+
+        def heard(line: str) -> None:
+            if "is ready" in line:
+                load.expect(self.expected())
+
+        return heard
 
     def _backends(self, admin: str) -> int:
         status, _, body = self.demo.fetch("/backends", int(admin.rpartition(":")[2]))

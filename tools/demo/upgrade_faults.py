@@ -24,17 +24,19 @@ if TYPE_CHECKING:
 _AWAY_S = 10.0
 _SLOW_S = 8
 _CLIENTS = 6
-# In which so many requests must have been answered, once the upgrade is over.
-_LOAD_S = 300.0
+# How often one is rolled until so many requests were answered meanwhile.
+_ROLLS_MAX = 12
 _ROLLED_BACK = 13
 _RENDER = '["boxlink", "render"'
 
 
 @dataclass
 class Outcome:
-    """Of one variant: requests, and what was wrong (nothing, where all is as it should be)."""
+    """Of one variant: requests while ``boxlink upgrade`` ran, and what was wrong (nothing, where all is as it should
+    be)."""
 
     name: str
+    rolls: int = 0
     answered: int = 0
     failed: int = 0
     wrong: int = 0
@@ -44,7 +46,7 @@ class Outcome:
 def run_faults(upgrades: Upgrades, covers: Path, admin: str, requests: int) -> None:
     """All variants, also when one fails; then DemoError names those that did."""
     faults = _Faults(upgrades, covers, admin)
-    variants: tuple[tuple[str, Callable[[], None]], ...] = (
+    variants: tuple[tuple[str, Callable[[Load], int]], ...] = (
         (f"the new ones begin {_SLOW_S} s late", faults.slow),
         ("the new ones crash at start", faults.crashing),
         ("the new ones are never ready", faults.never_ready),
@@ -53,55 +55,62 @@ def run_faults(upgrades: Upgrades, covers: Path, admin: str, requests: int) -> N
     outcomes = [_run(upgrades, name, variant, requests) for name, variant in variants]
     for one in outcomes:
         upgrades.demo.say(
-            f"{one.name}: {one.answered:,} requests answered, {one.failed} failed, {one.wrong} with wrong bytes"
-            + (f": {one.why}" if one.why else "")
+            f"{one.name}, {one.rolls} times: {one.answered:,} requests answered meanwhile, {one.failed} failed, "
+            f"{one.wrong} with wrong bytes" + (f": {one.why}" if one.why else "")
         )
     bad = [one.name for one in outcomes if one.failed or one.wrong or one.why]
     if bad:
         raise DemoError(f"not as it should be: {'; '.join(bad)}")
 
 
-def _run(upgrades: Upgrades, name: str, variant: Callable[[], None], requests: int) -> Outcome:
+def _run(upgrades: Upgrades, name: str, variant: Callable[[Load], int], requests: int) -> Outcome:
     upgrades.demo.say(f"{name}:")
     load = Load(upgrades.demo.port, upgrades.expected(), _CLIENTS)
+    one = Outcome(name)
     load.start()
-    why = ""
     try:
-        variant()
-        deadline = time.monotonic() + _LOAD_S
-        while load.answered < requests and not load.failed and time.monotonic() < deadline:
-            time.sleep(0.1)
+        while one.answered < requests and one.rolls < _ROLLS_MAX and not load.failed:
+            one.answered += variant(load)
+            one.rolls += 1
     except DemoError as error:
-        why = str(error)
+        one.why = str(error)
     finally:
         load.stop()
-    if not why and load.answered < requests:
-        why = f"only {load.answered:,} of {requests:,} requests were answered"
-    return Outcome(name, load.answered, load.failed, load.wrong, why or load.first_failure)
+    if not one.why and one.answered < requests:
+        one.why = f"only {one.answered:,} of {requests:,} requests were answered"
+    one.failed, one.wrong, one.why = load.failed, load.wrong, one.why or load.first_failure
+    return one
 
 
 class _Faults:
+    """Each rolls the nodes once, and tells how many requests were answered while `boxlink upgrade` ran."""
+
     def __init__(self, upgrades: Upgrades, covers: Path, admin: str) -> None:
         self._upgrades, self._covers, self._admin = upgrades, covers, admin
+        self._rolls = 0
 
-    def slow(self) -> None:
+    def slow(self, load: Load) -> int:
         program = boxlink_command()[0]
         late = f'["sh", "-c", "sleep {_SLOW_S}; exec {program} \\"$@\\"", "sh", "render"'
-        self._roll_to_role(late)
+        return self._roll_to_role(load, late)
 
-    def crashing(self) -> None:
-        self._roll_to_role('["false"', "--ready-within", "15", code=_ROLLED_BACK)
+    def crashing(self, load: Load) -> int:
+        return self._roll_to_role(load, '["false"', "--ready-within", "15", code=_ROLLED_BACK)
 
-    def never_ready(self) -> None:
+    def never_ready(self, load: Load) -> int:
         """Something runs, and never registers."""
-        self._roll_to_role('["sh", "-c", "exec sleep 1000", "sh", "render"', "--ready-within", "15", code=_ROLLED_BACK)
+        run = '["sh", "-c", "exec sleep 1000", "sh", "render"'
+        return self._roll_to_role(load, run, "--ready-within", "15", code=_ROLLED_BACK)
 
-    def store_away(self) -> None:
+    def store_away(self, load: Load) -> int:
+        self._rolls += 1
         demo = self._upgrades.demo
-        Image.new("RGB", (300, 450), (30, 30, 200)).save(self._covers / "another-new-cover.jpg")
+        colour = (30, 30, 100 + self._rolls)
+        Image.new("RGB", (300, 450), colour).save(self._covers / f"another-new-cover-{self._rolls}.jpg")
         seq = demo.boxlink("publish", "covers", str(self._covers))["seq"]
         store, away = demo.place / "store", demo.place / "store-away"
         is_done = False
+        expect = self._upgrades.expecting(load)
 
         def take_away(line: str) -> None:
             nonlocal is_done
@@ -112,16 +121,22 @@ class _Faults:
                 time.sleep(_AWAY_S)
                 away.rename(store)
                 demo.say("    (the store is back)")
+            expect(line)
 
+        before = load.answered
         self._upgrades.upgrade(self._admin, "--seq", f"covers={seq}", *self._upgrades.trust, on_line=take_away)
         if not is_done:
             raise DemoError("the store was never taken away: no new node got ready")
+        return load.answered - before
 
-    def _roll_to_role(self, run: str, *words: str, code: int = 0) -> None:
+    def _roll_to_role(self, load: Load, run: str, *words: str, code: int = 0) -> int:
         """To a release whose nodes begin their server with ``run``."""
         from tools.demo.upgrade import role_text
 
-        role = role_text("20")
+        self._rolls += 1
+        role = role_text(str(20 + self._rolls % 10))  # another one each time
         assert _RENDER in role
         self._upgrades.publish_release(role.replace(_RENDER, run))
+        before = load.answered
         self._upgrades.upgrade(self._admin, "--release", "fleet", *self._upgrades.trust, *words, code=code)
+        return load.answered - before
