@@ -129,6 +129,8 @@ def row_text(row: Row) -> str:
         words += [word for word in (status.role, status.release) if word]
         for name, seq in status.seq.items():
             text = f"{name} seq {seq}"
+            if name in status.held:
+                text += f" (told to stand at {status.held[name]})"
             if row.lag.get(name):
                 text += f" ({row.lag[name]} behind)"
             text += f" {status.mode.get(name, '')}"
@@ -137,6 +139,8 @@ def row_text(row: Row) -> str:
             if status.reason.get(name):
                 text += f" ({status.reason[name]})"
             words.append(text)
+        if status.channels:
+            words.append(f"follows {' and '.join(status.channels)}")
         words.append(f"{size_text(status.disk_free_bytes)} free")
         words.append(f"{max(seen.age_s, 0):.0f} s ago")
     for key, found in seen.registrations.items():

@@ -187,7 +187,16 @@ class Node:
             markers = (os.path.join(item.path, name) for name in (names.ACTIVE, names.UP, names.DOWN))
             if item.name in self._followers or (any(map(os.path.lexists, markers)) and self._adopt(Path(item.path))):
                 found.append(item.name)
+        self._forget_gone()
         return found
+
+    def _forget_gone(self) -> None:
+        """Datasets whose directory was taken away are followed no more, and what was wrong with them is over."""
+        for name in self._followers.keys() - set(self._present):
+            if name not in self._running:
+                del self._followers[name]
+                self._log.info("its directory is gone: it is followed no more", dataset=name)
+        self._refused.intersection_update(self._present)
 
     def _adopt(self, directory: Path) -> bool:
         try:

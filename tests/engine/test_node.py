@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -698,6 +699,32 @@ def test_the_daemon_wakes_by_events(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert read_tree(directory) == {b"a": b"1"}
         os.unlink(directory / names.ACTIVE)
         daemon.wait(lambda: RELEASED in (directory / names.DOWN).read_text())
+
+
+@pytest.mark.parametrize("name", ["covers", "never"])
+def test_a_dataset_whose_directory_is_taken_away_is_no_alarm(tmp_path: Path, name: str) -> None:
+    publisher = Kit(tmp_path / "publisher")
+    publisher.write({b"a": b"1"})
+    publisher.publish()
+
+    def told() -> NodeStatus:
+        found = publisher.store.get(names.node_key("n1"), size_max=1 << 20)
+        assert found is not None
+        return NodeStatus.model_validate_json(found.data)
+
+    with running(tmp_path, MeteredStore(publisher.store, Meter()), poll_s=0.1) as daemon:
+        directory = daemon.data / name
+        directory.mkdir()
+        (directory / names.ACTIVE).touch()
+        daemon.wait((directory / (names.DOWN if name == "covers" else names.ERROR)).exists)
+        daemon.wait(lambda: bool(told().errors if name == "never" else told().seq))
+        daemon.wait(lambda: shutil.rmtree(directory, ignore_errors=True) or not directory.exists())
+        daemon.wait(lambda: not told().errors and not told().seq)
+        assert daemon.node.figures().datasets == {}
+        # Asked for again it is there again.
+        directory.mkdir()
+        (directory / names.ACTIVE).touch()
+        daemon.wait((directory / (names.DOWN if name == "covers" else names.ERROR)).exists)
 
 
 def test_a_swap_is_reported_however_often_its_dataset_has_its_turn(tmp_path: Path) -> None:

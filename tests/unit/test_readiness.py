@@ -75,7 +75,7 @@ def servers() -> Iterator[Servers]:
         (WELL.model_copy(update={"state": "draining"}), "it drains"),
         (WELL.model_copy(update={"seq": 6}), "it serves seq 6, not 7"),
         (WELL.model_copy(update={"settled": False}), "it does not hold yet what the others serve"),
-        (WELL.model_copy(update={"release": ""}), "it runs release none"),
+        (WELL.model_copy(update={"release": ""}), "it runs release none, not r@2"),
     ],
 )
 def test_what_it_registered(servers: Servers, registration: Registration | None, why: str) -> None:

@@ -57,7 +57,7 @@ def command(
         from synclib.errors import Invalid
 
         raise Invalid(
-            "--check and --watch are ways to look at a fleet, and --watch never ends",
+            "--check and --watch are ways to look at a fleet, one at a time, and --watch has no --json: it never ends",
             hint="boxlink status --fleet --check ends with an exit code, --fleet --watch is for a terminal",
         )
     if fleet:

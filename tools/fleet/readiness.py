@@ -91,7 +91,7 @@ def _lacking(spec: NodeSpec, registered: Mapping[str, tuple[str, Registration]],
     if not registration.settled:
         return "it does not hold yet what the others serve"
     if registration.release != spec.release:
-        return f"it runs release {registration.release or 'none'}"
+        return f"it runs release {registration.release or 'none'}, not {spec.release or 'none'}"
     try:
         fetch(f"http://{address}/healthz")
         if registration.probe:

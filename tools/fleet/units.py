@@ -21,6 +21,8 @@ _WATCHDOG_S = 300
 # Their processes must live on when sync is started anew: they are what mounted datasets stand on.
 _KEEPING = {"sync"}
 _KEEPER_DESCRIPTORS = 64
+# Where a store of S3 is; none of it is secret.
+_WHERE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=@,+%-]+")
 
 
@@ -97,12 +99,13 @@ def _kind(verb: str) -> list[str]:
 
 
 def _environment(role: str, process: Process, place: Place, store: str) -> dict[str, str]:
-    """What the role says, not all that the shell of whoever writes the units happens to hold: there are secrets in
-    it."""
+    """What the role says, and where the store is; not all that the shell of whoever writes the units happens to hold:
+    there are secrets in it."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     found = {"BOXLINK_ROLE": role, "XDG_STATE_HOME": "/var/lib", "XDG_CACHE_HOME": "/var/cache", "PATH": path}
     if store:
         found["BOXLINK_STORE"] = store
+        found |= {name: os.environ[name] for name in _WHERE if store.startswith("s3://") and os.environ.get(name)}
     return environment_of(place, found, process)
 
 

@@ -133,10 +133,10 @@ def upgrade(context: Context, asked: Asked) -> None:
         if rollout is None:
             _show(context, None)
             return
+        check_ready(site.nodes, rollout)
         if asked.is_dry_run:
             _show_plan(context, rollout)
             return
-        check_ready(site.nodes, rollout)
         now = site.nodes.traffic()
         begun = {
             "driver": site.host.node,
