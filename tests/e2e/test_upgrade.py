@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -147,6 +148,7 @@ def test_a_new_program_that(rolled: Rolled, what: str) -> None:
         if what == "crashes":
             failed = rolled.boxlink(*words, code=13)
             assert "has not registered" in failed["error"]["message"]
+            assert re.search(r"\(render ended (\d+ times|twice), with code 1\)", failed["error"]["message"])
         else:
             assert rolled.boxlink(*words)["state"] == "done"
         load.wait(100)

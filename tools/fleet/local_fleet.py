@@ -6,6 +6,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from synclib.clock import Clock, Entropy
@@ -13,6 +14,7 @@ from synclib.core.rollout import NodeSpec, Traffic, View
 from synclib.errors import Invalid, Missing, Unavailable
 from synclib.volume.base import VolumeDriver
 from tools.fleet.find_role import find_role
+from tools.fleet.last_ends import last_ends
 from tools.fleet.local_nodes import Wish, check_wish, is_alive, nodes, remove, start, stop
 from tools.fleet.local_volumes import release_volumes
 from tools.fleet.node_file import LocalNode
@@ -68,6 +70,8 @@ class LocalFleet:
             if spec.node in there and _is_proxy(known[spec.node]) and (admin := _admin_of(known[spec.node])):
                 why = "it drains" if spec.node in self._draining else _ails(admin)
                 found[spec.node] = View(is_there=True, is_ready=not why, why=why)
+            elif spec.node in there and not found[spec.node].is_ready and (ends := last_ends(known[spec.node])):
+                found[spec.node] = replace(found[spec.node], why=f"{found[spec.node].why} ({ends})")
         return found
 
     def start(self, spec: NodeSpec) -> None:
