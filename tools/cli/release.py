@@ -85,7 +85,9 @@ def publish(context: Context, name: str, directory: Path, key_file: Path | None)
     from synclib.errors import Invalid
     from tools.bootstrap.build import build_bootstrap
     from tools.cli_engine import connect_of, costs_text, open_host, progress_bar, size_text
+    from tools.fleet.find_role import check_roles
 
+    check_roles(directory)  # every new node would take them
     signer = None
     if key_file is not None:
         try:

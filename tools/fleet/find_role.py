@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synclib.core.role import BUILT_IN_VALUES, ROLE_BYTES_MAX, Process, Role, parse_role
+from synclib.disk.regular import open_regular
 from synclib.errors import Invalid, Missing
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -28,6 +30,13 @@ class Place:
     def values(self, role: str) -> dict[str, str]:
         release = "" if self.release is None else str(self.release)
         return dict(zip(BUILT_IN_VALUES, (str(self.data), self.node, role, release), strict=True))
+
+
+def check_roles(release: Path) -> None:
+    """Invalid for a role of a release's directory that is none."""
+    for path in sorted((release / "roles").glob("*.toml")):
+        with contextlib.suppress(FileNotFoundError), open(open_regular(path), "rb") as file:
+            parse_role(file.read(ROLE_BYTES_MAX + 1), str(path))
 
 
 def find_role(name: str, release: Path | None) -> Role:
