@@ -128,53 +128,11 @@ class TreeMount:
         _abort(self._number)
 
 
-class PutMount:
-    """Another one, made at ``made_at``, is put in place of what is mounted at ``place``, and shown there. For root."""
+class _Other:
+    """Another one, as it is."""
 
-    def __init__(self, made: KeptMount, made_at: bytes, place: bytes) -> None:
-        self._made, self._made_at, self._place = made, made_at, place
-
-    def connect(self) -> int:
-        return self._made.connect()
-
-    def go_on(self) -> None:
-        self._made.go_on()
-
-    def show(self) -> None:
-        self._made.show()
-        try:
-            put_mount(self._made_at, self._place, replaces=bool(mounted_on(self._place)))
-        except OSError:
-            self._made.hide()
-            raise
-
-    def is_shown(self) -> bool:
-        return self._made.is_shown() and self._device() in devices_on(self._place)
-
-    def is_used(self, device: int) -> bool:
-        self._made.hide()  # it was mounted there, too, to be told by
-        return self._made.is_used(device)
-
-    def hide(self) -> None:
-        if self._device() in devices_on(self._place)[-1:]:
-            with contextlib.suppress(OSError):
-                unmount(self._place, MNT_DETACH | UMOUNT_NOFOLLOW)
-        self._made.hide()
-
-    def disconnect(self, *, is_left: bool) -> None:
-        self._made.disconnect(is_left=is_left)
-
-    def _device(self) -> bytes:
-        """Of what is mounted where it was made; empty where nothing is."""
-        return b"".join(devices_on(self._made_at)[-1:])
-
-
-class ReplaceableMount:
-    """Another one, which is not shown any more from when the file ``replaced`` is there: what is mounted at the same
-    place then is another seq's."""
-
-    def __init__(self, kept: KeptMount, replaced: str) -> None:
-        self._kept, self._replaced = kept, replaced
+    def __init__(self, kept: KeptMount) -> None:
+        self._kept = kept
 
     def connect(self) -> int:
         return self._kept.connect()
@@ -186,17 +144,68 @@ class ReplaceableMount:
         self._kept.show()
 
     def is_shown(self) -> bool:
-        return self._kept.is_shown() and not os.path.exists(self._replaced)
+        return self._kept.is_shown()
 
     def is_used(self, device: int) -> bool:
         return self._kept.is_used(device)
 
     def hide(self) -> None:
-        if not os.path.exists(self._replaced):
-            self._kept.hide()
+        self._kept.hide()
 
     def disconnect(self, *, is_left: bool) -> None:
-        self._kept.disconnect(is_left=is_left or os.path.exists(self._replaced))
+        self._kept.disconnect(is_left=is_left)
+
+
+class PutMount(_Other):
+    """Another one, made at ``made_at``, is put in place of what is mounted at ``place``, and shown there. For root."""
+
+    def __init__(self, kept: KeptMount, made_at: bytes, place: bytes) -> None:
+        super().__init__(kept)
+        self._made_at, self._place = made_at, place
+
+    def show(self) -> None:
+        super().show()
+        try:
+            put_mount(self._made_at, self._place, replaces=bool(mounted_on(self._place)))
+        except OSError:
+            super().hide()
+            raise
+
+    def is_shown(self) -> bool:
+        return super().is_shown() and self._device() in devices_on(self._place)
+
+    def is_used(self, device: int) -> bool:
+        super().hide()  # it was mounted there, too, to be told by
+        return super().is_used(device)
+
+    def hide(self) -> None:
+        if self._device() in devices_on(self._place)[-1:]:
+            with contextlib.suppress(OSError):
+                unmount(self._place, MNT_DETACH | UMOUNT_NOFOLLOW)
+        super().hide()
+
+    def _device(self) -> bytes:
+        """Of what is mounted where it was made; empty where nothing is."""
+        return b"".join(devices_on(self._made_at)[-1:])
+
+
+class ReplaceableMount(_Other):
+    """Another one, which is not shown any more from when the file ``replaced`` is there: what is mounted at the same
+    place then is another seq's."""
+
+    def __init__(self, kept: KeptMount, replaced: str) -> None:
+        super().__init__(kept)
+        self._replaced = replaced
+
+    def is_shown(self) -> bool:
+        return super().is_shown() and not os.path.exists(self._replaced)
+
+    def hide(self) -> None:
+        if not os.path.exists(self._replaced):
+            super().hide()
+
+    def disconnect(self, *, is_left: bool) -> None:
+        super().disconnect(is_left=is_left or os.path.exists(self._replaced))
 
 
 def _abort(number: int | None) -> None:
