@@ -53,7 +53,8 @@ def find_role(name: str, release: Path | None) -> Role:
         except OSError as error:
             raise Invalid(f"the role cannot be read: {error.strerror}", path=str(path)) from error
     known = ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.toml")))
-    raise Missing(f"there is no role {name}", hint=f"name a TOML file, one in ./roles, or one of: {known}")
+    where = f"name a TOML file, one in ./roles, or one of: {known}; one that a release brings needs --release"
+    raise Missing(f"there is no role {name}", hint=where)
 
 
 def shipped_role(name: str) -> Role | None:

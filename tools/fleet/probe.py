@@ -24,9 +24,10 @@ class Gap:
 
 
 class Probe:
-    """Asks from its making until :meth:`end`. ``address``: HOST:PORT."""
+    """Asks from its making until :meth:`end`. ``address``: HOST:PORT. ``path``: one that every server of a fleet answers
+    with 200 while it serves (tools/fleet/readiness.py)."""
 
-    def __init__(self, address: str, clock: Clock, path: str = "/wall.json") -> None:
+    def __init__(self, address: str, clock: Clock, path: str = "/healthz") -> None:
         host, _, port = address.rpartition(":")
         self._host, self._port, self._path, self._clock = host.strip("[]"), int(port), path, clock
         self._asked = self._refused = 0
