@@ -24,8 +24,8 @@ class Gap:
 
 
 class Probe:
-    """Asks from its making until :meth:`end`. ``address``: HOST:PORT. ``path``: one that every server of a fleet answers
-    with 200 while it serves (tools/fleet/readiness.py)."""
+    """Asks from its making until :meth:`end`. ``address``: HOST:PORT. ``path``: one that every server of a fleet
+    answers with 200 while it serves (tools/fleet/readiness.py)."""
 
     def __init__(self, address: str, clock: Clock, path: str = "/healthz") -> None:
         host, _, port = address.rpartition(":")
