@@ -182,6 +182,11 @@ def test_it_is_booted_followed_and_rolled_back(fleet: Fleet, instance: Instance)
                 instance.boxlink("release", "rollback", "fleet", "--into", f"{instance.root}/release", "--json")
             )
             assert (back["seq"], instance.version()) == (1, synclib.__version__)
+            running.wait("up", 2, release=f"{instance.place}/1")
+            until(lambda: len(running.all("started", process="render")) == 3, "it runs what ran before")
+            assert_all_run(running, instance, 1)
+            until(instance.wall, "it serves again")
+            load.wait(50)
         assert (load.failures, load.wrong, load.cut) == ([], [], [])
         assert running.process.poll() is None, "it is the same process"
         assert running.end() == 0

@@ -1,5 +1,5 @@
 """How ``boxlink up`` goes over to a newer release: a process beside the role's waits for one, and then ``up`` runs the
-``up`` of that release, and stays to see how it does.
+``up`` of that release, and stays to see how it does. And back: to ``current``, when a rollback took back what runs.
 
     up, of the release that the node was started with
         up, of the newest one: on trial at first      all of its processes
@@ -23,7 +23,7 @@ from pathlib import Path
 from synclib.clock import Clock
 from synclib.core.role import Role
 from synclib.errors import BoxlinkError, Invalid
-from tools.bootstrap.links import NEXT, SEQ, linked_seq
+from tools.bootstrap.links import CURRENT, NEXT, SEQ, is_taken_back, linked_seq
 from tools.fleet.child import bound_to_parent
 from tools.fleet.console import Console
 from tools.fleet.find_role import Place
@@ -79,11 +79,11 @@ class Renewal:
     def run(self) -> int:
         """Its exit code, once one has ended for good. Must be called in the main thread (Supervisor.run)."""
         with stop_signals() as signals:
-            seq = linked_seq(self._home, NEXT) or self._proven
+            seq = self._next()
             while True:
                 code = self._run(seq, signals)
                 if code == RENEWING and not self._is_stopping:
-                    seq = linked_seq(self._home, NEXT) or self._proven
+                    seq = self._next()
                 elif seq == self._proven or self._is_stopping:
                     return code if code >= 0 else 128 - code  # as a shell says of a signal
                 else:
@@ -92,6 +92,12 @@ class Renewal:
                     with self._said("it will be tried again"):
                         refuse(self._home, seq, why)
                     seq = self._proven
+
+    def _next(self) -> int:
+        """What is to be tried, else what is proven: after a rollback that is another."""
+        if is_taken_back(self._home, self._proven):
+            self._proven = linked_seq(self._home, CURRENT) or self._proven
+        return linked_seq(self._home, NEXT) or self._proven
 
     def _run(self, seq: int, signals: int) -> int:
         """The exit code of the ``up`` of a seq."""
