@@ -122,7 +122,7 @@ def fetch(
     statement = read_statement(store, name, seq)
     trust.check(statement)
     place = into.absolute() / name
-    with disk_errors(), _alone(place):
+    with disk_errors(), _alone(place) as lock:
         final = place / str(statement.seq)
         if final.is_dir() and statement_path(place, statement.seq).exists():
             _check_same(place, statement)
@@ -136,7 +136,7 @@ def fetch(
         check_standing(partial, statement)
         say(f"release {name} seq {statement.seq}: its programs are installed, which may take a minute")
         try:
-            make_environment(partial, final)
+            make_environment(partial, final, lock)
         except Failure as error:
             raise Unavailable(error.message, hint=error.hint, path=str(partial)) from error
         note_installed(place, statement.seq, partial)
@@ -324,12 +324,13 @@ def existing(place: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Nobody else, a first boot neither, changes this release's place meanwhile."""
+def _alone(place: Path) -> Iterator[int]:
+    """Nobody else, a first boot neither, changes this release's place meanwhile, nor while a process lives that was
+    given the descriptor."""
     place.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
