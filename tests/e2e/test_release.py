@@ -465,7 +465,11 @@ def runs_in(machine: Machine, seq: int) -> str:
 
 def test_a_rollback_is_followed_by_the_up_that_runs(machine: Machine) -> None:
     """Without any channel; said twice, and where none runs, it comes to the same."""
-    words = follow_from_the_first(machine, ROLE)
+    tool = ROLE.replace(
+        '["tool", "{listen}"]',
+        '["sh", "-c", "trap \'echo told\' USR1; echo runs; while :; do sleep 0.1; done; {listen}"]',
+    )
+    words = follow_from_the_first(machine, tool)
     publish(machine, "2", "--key", "fleet.key")
     machine.run("release", "fetch", "fleet", *INTO, *TRUST)
     machine.run("release", "activate", "fleet", *INTO, *TRUST)
@@ -479,6 +483,9 @@ def test_a_rollback_is_followed_by_the_up_that_runs(machine: Machine) -> None:
         story = [said["event"] for said in running.events if said.get("process") == "a" and said["event"] != "output"]
         assert story == ["started", "stopping", "ended", "started"]
         assert len(running.all("renewing")) == 1
+        running.wait("output", 2, process="a", line="runs")
+        running.process.send_signal(signal.SIGUSR1)
+        running.wait("output", process="a", line="told")
         # Activated again it runs when it is started, and what runs then is not taken for what was taken back.
         machine.run("release", "activate", "fleet", "2", *INTO, *TRUST)
         assert running.process.poll() is None, "it is the same process"

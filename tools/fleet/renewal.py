@@ -24,12 +24,12 @@ from synclib.clock import Clock
 from synclib.core.role import Role
 from synclib.errors import BoxlinkError, Invalid
 from tools.bootstrap.links import CURRENT, NEXT, SEQ, is_taken_back, linked_seq
-from tools.fleet.child import bound_to_parent
+from tools.fleet.child import bound_to_parent, is_caught
 from tools.fleet.console import Console
 from tools.fleet.find_role import Place
 from tools.fleet.programs import boxlink_of
 from tools.fleet.release_refused import refuse
-from tools.fleet.supervisor import KEPT, ON_TRIAL, PROVEN, RENEWING, TRIAL_S, Planned, stop_signals
+from tools.fleet.supervisor import KEPT, ON_TRIAL, PROVEN, RENEWING, TRIAL_S, USER_SIGNALS, Planned, stop_signals
 from tools.notify import READY, SOCKET, STOPPING, notify
 
 FOLLOWER = "follow-release"
@@ -139,7 +139,7 @@ class Renewal:
             wait_s = None if due_at is None else max(0.0, due_at - self._clock.monotonic())
             came = select.select([pidfd, told.fileno(), signals], [], [], wait_s)[0]
             if signals in came:
-                self._hand_on(pidfd, os.read(signals, 512))
+                self._hand_on(process.pid, pidfd, os.read(signals, 512))
             if told.fileno() in came:
                 said = told.recv(4096).decode(errors="replace")
                 notify(said)
@@ -154,9 +154,12 @@ class Renewal:
                 else:
                     process.kill()
 
-    def _hand_on(self, pidfd: int, numbers: bytes) -> None:
+    def _hand_on(self, pid: int, pidfd: int, numbers: bytes) -> None:
         for number in numbers:
-            if number != signal.SIGHUP and not self._is_stopping:
+            if number in USER_SIGNALS:
+                if not is_caught(pid, number):
+                    continue
+            elif number != signal.SIGHUP and not self._is_stopping:
                 self._is_stopping = True
                 notify(STOPPING)
             with contextlib.suppress(ProcessLookupError):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tools.fleet.up_admin import UpAdmin
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
+# What they mean is each program's own affair.
+USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 # In the environment of an ``up`` that another one keeps: what it is. It ends with RENEWING where a newer one is to run
 # (tools/fleet/renewal.py).
 KEPT, ON_TRIAL, PROVEN = "BOXLINK_KEPT", "on trial", "proven"
@@ -233,6 +235,9 @@ class Supervisor:
             if number == signal.SIGHUP:
                 for child in self._children.values():
                     child.send(signal.SIGHUP)
+            elif number in USER_SIGNALS:
+                for child in self._children.values():
+                    child.hand_on(number)
             elif self.is_renewing:
                 # Somebody wants it to end for good.
                 self.is_renewing = False
@@ -252,7 +257,7 @@ def stop_signals() -> Iterator[int]:
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     os.set_blocking(write_end, False)
-    before = {number: signal.signal(number, lambda *_: None) for number in (*_STOPS, signal.SIGHUP)}
+    before = {number: signal.signal(number, lambda *_: None) for number in (*_STOPS, *USER_SIGNALS, signal.SIGHUP)}
     former = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     try:
         yield read_end
