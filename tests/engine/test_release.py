@@ -35,7 +35,7 @@ from synclib.lazy.dataset import STORE_KEY
 from synclib.store.file import FileStore
 from tests.kit import PatientClock, read_tree
 from tests.tiny_wheel import write_wheel
-from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, linked_seq
+from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, is_taken_back, linked_seq
 from tools.fleet.installed import note_installed
 from tools.fleet.release_place import Brought, Trust, activate, fetch, pass_trial, propose, rollback, seqs
 from tools.fleet.release_prune import prune
@@ -533,6 +533,32 @@ def test_fetch_and_activate_killed_at_every_change(site: Site) -> None:
     assert content(site.here / "current") == content(site.source)
     assert said_by(site.here / "current") == b"2\n"
     assert rollback("fleet", site.into) == (1, True)
+
+
+def test_a_rollback_killed_at_every_change(site: Site) -> None:
+    """What is current is never taken back; what was taken back is marked, and refused, as soon as it is another."""
+    for seq in (1, 2):
+        site.change(str(seq))
+        site.publish()
+        site.fetch()
+        activate("fleet", seq, site.into, TRUST)
+    number = 1
+    while killed_at(number, lambda: rollback("fleet", site.into)):
+        assert not is_taken_back(site.here, 1)
+        is_back = linked_seq(site.here, CURRENT) == 1
+        assert is_taken_back(site.here, 2) == is_back
+        assert linked_seq(site.here, CURRENT) in (1, 2)
+        if is_back:
+            known = refused(site.here)
+            assert (known and known.seq) == 2
+        number += 1
+    assert number > 4, "it was hardly killed"
+    assert rollback("fleet", site.into) == (1, False)
+    assert is_taken_back(site.here, 2)
+    activate("fleet", 2, site.into, TRUST)
+    assert not is_taken_back(site.here, 2)
+    activate("fleet", 1, site.into, TRUST)
+    assert not is_taken_back(site.here, 2), "a person chose it: what runs goes on"
 
 
 def below(pid: int) -> list[int]:
