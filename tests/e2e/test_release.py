@@ -520,6 +520,7 @@ def test_what_a_rollback_took_back_is_not_followed_again(machine: Machine, when:
         until(lambda: any("a rollback took it back" in said["line"] for said in running.all("output")))
         assert os.readlink(machine.place / "here/fleet/current") == "1"
         if when == "proven":
+            running.process.send_signal(signal.SIGUSR1)  # which nobody here expects, and is no word to end
             machine.run("channel", "set", "stable", "fleet", "1", "--release", "--back")
             until(lambda: not (machine.place / "here/fleet/refused").exists())
             machine.run("channel", "set", "stable", "fleet", "2", "--release")
