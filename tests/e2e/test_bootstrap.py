@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from structlog import get_logger
 
 from synclib.clock import SystemClock
@@ -23,15 +23,18 @@ from synclib.core.signing import Signer, private_pem
 from synclib.engine.host import no_progress
 from synclib.engine.logship import LogShipper, read_segment
 from synclib.engine.release import publish_release, read_statement
-from tests.engine.test_release import Site, content, every_kill
+from tests.engine.test_release import Site, content, every_kill, is_held, killed_amid_pip, said_by
 from tests.imds_server import Imds, serving
 from tests.tiny_wheel import write_wheel
 from tools.bootstrap.build import build_bootstrap
 from tools.bootstrap.cloud_init import CLOUD_CONFIG
+from tools.bootstrap.command import parse
 from tools.bootstrap.failure import Failure
 from tools.bootstrap.links import CURRENT, linked_seq
 from tools.bootstrap.log import Log
-from tools.bootstrap.main import REPLACED, Options, boot
+from tools.bootstrap.main import REPLACED, ROOT, TRUSTED, Options, boot
+from tools.bootstrap.statement import trusted_keys
+from tools.bootstrap.user_data import parse_user_data
 from tools.demo.program import boxlink_command
 
 SIGNER = Signer(private_pem(bytes(range(32))))
@@ -135,17 +138,44 @@ def test_the_verb_does_the_same(instance: Instance) -> None:
     subprocess.run([*boxlink, "--write", str(instance.place / "b.pyz")], check=True, capture_output=True)
     assert (instance.place / "b.pyz").read_bytes() == build_bootstrap()
     snippet = subprocess.run([*boxlink, "--cloud-init"], check=True, capture_output=True, text=True).stdout
-    assert snippet.startswith("#cloud-config\n")
+    assert snippet == CLOUD_CONFIG
     assert len(snippet.encode()) < 16 << 10
+
+
+def written(config: str) -> dict[str, dict[str, str]]:
+    """What cloud-init writes, by path. That it reads it at all: a first line, and YAML of nothing but known keys."""
+    assert config.startswith("#cloud-config\n")
+    found = yaml.safe_load(config)
+    assert set(found) == {"write_files", "runcmd"}
+    files = {file.pop("path"): file for file in found["write_files"]}
+    assert len(files) == len(found["write_files"])
+    assert {tuple(sorted(file)) for file in files.values()} == {("content", "permissions")}
+    assert all(isinstance(text, str) for file in files.values() for text in file.values()), "an octal number is none"
+    assert found["runcmd"] == [["systemctl", "enable", "--now", "boxlink-bootstrap.service"]]
+    return files
+
+
+def test_the_snippet_is_what_cloud_init_and_the_bootstrap_read(tmp_path: Path) -> None:
+    files = written(CLOUD_CONFIG)
+    key, told, unit = files
+    assert (Path(key).parent, Path(key).suffix, files[key]["permissions"]) == (TRUSTED, ".pub", "0644")
+    (tmp_path / "fleet.pub").write_text(files[key]["content"].replace("# the line of fleet.key.pub", SIGNER.public))
+    assert trusted_keys(tmp_path) == {SIGNER.public}
+    assert files[told]["permissions"] == "0600"
+    user_data = parse_user_data(files[told]["content"].encode())
+    assert (user_data.store, user_data.role, user_data.release) == ("s3://bucket/prefix", "render", "fleet")
+    assert unit == "/etc/systemd/system/boxlink-bootstrap.service"
+    (start,) = (line for line in files[unit]["content"].splitlines() if line.startswith("ExecStart="))
+    program, *words = start.removeprefix("ExecStart=").split()
+    assert (program, words[0], words[1]) == ("/usr/bin/python3", "-I", str(ROOT / "bootstrap.pyz"))
+    options = parse(words[2:], None)
+    assert (options.user_data, options.trusted, options.root) == (Path(told), TRUSTED, ROOT)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_the_unit_of_the_snippet_is_one(tmp_path: Path) -> None:
-    _, _, rest = CLOUD_CONFIG.partition("boxlink-bootstrap.service\n")
-    _, _, rest = rest.partition("content: |\n")
-    lines = itertools.takewhile(lambda line: line.startswith("      "), rest.splitlines())
     unit = tmp_path / "boxlink-bootstrap.service"
-    unit.write_text("".join(f"{line.strip()}\n" for line in lines))
+    unit.write_text(written(CLOUD_CONFIG)[f"/etc/systemd/system/{unit.name}"]["content"])
     assert "ExecStart=" in unit.read_text()
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
@@ -347,7 +377,8 @@ class TestNewerBootstrap:
 
 
 def test_killed_at_every_change(instance: Instance) -> None:
-    """From nothing, and with a release that runs: what `current` names is whole, and the next boot ends it."""
+    """From nothing, and with a release that runs: what `current` names is whole, and the next boot ends it. The second
+    brings a wheel: also around each program that is started for it."""
     first = instance.release()
     told = instance.place / "node.toml"
     told.write_bytes(instance.user_data())
@@ -362,6 +393,7 @@ def test_killed_at_every_change(instance: Instance) -> None:
             assert content(instance.root / "release/fleet/current") == expected
     assert instance.current == first.seq
     instance.change("2")
+    write_wheel(instance.source / "wheels", "2")
     second = instance.release()
     for number in every_kill(work):
         seq = instance.current
@@ -369,10 +401,29 @@ def test_killed_at_every_change(instance: Instance) -> None:
         assert content(instance.root / f"release/fleet/{first.seq}") == expected
         if seq == second.seq:
             assert content(instance.root / "release/fleet/current") == content(instance.source)
+            assert said_by(instance.root / "release/fleet/current") == b"2\n"
             if number % 2:
                 break
     work()
     assert instance.current == second.seq
+    assert said_by(instance.root / "release/fleet/current") == b"2\n"
+
+
+def test_killed_amid_pip_the_next_boot_waits_until_that_writes_no_more(instance: Instance) -> None:
+    write_wheel(instance.source / "wheels", "1")
+    instance.release()
+    told = instance.place / "node.toml"
+    told.write_bytes(instance.user_data())
+    options = Options(instance.root, told, instance.trusted, is_run=False)
+
+    def work() -> None:
+        boot(options, Log(instance.root / "data/log/bootstrap.log"))
+
+    with killed_amid_pip(work):
+        assert is_held(instance.root / "release/fleet")
+        assert instance.current is None
+    work()
+    assert said_by(instance.root / "release/fleet/current") == b"1\n"
 
 
 def test_no_secret_in_log_or_console(instance: Instance, imds: Imds) -> None:

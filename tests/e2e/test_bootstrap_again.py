@@ -100,7 +100,7 @@ def test_a_restart_keeps_what_a_channel_brought(node: Node, release: str) -> Non
 
 @pytest.mark.parametrize("release", ["fleet", "fleet@2"])
 def test_going_back_goes_back(node: Node, release: str) -> None:
-    """As docs/releases.md has it: rollback, then a restart."""
+    """A rollback while nothing runs here: the next start runs what it names."""
     node.publish("one")
     node.publish("two")
     node.told(release)

@@ -76,6 +76,15 @@ def test_up_is_ready_when_it_has_started_all_and_its_processes_do_not_speak_for_
         hear(heard, b"STOPPING=1")
 
 
+def test_up_says_that_it_is_alive_also_where_nothing_happens(machine: Machine) -> None:
+    (machine.place / "r.toml").write_text("role = 'r'\n[[process]]\nname = 'a'\nrun = ['sleep', '600']\n")
+    machine.environment["WATCHDOG_USEC"] = "200000"
+    with listening(machine) as heard, started(machine, "up", "r.toml", stderr=subprocess.DEVNULL):
+        hear(heard, b"READY=1")
+        hear(heard, b"WATCHDOG=1")
+        hear(heard, b"WATCHDOG=1")
+
+
 def test_what_does_not_advance_is_not_said_to_live(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     late: list[str] = []
     told: list[list[str]] = []

@@ -457,3 +457,75 @@ def test_a_role_that_follows_needs_a_release(machine: Machine) -> None:
     (machine.place / "roles/echo.toml").write_text(FOLLOWING.replace('["tool", "{listen}"]', '["sleep", "600"]'))
     refused = machine.json("up", "echo", code=2)["error"]
     assert "follows channel stable, and no release of it runs" in refused["message"]
+
+
+def runs_in(machine: Machine, seq: int) -> str:
+    return str(machine.place / f"here/fleet/{seq}")
+
+
+def test_a_rollback_is_followed_by_the_up_that_runs(machine: Machine) -> None:
+    """Without any channel; said twice, and where none runs, it comes to the same."""
+    tool = ROLE.replace(
+        '["tool", "{listen}"]',
+        '["sh", "-c", "trap \'echo told\' USR1; echo runs; while :; do sleep 0.1; done; {listen}"]',
+    )
+    words = follow_from_the_first(machine, tool)
+    publish(machine, "2", "--key", "fleet.key")
+    machine.run("release", "fetch", "fleet", *INTO, *TRUST)
+    machine.run("release", "activate", "fleet", *INTO, *TRUST)
+    with up(machine, *words) as running:
+        assert running.wait("up")["release"] == runs_in(machine, 2)
+        running.wait("started", process="a")
+        assert machine.json("release", "rollback", "fleet", *INTO)["is_new"]
+        assert running.wait("up", 2)["release"] == runs_in(machine, 1)
+        running.wait("started", 2, process="a")
+        assert not machine.json("release", "rollback", "fleet", *INTO)["is_new"]
+        story = [said["event"] for said in running.events if said.get("process") == "a" and said["event"] != "output"]
+        assert story == ["started", "stopping", "ended", "started"]
+        assert len(running.all("renewing")) == 1
+        running.wait("output", 2, process="a", line="runs")
+        running.process.send_signal(signal.SIGUSR1)
+        running.wait("output", process="a", line="told")
+        # Activated again it runs when it is started, and what runs then is not taken for what was taken back.
+        machine.run("release", "activate", "fleet", "2", *INTO, *TRUST)
+        assert running.process.poll() is None, "it is the same process"
+        assert running.end() == 0
+        assert len(running.all("renewing")) == 1
+    with up(machine, *words) as running:
+        assert running.wait("up")["release"] == runs_in(machine, 2)
+        running.wait("started")
+        assert running.end() == 0
+    assert machine.json("release", "rollback", "fleet", *INTO)["seq"] == 1
+    with up(machine, *words) as running:
+        assert running.wait("up")["release"] == runs_in(machine, 1)
+        running.wait("started")
+        assert running.end() == 0
+        assert not running.all("renewing")
+
+
+@pytest.mark.parametrize("when", ["on trial", "proven"])
+def test_what_a_rollback_took_back_is_not_followed_again(machine: Machine, when: str) -> None:
+    """Until the channel has named another, or a person activates it."""
+    words = follow_from_the_first(machine)
+    publish(machine, "2", "--key", "fleet.key")
+    with up(machine, *words) as running:
+        running.wait("started", process="follow-release")
+        machine.run("channel", "set", "stable", "fleet", "2", "--release")
+        running.wait("up", release=runs_in(machine, 2))
+        if when == "proven":
+            running.wait("activated", seq=2)
+        running.wait("started", 2, process="a")
+        assert machine.json("release", "rollback", "fleet", *INTO)["seq"] == 1
+        running.wait("up", 2, release=runs_in(machine, 1))
+        until(lambda: any("a rollback took it back" in said["line"] for said in running.all("output")))
+        assert os.readlink(machine.place / "here/fleet/current") == "1"
+        if when == "proven":
+            running.process.send_signal(signal.SIGUSR1)  # which nobody here expects, and is no word to end
+            machine.run("channel", "set", "stable", "fleet", "1", "--release", "--back")
+            until(lambda: not (machine.place / "here/fleet/refused").exists())
+            machine.run("channel", "set", "stable", "fleet", "2", "--release")
+            running.wait("activated", 2, seq=2)
+            running.wait("started", 4, process="a")
+        assert running.process.poll() is None, "it is the same process"
+        assert not running.all("refused")
+        assert running.end() == 0

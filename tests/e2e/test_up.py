@@ -184,6 +184,21 @@ def test_sighup_goes_to_all(machine: Machine) -> None:
         assert running.end() == 0
 
 
+def test_a_users_signal_goes_to_those_that_expect_it(machine: Machine) -> None:
+    """Whom it would end goes on as before."""
+    trap = "trap 'echo one' USR1; trap 'echo two' USR2; echo runs; while :; do sleep 0.05; done"
+    path = role(machine, ("a", ["sh", "-c", trap], 9), ("b", script(machine, "stoppable.py"), 9))
+    with up(machine, path) as running:
+        for name in "ab":
+            running.wait("output", process=name, line="runs")
+        for number, line in ((signal.SIGUSR1, "one"), (signal.SIGUSR2, "two")):
+            running.process.send_signal(number)
+            running.wait("output", process="a", line=line)
+        assert running.end() == 0
+    how = {said["process"]: said.get("signal") for said in running.all("ended")[::-1]}
+    assert how == {"a": "SIGTERM", "b": None}, "each ended once, when all did"
+
+
 def test_who_does_not_end_in_time_is_killed_and_that_is_said(machine: Machine) -> None:
     with up(machine, role(machine, ("a", script(machine, "stubborn.py"), 0.2))) as running:
         running.wait("output", line="runs")

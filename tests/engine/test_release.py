@@ -7,12 +7,14 @@ until one gets through, and then the same is done again without a kill.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import tarfile
 import traceback
@@ -32,7 +34,8 @@ from synclib.errors import BoxlinkError, Conflict, Corrupt, Invalid, Missing, Pa
 from synclib.lazy.dataset import STORE_KEY
 from synclib.store.file import FileStore
 from tests.kit import PatientClock, read_tree
-from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, linked_seq
+from tests.tiny_wheel import write_wheel
+from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, is_taken_back, linked_seq
 from tools.fleet.installed import note_installed
 from tools.fleet.release_place import Brought, Trust, activate, fetch, pass_trial, propose, rollback, seqs
 from tools.fleet.release_prune import prune
@@ -495,13 +498,21 @@ def test_publish_killed_at_every_change(site: Site) -> None:
     assert content(site.here / str(done.seq)) == content(site.source)
 
 
+def said_by(release: Path) -> bytes:
+    """What the program says that was installed of a release's wheel."""
+    return subprocess.run([release / "venv/bin/tool"], capture_output=True, check=True).stdout
+
+
 def test_fetch_and_activate_killed_at_every_change(site: Site) -> None:
+    """Also around each program that is started for its wheel."""
     (site.source / "bin/tool").write_bytes(b"small, so that each try is short")
+    write_wheel(site.source / "wheels", "1")
     site.publish()
     site.fetch()
     activate("fleet", 1, site.into, TRUST)
     running = content(site.here / "1")
     site.change("2")
+    write_wheel(site.source / "wheels", "2")
     site.publish()
 
     def work() -> None:
@@ -512,13 +523,95 @@ def test_fetch_and_activate_killed_at_every_change(site: Site) -> None:
         seq = linked_seq(site.here, CURRENT)
         assert seq in (1, 2)
         assert content(site.here / "1") == running
+        assert said_by(site.here / "1") == b"1\n"
         if 2 in seqs(site.here):
             assert content(site.here / "2") == content(site.source)
+            assert said_by(site.here / "2") == b"2\n"
         if seq == 2:
             assert linked_seq(site.here, PREVIOUS) == 1
     work()
     assert content(site.here / "current") == content(site.source)
+    assert said_by(site.here / "current") == b"2\n"
     assert rollback("fleet", site.into) == (1, True)
+
+
+def test_a_rollback_killed_at_every_change(site: Site) -> None:
+    """What is current is never taken back; what was taken back is marked, and refused, as soon as it is another."""
+    for seq in (1, 2):
+        site.change(str(seq))
+        site.publish()
+        site.fetch()
+        activate("fleet", seq, site.into, TRUST)
+    number = 1
+    while killed_at(number, lambda: rollback("fleet", site.into)):
+        assert not is_taken_back(site.here, 1)
+        is_back = linked_seq(site.here, CURRENT) == 1
+        assert is_taken_back(site.here, 2) == is_back
+        assert linked_seq(site.here, CURRENT) in (1, 2)
+        if is_back:
+            known = refused(site.here)
+            assert (known and known.seq) == 2
+        number += 1
+    assert number > 4, "it was hardly killed"
+    assert rollback("fleet", site.into) == (1, False)
+    assert is_taken_back(site.here, 2)
+    activate("fleet", 2, site.into, TRUST)
+    assert not is_taken_back(site.here, 2)
+    activate("fleet", 1, site.into, TRUST)
+    assert not is_taken_back(site.here, 2), "a person chose it: what runs goes on"
+
+
+def below(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_pip(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return b"\0install\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+@contextlib.contextmanager
+def killed_amid_pip(work: Callable[[], object]) -> Iterator[int]:
+    """The pip that a process had started for ``work`` when it was killed: it lives on, and stands still."""
+    worker = os.fork()
+    if worker == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    found: list[int] = []
+    while not found:
+        assert os.waitpid(worker, os.WNOHANG) == (0, 0), "it has ended without a pip"
+        found = [pid for pid in below(worker) if is_pip(pid)]
+    os.kill(found[0], signal.SIGSTOP)
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    try:
+        yield found[0]
+    finally:
+        os.kill(found[0], signal.SIGKILL)
+
+
+def is_held(place: Path) -> bool:
+    with (place / "lock").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_killed_amid_pip_nobody_begins_anew_while_it_writes(site: Site) -> None:
+    """Else what it writes there would be taken for what the next one installed."""
+    write_wheel(site.source / "wheels", "1")
+    site.publish()
+    with killed_amid_pip(site.fetch):
+        assert is_held(site.here)
+        assert not seqs(site.here)
+    assert said_by(site.fetch().directory) == b"1\n"
+    assert not site.fetch().is_new
 
 
 def test_every_kill_from_nothing(site: Site) -> None:

@@ -18,9 +18,11 @@ _TIMEOUT_S = 900
 _WHEEL = re.compile(r"([A-Za-z0-9_.]+)-[^-]+(-[^-]+)?-[^-]+-[^-]+-[^-]+\.whl")  # PEP 427
 
 
-def make_environment(directory: Path, final: Path) -> bool:
+def make_environment(directory: Path, final: Path, lock: int) -> bool:
     """Make ``directory``/venv, which will run as ``final``/venv once the directory has its name. Whether there was
-    anything to make it of. Nothing is asked of any network."""
+    anything to make it of. Nothing is asked of any network. ``lock``: a descriptor whose lock keeps others away
+    from the directory. What is started here has it, too: nobody begins anew while pip still writes for one who
+    was killed."""
     wheels = directory / WHEELS
     names = sorted({found[1] for path in wheels.glob("*.whl") if (found := _WHEEL.fullmatch(path.name))})
     venv = directory / VENV
@@ -34,16 +36,16 @@ def make_environment(directory: Path, final: Path) -> bool:
     moved, usual = sysconfig.get_config_var("WHEEL_PKG_DIR"), str(Path(os.__file__).parent / "ensurepip/_bundled")
     wheel = pip_wheel((moved, usual, str(wheels)))
     without = [] if wheel is None else ["--without-pip"]
-    _run([sys.executable, "-I", "-m", "venv", *without, str(venv)], "the environment of the release")
+    _run([sys.executable, "-I", "-m", "venv", *without, str(venv)], "the environment of the release", lock)
     pip = ["-m", "pip"] if wheel is None else [f"{wheel}/pip"]
     options = ["--isolated", "--quiet", "--disable-pip-version-check"]
     install = ["install", "--no-index", "--only-binary", ":all:", "--no-cache-dir", "--no-compile", "--find-links"]
     python = [str(venv / "bin/python"), "-I"]
-    _run([*python, *pip, *options, *install, str(wheels), *names], "the release's wheels")
+    _run([*python, *pip, *options, *install, str(wheels), *names], "the release's wheels", lock)
     # Not by pip, which uses one processor; and as of the directory that tracebacks shall name. What cannot be compiled
     # (some packages bring templates) is no worse for it.
     places = ["-s", str(directory), "-p", str(final), str(venv / "lib")]
-    _run([*python, "-m", "compileall", "-q", "-j", "0", *places], "byte code", codes=(0, 1))
+    _run([*python, "-m", "compileall", "-q", "-j", "0", *places], "byte code", lock, codes=(0, 1))
     _rename_within(venv, str(directory / VENV), str(final / VENV))
     return True
 
@@ -54,11 +56,17 @@ def pip_wheel(places: Iterable[str | None]) -> Path | None:
     return next(found, None)
 
 
-def _run(command: list[str], what: str, codes: Collection[int] = (0,)) -> None:
+def _run(command: list[str], what: str, lock: int, codes: Collection[int] = (0,)) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     try:
         done = subprocess.run(
-            command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+            pass_fds=(lock,),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(

@@ -5,6 +5,7 @@ DIR/<name>/<seq>/       a release
            previous     the one before, for `boxlink release rollback`
            next         one that `boxlink up` is to try
            <seq>.ran    that seq was `current` once, and another came in its place
+           <seq>.back   a rollback took it back: what runs it goes over to `current`, until it is chosen again
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def linked_seq(place: Path, name: str) -> int | None:
 def switch(place: Path, seq: int) -> bool:
     """Let ``current`` be that seq; whether it was another. Whoever is killed in between leaves the old one running."""
     old = linked_seq(place, CURRENT)
+    choose(place, seq)
     if old == seq:
         return False
     if old is not None:
@@ -45,6 +47,25 @@ def ran_path(place: Path, seq: int) -> Path:
 def note_ran(place: Path, seq: int) -> None:
     """Before another takes the place of the one that runs; the link that is switched next makes it last."""
     ran_path(place, seq).touch()
+
+
+def back_path(place: Path, seq: int) -> Path:
+    return place / f"{seq}.back"
+
+
+def take_back(place: Path, seq: int) -> None:
+    """Before the one to go back to is linked, which makes it count and last."""
+    back_path(place, seq).touch()
+
+
+def choose(place: Path, seq: int) -> None:
+    """Whatever took it back, it may run."""
+    back_path(place, seq).unlink(missing_ok=True)
+
+
+def is_taken_back(place: Path, seq: int) -> bool:
+    """Whether what runs it is to go over to ``current``, which is another."""
+    return os.path.exists(back_path(place, seq)) and linked_seq(place, CURRENT) not in (None, seq)
 
 
 def link(place: Path, name: str, seq: int) -> None:

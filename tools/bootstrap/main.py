@@ -74,9 +74,9 @@ def boot(options: Options, log: Log) -> Path:
     log.say("release", release=statement.release, seq=statement.seq, signed_by=statement.key if is_signed else "")
     if is_signed:
         _replace_itself(options, objects if said else None, statement, log)
-    with _alone(place):
+    with _alone(place) as lock:
         if said:
-            _bring(place, objects, statement, said, log)
+            _bring(place, objects, statement, said, lock, log)
         # Who moved the link meanwhile has found that right.
         if seq is None and switch(place, statement.seq):
             log.say("switched", release=statement.release, seq=statement.seq)
@@ -133,17 +133,17 @@ def _replace_itself(options: Options, objects: Objects | None, statement: Statem
 
 
 @contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Nobody else changes this release's place meanwhile."""
+def _alone(place: Path) -> Iterator[int]:
+    """Nobody else changes this release's place meanwhile, nor while what was given the descriptor lives."""
     descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _bring(place: Path, objects: Objects, statement: Statement, said: bytes, log: Log) -> None:
+def _bring(place: Path, objects: Objects, statement: Statement, said: bytes, lock: int, log: Log) -> None:
     """The release's directory, whole and ready. What stands there is believed only if it was made of what was checked
     just now."""
     if stands(place, statement):
@@ -165,7 +165,7 @@ def _bring(place: Path, objects: Objects, statement: Statement, said: bytes, log
         shutil.rmtree(partial)
     partial.mkdir()
     unpack(archive, partial)
-    if make_environment(partial, directory):
+    if make_environment(partial, directory, lock):
         log.say("the environment is made")
     note_whole(place, statement.seq, partial)
     replace(place / f"{statement.seq}.json", said)

@@ -205,7 +205,11 @@ def _which(text: str, *seqs: int | None) -> tuple[str, int | None]:
 @_INTO
 @verb
 def rollback(context: Context, name: str, into: Path) -> None:
-    """Let the release that ran before be the one that runs again, at once."""
+    """Let the release that ran before be the one that runs again, at once.
+
+    boxlink up of a release that is taken back so drains what runs, and runs the other, by itself. A channel that names
+    it moves nobody here to it any more, until it has named another, or boxlink release activate names it.
+    """
     from synclib.core.names import check_dataset
     from tools.fleet.release_place import rollback as back
 

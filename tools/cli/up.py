@@ -56,7 +56,8 @@ def command(
     boxlink up render --systemd /etc/systemd/system
 
     Where --follow or the role names a channel of releases, a newer one that it names is fetched, checked and activated;
-    then all are drained in order, and those of the newer release take their place.
+    then all are drained in order, and those of the newer release take their place. So they do when boxlink release
+    rollback takes back the release that runs.
 
     One that ends is started again, after 0.5 to 30 seconds. Their lines are shown, and written to DIR/log, which sync
     sends up. SIGTERM and Ctrl-C stop the last one first, each in the time that its role gives it; a second Ctrl-C kills
@@ -142,6 +143,7 @@ def _run(
     from synclib.core.names import LOG_DIRECTORY
     from synclib.errors import Partial, Unavailable
     from tools.addresses import bind, show_address
+    from tools.bootstrap.links import SEQ, is_taken_back
     from tools.fleet.console import Console
     from tools.fleet.one_up import hold, note_followed
     from tools.fleet.supervisor import ON_TRIAL, RENEWING, Supervisor
@@ -155,6 +157,9 @@ def _run(
     told = {} if listener is None else {"admin": show_address(*listener.getsockname()[:2])}
     console.event("up", role=role, node=place.node, data=str(place.data), release=str(place.release or ""), **told)
     supervisor = Supervisor(planned, console, SystemClock(), is_on_trial=kept == ON_TRIAL)
+    release = place.release
+    if release is not None and SEQ.fullmatch(release.name):
+        supervisor.is_taken_back = lambda: is_taken_back(release.parent, int(release.name))
     if listener is not None:
         from tools.fleet.up_admin import UpAdmin
         from tools.fleet.up_figures import UpPages
@@ -170,9 +175,9 @@ def _run(
     if supervisor.is_renewing:
         from tools.fleet.renewal import Renewal
 
-        assert place.release is not None
+        assert release is not None
         os.close(held)
-        raise click.exceptions.Exit(Renewal(place.release, words, console, SystemClock()).run())
+        raise click.exceptions.Exit(Renewal(release, words, console, SystemClock()).run())
     if supervisor.failed:
         raise Unavailable(f"process {supervisor.failed} fails again and again", hint="its lines say why")
     if supervisor.killed:

@@ -69,6 +69,11 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
+    def hand_on(self, number: int) -> None:
+        """A signal that means something to those that expect it, and would end any other."""
+        if is_caught(self.pid, number):
+            self.send(number)
+
     def kill(self) -> None:
         """End it and its process group at once. Its number is its own until :meth:`reap`."""
         for end in (os.killpg, os.kill):
@@ -89,6 +94,15 @@ class Child:
         self.is_open = False
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+def is_caught(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal (proc(5), /proc/pid/status, SigCgt)."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
+        for line in file:
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 def bound_to_parent() -> Callable[[], None]:

@@ -118,6 +118,7 @@ class ReleaseFollower:
             self._read = newer
             self._note("")
         assert self._read is not None
+        self._forget_others(self._read.channel)
         seq, why = decide(self._read.channel, following.release, following.running)
         if seq is None:
             self._tell(why and f"channel {following.channel} is not followed: {why}")
@@ -131,11 +132,15 @@ class ReleaseFollower:
         self._hand_over(seq)
         return seq
 
-    def _is_refused(self, seq: int) -> bool:
-        """Whether it was run here and did not live. That is forgotten once the channel has named another."""
+    def _forget_others(self, channel: Channel) -> None:
+        """What was refused is so until the channel has named another."""
         found = refused(self._place)
-        if found is not None and found.seq != seq:
+        if found is not None and channel.root == release_root(self._following.release) and channel.seq != found.seq:
             forget(self._place)
+
+    def _is_refused(self, seq: int) -> bool:
+        """Whether it was run here and did not live, or a rollback took it back."""
+        found = refused(self._place)
         if found is None or found.seq != seq:
             return False
         again = f"{release_command('activate', self._place, seq)} and a new start try it all the same"

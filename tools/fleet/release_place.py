@@ -6,6 +6,7 @@ DIR/<name>/<seq>/           a release, whole, with its venv
            <seq>.whole      that of all of it, for `boxlink bootstrap`
            <seq>.partial    one that is being fetched
            <seq>.ran        it ran here, before another did
+           <seq>.back       a rollback took it back
            current, previous, next
            refused          what was tried last, and did not live
 """
@@ -36,7 +37,18 @@ from synclib.store.base import Store
 from synclib.store.meter import Meter
 from tools.bootstrap.environment import make_environment
 from tools.bootstrap.failure import Failure
-from tools.bootstrap.links import CURRENT, NEXT, PREVIOUS, SEQ, link, linked_seq, note_ran, switch
+from tools.bootstrap.links import (
+    CURRENT,
+    NEXT,
+    PREVIOUS,
+    SEQ,
+    choose,
+    link,
+    linked_seq,
+    note_ran,
+    switch,
+    take_back,
+)
 from tools.bootstrap.whole import is_whole, note_whole
 from tools.fleet.installed import check_installed, note_installed
 from tools.fleet.release_refused import forget, refuse
@@ -110,7 +122,7 @@ def fetch(
     statement = read_statement(store, name, seq)
     trust.check(statement)
     place = into.absolute() / name
-    with disk_errors(), _alone(place):
+    with disk_errors(), _alone(place) as lock:
         final = place / str(statement.seq)
         if final.is_dir() and statement_path(place, statement.seq).exists():
             _check_same(place, statement)
@@ -124,7 +136,7 @@ def fetch(
         check_standing(partial, statement)
         say(f"release {name} seq {statement.seq}: its programs are installed, which may take a minute")
         try:
-            make_environment(partial, final)
+            make_environment(partial, final, lock)
         except Failure as error:
             raise Unavailable(error.message, hint=error.hint, path=str(partial)) from error
         note_installed(place, statement.seq, partial)
@@ -186,6 +198,7 @@ def propose(name: str, seq: int, into: Path, trust: Trust) -> None:
         statement = _read(place, seq)
         trust.check(statement)
         _check_whole(place, statement)
+        choose(place, seq)
         link(place, NEXT, seq)
 
 
@@ -208,12 +221,13 @@ def _end_trial(place: Path) -> None:
 
 def rollback(name: str, into: Path) -> tuple[int, bool]:
     """Let the release that ran before run again: its seq, and whether it was another that ran. A second time changes
-    nothing. While one is on trial that is the one that is proven, and the other is refused until it is activated."""
+    nothing. While one is on trial that is the one that is proven. The other is refused until it is activated, and a
+    ``boxlink up`` that runs it goes over by itself (tools/fleet/renewal.py)."""
     place = into.absolute() / name
     with disk_errors(), existing(place):
         trying, proven = linked_seq(place, NEXT), linked_seq(place, CURRENT)
         if trying is not None and proven is not None and trying != proven:
-            refuse(place, trying, "a rollback took it back")
+            _take_back(place, trying)
             _end_trial(place)
             return proven, True
         _end_trial(place)
@@ -227,8 +241,15 @@ def rollback(name: str, into: Path) -> tuple[int, bool]:
         if is_other:
             if running is not None:
                 note_ran(place, running)
+                _take_back(place, running)
+            choose(place, seq)
             link(place, CURRENT, seq)
         return seq, is_other
+
+
+def _take_back(place: Path, seq: int) -> None:
+    refuse(place, seq, "a rollback took it back")
+    take_back(place, seq)
 
 
 def seqs(place: Path) -> list[int]:
@@ -303,12 +324,13 @@ def existing(place: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Nobody else, a first boot neither, changes this release's place meanwhile."""
+def _alone(place: Path) -> Iterator[int]:
+    """Nobody else, a first boot neither, changes this release's place meanwhile, nor while a process lives that was
+    given the descriptor."""
     place.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -18,7 +18,7 @@ from pathlib import Path
 from synclib.core.names import check_dataset
 from synclib.disk.atomic import fsync_directory
 from synclib.disk.faults import disk_errors
-from tools.bootstrap.links import CURRENT, PREVIOUS, SEQ, linked_seq, ran_path
+from tools.bootstrap.links import CURRENT, PREVIOUS, SEQ, back_path, linked_seq, ran_path
 from tools.bootstrap.whole import whole_path
 from tools.fleet.installed import installed_path
 from tools.fleet.release_place import existing, seqs, statement_path
@@ -117,6 +117,7 @@ def _remove(place: Path, path: Path) -> None:
         statement_path(place, int(path.name)).unlink(missing_ok=True)
         installed_path(place, int(path.name)).unlink(missing_ok=True)
         ran_path(place, int(path.name)).unlink(missing_ok=True)
+        back_path(place, int(path.name)).unlink(missing_ok=True)
         whole_path(place, int(path.name)).unlink(missing_ok=True)
         path = gone
     if path.is_dir() and not path.is_symlink():

@@ -1,5 +1,5 @@
 """How ``boxlink up`` goes over to a newer release: a process beside the role's waits for one, and then ``up`` runs the
-``up`` of that release, and stays to see how it does.
+``up`` of that release, and stays to see how it does. And back: to ``current``, when a rollback took back what runs.
 
     up, of the release that the node was started with
         up, of the newest one: on trial at first      all of its processes
@@ -23,13 +23,13 @@ from pathlib import Path
 from synclib.clock import Clock
 from synclib.core.role import Role
 from synclib.errors import BoxlinkError, Invalid
-from tools.bootstrap.links import NEXT, SEQ, linked_seq
-from tools.fleet.child import bound_to_parent
+from tools.bootstrap.links import CURRENT, NEXT, SEQ, is_taken_back, linked_seq
+from tools.fleet.child import bound_to_parent, is_caught
 from tools.fleet.console import Console
 from tools.fleet.find_role import Place
 from tools.fleet.programs import boxlink_of
 from tools.fleet.release_refused import refuse
-from tools.fleet.supervisor import KEPT, ON_TRIAL, PROVEN, RENEWING, TRIAL_S, Planned, stop_signals
+from tools.fleet.supervisor import KEPT, ON_TRIAL, PROVEN, RENEWING, TRIAL_S, USER_SIGNALS, Planned, stop_signals
 from tools.notify import READY, SOCKET, STOPPING, notify
 
 FOLLOWER = "follow-release"
@@ -79,11 +79,11 @@ class Renewal:
     def run(self) -> int:
         """Its exit code, once one has ended for good. Must be called in the main thread (Supervisor.run)."""
         with stop_signals() as signals:
-            seq = linked_seq(self._home, NEXT) or self._proven
+            seq = self._next()
             while True:
                 code = self._run(seq, signals)
                 if code == RENEWING and not self._is_stopping:
-                    seq = linked_seq(self._home, NEXT) or self._proven
+                    seq = self._next()
                 elif seq == self._proven or self._is_stopping:
                     return code if code >= 0 else 128 - code  # as a shell says of a signal
                 else:
@@ -92,6 +92,12 @@ class Renewal:
                     with self._said("it will be tried again"):
                         refuse(self._home, seq, why)
                     seq = self._proven
+
+    def _next(self) -> int:
+        """What is to be tried, else what is proven: after a rollback that is another."""
+        if is_taken_back(self._home, self._proven):
+            self._proven = linked_seq(self._home, CURRENT) or self._proven
+        return linked_seq(self._home, NEXT) or self._proven
 
     def _run(self, seq: int, signals: int) -> int:
         """The exit code of the ``up`` of a seq."""
@@ -133,7 +139,7 @@ class Renewal:
             wait_s = None if due_at is None else max(0.0, due_at - self._clock.monotonic())
             came = select.select([pidfd, told.fileno(), signals], [], [], wait_s)[0]
             if signals in came:
-                self._hand_on(pidfd, os.read(signals, 512))
+                self._hand_on(process.pid, pidfd, os.read(signals, 512))
             if told.fileno() in came:
                 said = told.recv(4096).decode(errors="replace")
                 notify(said)
@@ -148,9 +154,12 @@ class Renewal:
                 else:
                     process.kill()
 
-    def _hand_on(self, pidfd: int, numbers: bytes) -> None:
+    def _hand_on(self, pid: int, pidfd: int, numbers: bytes) -> None:
         for number in numbers:
-            if number != signal.SIGHUP and not self._is_stopping:
+            if number in USER_SIGNALS:
+                if not is_caught(pid, number):
+                    continue
+            elif number != signal.SIGHUP and not self._is_stopping:
                 self._is_stopping = True
                 notify(STOPPING)
             with contextlib.suppress(ProcessLookupError):

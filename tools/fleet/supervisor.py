@@ -10,7 +10,7 @@ import math
 import os
 import selectors
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tools.fleet.up_admin import UpAdmin
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
+# What they mean is each program's own affair.
+USER_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 # In the environment of an ``up`` that another one keeps: what it is. It ends with RENEWING where a newer one is to run
 # (tools/fleet/renewal.py).
 KEPT, ON_TRIAL, PROVEN = "BOXLINK_KEPT", "on trial", "proven"
@@ -33,6 +35,7 @@ RENEWING = 75
 # For so long after its start a newer release is on trial, and so often each of its processes may fail then.
 TRIAL_S = 10.0
 TRIAL_FAILURES = 3
+_LOOK_S = 1.0
 _NOT_STARTED = 127  # as a shell says of a program that it cannot run
 
 
@@ -68,8 +71,9 @@ class Figures:
 
 
 class Supervisor:
-    """``figures``: of its processes, in their order; ``admin``: who tells them, if it is set before :meth:`run`.
-    ``killed`` names the processes that did not end in their time; ``is_renewing``: they ended because a newer
+    """``figures``: of its processes, in their order; ``admin``: who tells them, if it is set before :meth:`run`;
+    ``is_taken_back``: whether a rollback took back the release that runs, if that can be.
+    ``killed`` names the processes that did not end in their time; ``is_renewing``: they ended because another
     release is to run; ``failed``: on trial, the process that failed again and again at the beginning, and so ended all.
     """
 
@@ -78,6 +82,7 @@ class Supervisor:
     ) -> None:
         self.figures = [Figures(process.name) for process in planned]
         self.admin: UpAdmin | None = None
+        self.is_taken_back: Callable[[], bool] | None = None
         self.killed: list[str] = []
         self.is_renewing = False
         self.failed = ""
@@ -92,6 +97,7 @@ class Supervisor:
         self._guard = Guard()
         self._alive_s = watchdog_s()
         self._alive_at = math.inf if self._alive_s is None else -math.inf
+        self._look_at = math.inf
 
     def run(self) -> None:
         """Until a signal to stop, and all have ended. Must be called in the main thread: the kernel takes the end of
@@ -100,11 +106,13 @@ class Supervisor:
             self._selector.register(signals, selectors.EVENT_READ, lambda: self._on_signals(signals))
             if self.admin is not None:
                 self.admin.watch(self._selector)
+            self._look_at = math.inf if self.is_taken_back is None else -math.inf
             self._step()
             notify(READY)
             while not self._decide.is_done:
                 for key, _ in self._selector.select(self._wait_s()):
                     key.data()
+                self._look()
                 self._step()
                 self._say_alive()
                 if self.admin is not None:
@@ -113,14 +121,29 @@ class Supervisor:
                 self.admin.close()
 
     def _wait_s(self) -> float | None:
-        due_at = min(self._decide.due_at, self._alive_at, math.inf if self.admin is None else self.admin.due_at)
-        return None if math.isinf(due_at) else max(0.0, due_at - self._clock.monotonic())
+        admin_at = math.inf if self.admin is None else self.admin.due_at
+        due_at = min(self._decide.due_at, self._alive_at, self._look_at, admin_at)
+        return None if due_at == math.inf else max(0.0, due_at - self._clock.monotonic())
 
     def _say_alive(self) -> None:
         """As often as it is wanted: that the loop comes round is what whoever watches is to know."""
         if self._alive_s is not None and (now := self._clock.monotonic()) >= self._alive_at:
             notify(ALIVE)
             self._alive_at = now + self._alive_s
+
+    def _look(self) -> None:
+        """Whoever rolls back does not know who runs it: it is looked for."""
+        now = self._clock.monotonic()
+        if self.is_taken_back is None or now < self._look_at:
+            return
+        if self._decide.is_stopping:
+            self._look_at = math.inf
+        elif not self.is_taken_back():
+            self._look_at = now + _LOOK_S
+        else:
+            self.is_renewing = True
+            self._console.event("renewing", why="a rollback took back the release that runs")
+            self._decide.stop()
 
     def _step(self) -> None:
         for action, index in self._decide.step(self._clock.monotonic()):
@@ -212,6 +235,9 @@ class Supervisor:
             if number == signal.SIGHUP:
                 for child in self._children.values():
                     child.send(signal.SIGHUP)
+            elif number in USER_SIGNALS:
+                for child in self._children.values():
+                    child.hand_on(number)
             elif self.is_renewing:
                 # Somebody wants it to end for good.
                 self.is_renewing = False
@@ -231,7 +257,7 @@ def stop_signals() -> Iterator[int]:
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     os.set_blocking(write_end, False)
-    before = {number: signal.signal(number, lambda *_: None) for number in (*_STOPS, signal.SIGHUP)}
+    before = {number: signal.signal(number, lambda *_: None) for number in (*_STOPS, *USER_SIGNALS, signal.SIGHUP)}
     former = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     try:
         yield read_end
