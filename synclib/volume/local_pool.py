@@ -138,6 +138,8 @@ def _opened(directory: Path) -> tuple[Path, str]:
             raise Unavailable(f"the pool's file system is not mounted: {why}", path=str(image))
         return directory, why
     if not image.exists():
+        if any(directory.glob("*/*.json")):  # nor are those that were copied to be lost sight of
+            return directory, "it was begun where no file system could be made for it"
         _make_xfs(image)
     mount.mkdir(exist_ok=True)
     run("mount", "-t", "xfs", "-o", "loop,nosuid,nodev,noatime", str(image), str(mount))
