@@ -168,6 +168,7 @@ def test_by_way_of_a_volume(shelf: Shelf) -> None:
     first = shelf.snapshot("create", "covers")["snapshot"]
     made = shelf.snapshot("volume", first, "--zone", "here")
     assert (made["zone"], made["lazy"], made["usd_month"]) == ("here", shelf.driver.pool.is_lazy, 0)
+    assert bool(made["why_copies"]) == bool(shelf.driver.why_copies) == (not made["lazy"])
     assert shelf.snapshot("volume", first, "--zone", "here")["volume"] == made["volume"]
     shelf.publish(2)
     done = shelf.snapshot("create", "covers", "--volume", made["volume"])
@@ -202,6 +203,20 @@ def test_by_way_of_a_volume_where_images_are_copied(copying: Shelf) -> None:
     driver.detach(made["volume"], "n1")
     last = copying.snapshot("create", "covers", "--volume", made["volume"])
     assert complete_ones(copying.kit, driver) == [last["snapshot"], done["snapshot"], first]
+
+
+def test_why_images_are_copied_is_said(copying: Shelf) -> None:
+    process = copying.machine.start("snapshot", "create", "covers")
+    _, said = process.communicate(timeout=120)
+    why = "mkfs.xfs is not installed (xfsprogs, util-linux)"
+    assert f"boxlink: images are copied whole here: {why}" in said.decode()
+    again = copying.snapshot("create", "covers")
+    assert (again["new"], again["why_copies"]) == (False, why)
+    process = copying.machine.start("snapshot", "volume", again["snapshot"])
+    out, said = process.communicate(timeout=120)
+    assert out.decode().rstrip().endswith(", copied whole")
+    assert f"copied whole here: {why}" in said.decode()
+    assert copying.snapshot("volume", again["snapshot"])["why_copies"] == why
 
 
 def test_a_pool_that_copied_keeps_what_it_has_when_it_could_clone(copying: Shelf) -> None:
