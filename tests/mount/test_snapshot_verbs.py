@@ -205,6 +205,48 @@ def test_by_way_of_a_volume_where_images_are_copied(copying: Shelf) -> None:
     assert complete_ones(copying.kit, driver) == [last["snapshot"], done["snapshot"], first]
 
 
+@pytest.fixture
+def pools(shelf: Shelf) -> Iterator[tuple[Path, Path]]:
+    found = shelf.machine.place / "one", shelf.machine.place / "other"
+    try:
+        yield found
+    finally:
+        for pool in found:
+            end_pool(pool)
+
+
+def test_both_ways_make_the_same_of_the_same(shelf: Shelf, pools: tuple[Path, Path]) -> None:
+    """Each seq upon the one before it, in a pool of each way: every block is equal, the header's too."""
+    for number in range(60):
+        (shelf.source / f"many {number:02}").write_bytes(random.Random(number).randbytes(100_000))
+    shelf.machine.run("publish", "covers", shelf.source)
+    drivers = [LocalDriver(pool, SystemClock()) for pool in pools]
+    made = [shelf.snapshot("create", "covers", "--pool", pool)["snapshot"] for pool in pools]
+    assert_equal_blocks(drivers, made)
+    for seq in (3, 4):  # each into another slot
+        for gone in range(15 * (seq - 3), 15 * (seq - 2)):
+            (shelf.source / f"many {gone:02}").unlink()
+        shelf.publish(seq)
+        direct = shelf.snapshot("create", "covers", "--pool", pools[0])
+        volume = shelf.snapshot("volume", made[1], "--pool", pools[1])["volume"]
+        by_way = shelf.snapshot("create", "covers", "--pool", pools[1], "--volume", volume)
+        for what in ("seq", "digest", "new", "blocks", "zero_blocks", "size_gib", "why_full"):
+            assert direct[what] == by_way[what], what
+        assert direct["zero_blocks"] > 0
+        made = [direct["snapshot"], by_way["snapshot"]]
+        assert_equal_blocks(drivers, made)
+
+
+def assert_equal_blocks(drivers: list[LocalDriver], snapshots: list[str]) -> None:
+    blocks = [driver.blocks() for driver in drivers]
+    both = list(zip(blocks, snapshots, strict=True))
+    some = sorted({index for each, snapshot in both for index in each.written(snapshot)})
+    assert len(some) > 15
+    for index in some:
+        one, other = (each.get(snapshot, index) for each, snapshot in both)
+        assert one == other, index
+
+
 def test_why_images_are_copied_is_said(copying: Shelf) -> None:
     process = copying.machine.start("snapshot", "create", "covers")
     _, said = process.communicate(timeout=120)
