@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from synclib.volume import local_pool
 from synclib.volume.base import BLOCK_BYTES, Snapshot
 from synclib.volume.local import LocalDriver
 from synclib.volume.local_pool import loop_devices
+
+_GONE_S = 10.0  # a device that a process which was just killed had open goes with it
 
 
 class LocalPlace:
@@ -108,7 +111,7 @@ class _Obedient(LocalDriver):
 
 
 def end_pool(pool: Path) -> None:
-    """Every loop device and mount of a pool goes."""
+    """Every loop device and mount of a pool goes; what does not is an error of the test."""
     slow = [*pool.glob("xfs/slow/*"), *pool.glob("slow/*")]
     for image in (*pool.glob("xfs/volumes/*.img"), *pool.glob("volumes/*.img"), *(place / "image" for place in slow)):
         for device in loop_devices(image):
@@ -119,3 +122,17 @@ def end_pool(pool: Path) -> None:
     mount = os.fsencode(os.path.realpath(pool / "xfs"))
     while mounted_on(mount):
         unmount(mount, MNT_DETACH)
+    deadline = time.monotonic() + _GONE_S
+    while left := _left(pool):
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.05)
+
+
+def _left(pool: Path) -> list[str]:
+    """Files below a pool that loop devices have, and what is mounted there."""
+    place = os.path.realpath(pool) + "/"
+    found = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # it went meanwhile
+            found.append(path.read_text())
+    return [each for each in found if each.startswith(place)]
