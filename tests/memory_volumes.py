@@ -26,6 +26,7 @@ class MemoryDriver:
     """
 
     name = "memory"
+    why_copies = ""
     puts_per_s = 1000.0
 
     def __init__(self) -> None:

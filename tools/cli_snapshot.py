@@ -93,6 +93,12 @@ def this_machine(host: Host, driver: VolumeDriver) -> tuple[str, str]:
     return instance_and_zone(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or ENDPOINT)
 
 
+def note_copies(context: Context, driver: VolumeDriver) -> None:
+    """Say why what was made is a copy, which takes its time and its place on the disk."""
+    if driver.why_copies:
+        context.note(f"boxlink: images are copied whole here: {driver.why_copies}")
+
+
 class Age(click.ParamType):  # type: ignore[type-arg] # generic in some versions of click alone
     """An age: 12h, 30d, 8w; nanoseconds."""
 

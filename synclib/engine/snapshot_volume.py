@@ -1,5 +1,5 @@
 """Makes a snapshot of a dataset by way of a volume that this node has: the volume is brought to the head, block by
-block, says so in its header, and is then snapshotted.
+block, says so in its header, is let go where it was attached for this, and is then snapshotted.
 
 Killed anywhere and run again it goes on: until the header says the new seq the volume is of the old one, and what was
 written is written again. That this machine attached the volume is noted before it does, so that whoever is killed while
@@ -73,8 +73,9 @@ def create_from_volume(
                 seq_files(dataset, host, head.manifest) as files,
             ):
                 _bring(dataset, host, path, volume, files, header, before, done, renewing(holder, progress), is_dry_run)
-            if not is_dry_run:
-                _snapshot(dataset, host, driver, volume_id, done)
+        # One that was attached for this alone is detached by now: a pool that copies can take no other.
+        if not is_dry_run:
+            _snapshot(dataset, host, driver, volume_id, done)
         return done
 
 
@@ -94,7 +95,7 @@ def _device(driver: VolumeDriver, host: Host, volume_id: str, node: str, note: P
         yield volume, path
     finally:
         if is_lent:
-            driver.detach(volume_id, node)
+            detach_volume(driver, host, volume_id, node)
             _forget(note)
 
 

@@ -24,7 +24,8 @@ from synclib.lazy.blob import MapReader
 from synclib.lazy.maps import file_map
 
 LAST_S = 20.0  # where nobody else has the bytes; a block that was never touched takes some 35 ms
-_FAILURES_MAX = 16  # reads in a row that brought nothing in time: then it is asked only where nobody else can be
+_FAILURES_MAX = 16  # reads in a row that brought nothing in time: then it is asked only where nobody else can be,
+_TRIAL_S = 60.0  # and by one read in this long, whether it has become better
 _READERS = 32  # a volume answers many as quickly as one
 _RUN_BYTES_MAX = 1 << 20
 _GAP_BYTES_MAX = 4096
@@ -39,6 +40,8 @@ class VolumeSource:
         self._read, self._blob, self._held, self._clock = read, blob_offset, held, clock
         self.copy: IO[bytes] | None = None  # of the map: it is open for as long as this is used
         self._failures = 0
+        self._next_trial = 0.0
+        self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[Future[bytes], int, int]] = queue.SimpleQueue()
         # Threads that nobody waits for: one may stand in the kernel for as long as the device likes.
         for number in range(_READERS):
@@ -51,7 +54,7 @@ class VolumeSource:
 
     def read(self, extents: Sequence[Extent], patience_s: float | None) -> list[Piece]:
         """What it has of these and gives in time, each hashed (lazy/blob.py, Near)."""
-        if self.is_off and patience_s is not None:
+        if self.is_off and patience_s is not None and not self._is_trial():
             return []
         asked: list[tuple[list[Extent], Future[bytes]]] = []
         for run in _runs(sorted(filter(self._has, extents), key=lambda extent: extent.position)):
@@ -62,9 +65,24 @@ class VolumeSource:
         found: list[Piece] = []
         for run, future in asked:
             right = list(_right(run, self._answer(future, deadline)))
-            self._failures = 0 if right else self._failures + 1
+            self._note(is_in_time=bool(right))
             found += right
         return found
+
+    def _note(self, *, is_in_time: bool) -> None:
+        with self._lock:
+            self._failures = 0 if is_in_time else self._failures + 1
+            if self._failures == _FAILURES_MAX:
+                self._next_trial = self._clock.monotonic() + _TRIAL_S
+
+    def _is_trial(self) -> bool:
+        """Whether a read of what is off may try it; one may, and then none for some time."""
+        with self._lock:
+            now = self._clock.monotonic()
+            if now < self._next_trial:
+                return False
+            self._next_trial = now + _TRIAL_S
+            return True
 
     def _has(self, extent: Extent) -> bool:
         try:

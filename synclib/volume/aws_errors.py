@@ -37,21 +37,25 @@ _STATE = "see its state (boxlink snapshot ls), wait, and try again"
 _IN_USE = "detach it first; on its node, unmount it before"
 _ZONE = "a volume is attached in its own zone: make one of the snapshot there"
 _CLOCK = "set this machine's clock (NTP): signatures hold for 5 minutes"
+_SLOWER = "the account asks too much at once: try again later, and see what else works with it"
+_LATER = "the fault is AWS's (health.aws.amazon.com): try again later"
+_LACKING = "is the endpoint AWS's own (AWS_ENDPOINT_URL)? It does not have this operation"
+_UNKNOWN = "what AWS says tells which argument or setting it does not like; the same again will not help"
 _REGION = "was it deleted, or is it in another region?"
 
 _CODES: dict[str, Kind] = {
-    "RequestLimitExceeded": (NotApplied, ""),
-    "RequestThrottledException": (NotApplied, ""),
-    "ThrottlingException": (NotApplied, ""),
-    "Throttling": (NotApplied, ""),
-    "EC2ThrottledException": (NotApplied, ""),
-    "SnapshotCreationPerVolumeRateExceeded": (NotApplied, ""),
-    "ServiceUnavailable": (Unavailable, ""),
-    "Unavailable": (Unavailable, ""),
-    "InternalError": (Unavailable, ""),
-    "InternalFailure": (Unavailable, ""),
-    "InternalServerException": (Unavailable, ""),
-    "RequestTimeout": (Unavailable, ""),
+    "RequestLimitExceeded": (NotApplied, _SLOWER),
+    "RequestThrottledException": (NotApplied, _SLOWER),
+    "ThrottlingException": (NotApplied, _SLOWER),
+    "Throttling": (NotApplied, _SLOWER),
+    "EC2ThrottledException": (NotApplied, _SLOWER),
+    "SnapshotCreationPerVolumeRateExceeded": (NotApplied, _SLOWER),
+    "ServiceUnavailable": (Unavailable, _LATER),
+    "Unavailable": (Unavailable, _LATER),
+    "InternalError": (Unavailable, _LATER),
+    "InternalFailure": (Unavailable, _LATER),
+    "InternalServerException": (Unavailable, _LATER),
+    "RequestTimeout": (Unavailable, _LATER),
     "UnauthorizedOperation": (Invalid, _RIGHTS),
     "AccessDenied": (Invalid, _RIGHTS),
     "AccessDeniedException": (Invalid, _RIGHTS),
@@ -94,10 +98,10 @@ _STATUSES: dict[int, Kind] = {
     401: (Invalid, _CREDENTIALS),
     403: (Invalid, _RIGHTS),
     404: (Missing, _REGION),
-    409: (Conflict, ""),
-    429: (NotApplied, ""),
-    501: (Unsupported, ""),
-    503: (NotApplied, ""),
+    409: (Conflict, _STATE),
+    429: (NotApplied, _SLOWER),
+    501: (Unsupported, _LACKING),
+    503: (NotApplied, _SLOWER),
 }
 _CONFIGURATION = (
     NoCredentialsError,
@@ -132,7 +136,7 @@ def translate(error: Exception, what: str) -> BoxlinkError:
     if isinstance(error, NoRegionError):
         return Invalid(f"{what}: no region is set", hint="set AWS_REGION, or region in boxlink.toml")
     if isinstance(error, ParamValidationError):
-        return Invalid(f"{what}: {message_of(error)}")
+        return Invalid(f"{what}: {message_of(error)}", hint=_UNKNOWN)
     if isinstance(error, BotoCoreError):
         was_sent = not isinstance(error, EndpointConnectionError | ConnectTimeoutError)
         text = f"{what}: AWS did not answer: {message_of(error)}"
@@ -153,5 +157,5 @@ def _kind(code: str, status: int) -> Kind:
     if status in _STATUSES:
         return _STATUSES[status]
     if status >= 500:
-        return Unavailable, ""
-    return Invalid, ""
+        return Unavailable, _LATER
+    return Invalid, _UNKNOWN

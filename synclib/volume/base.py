@@ -76,6 +76,10 @@ class VolumeDriver(Protocol):
 
     name: str  # "ebs" or "local"
 
+    @property
+    def why_copies(self) -> str:
+        """Why volumes and snapshots are copied whole; empty where they are there at once."""
+
     def create_volume(
         self, *, size_gib: int, zone: str, token: str, tags: Mapping[str, str], snapshot_id: str = ""
     ) -> Volume:

@@ -53,6 +53,7 @@ class EbsDriver:
     """``ec2`` and ``ebs`` are boto3's clients, which are safe between threads."""
 
     name = "ebs"
+    why_copies = ""
 
     def __init__(self, ec2: Any, ebs: Any, clock: Clock, entropy: Entropy, *, by_id: Path = _BY_ID) -> None:
         self._ec2 = ec2

@@ -50,6 +50,10 @@ class LocalDriver:
         self.pool = Pool(pool)
         self._clock = clock
 
+    @property
+    def why_copies(self) -> str:
+        return self.pool.why_copies
+
     def create_volume(
         self, *, size_gib: int, zone: str, token: str, tags: Mapping[str, str], snapshot_id: str = ""
     ) -> Volume:

@@ -67,7 +67,11 @@ class Pool:
         except OSError as error:
             raise disk_error(error) from error
         if not _MILLISECONDS.fullmatch(text.strip()):
-            raise Invalid("first_touch_ms holds no number of milliseconds", path=str(self.directory))
+            raise Invalid(
+                "first_touch_ms holds no number of milliseconds",
+                hint="write 35 into it, or remove it",
+                path=str(self.directory),
+            )
         return int(text) / 1000
 
     @property
@@ -135,9 +139,15 @@ def _opened(directory: Path) -> tuple[Path, str]:
     why = _why_no_xfs()
     if why:
         if image.exists():  # what is in it is not to be begun anew beside it
-            raise Unavailable(f"the pool's file system is not mounted: {why}", path=str(image))
+            raise Unavailable(
+                f"the pool's file system is not mounted: {why}",
+                hint="begin another with --pool, or have that",
+                path=str(image),
+            )
         return directory, why
     if not image.exists():
+        if any(directory.glob("*/*.json")):  # nor are those that were copied to be lost sight of
+            return directory, "it was begun where no file system could be made for it"
         _make_xfs(image)
     mount.mkdir(exist_ok=True)
     run("mount", "-t", "xfs", "-o", "loop,nosuid,nodev,noatime", str(image), str(mount))

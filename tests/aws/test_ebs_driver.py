@@ -209,7 +209,7 @@ def test_devices_run_out(standin: Standin, driver: EbsDriver, node: str) -> None
         (lambda driver: make(driver, zone="eu-central-1b"), Full, "another zone"),
         (lambda driver: make(driver, zone="eu-central-1z"), Missing, "region"),
         (lambda driver: driver.attach("nonsense", "i-00000000000000001"), Missing, "deleted"),
-        (lambda driver: driver.tag("nonsense", {"a": "b"}), Invalid, ""),
+        (lambda driver: driver.tag("nonsense", {"a": "b"}), Invalid, "will not help"),
     ],
 )
 def test_refusals_say_what_to_do(

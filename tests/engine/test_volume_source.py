@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from synclib.clock import SystemClock
+from synclib.clock import ManualClock, SystemClock
 from synclib.core.extent_map import Extent, encode_map
 from synclib.core.manifest import Manifest
 from synclib.disk.blob_cache import BlobCache
@@ -112,6 +112,37 @@ def test_a_volume_that_fails_is_asked_no_more_after_some_time(shelf: Shelf, what
     blob = shelf.blob(source)
     shelf.check(blob, shelf.extents)
     blob.close()
+
+
+def test_a_volume_that_is_quick_again_is_taken_again(shelf: Shelf) -> None:
+    """One read a minute tries it, and no other waits for it meanwhile."""
+    clock = ManualClock()
+    is_broken = True
+
+    def read(offset: int, length: int) -> bytes:
+        shelf.asked.append((offset, length))
+        return b"" if is_broken else bytes(shelf.space[offset : offset + length])
+
+    source = VolumeSource(read, 0, file_map(shelf.file), clock)
+    extent = shelf.extents[-1]
+
+    def reads(count: int) -> tuple[int, int]:
+        """How many of these reads asked it, and how many got their bytes of it."""
+        shelf.asked.clear()
+        right = sum(len(source.read([extent], 10.0)) for _ in range(count))
+        return len(shelf.asked), right
+
+    assert reads(20) == (16, 0)
+    clock.advance(59)
+    assert reads(20) == (0, 0)
+    clock.advance(1)
+    assert reads(20) == (1, 0), "it is as it was"
+    is_broken = False
+    clock.advance(59)
+    assert reads(20) == (0, 0)
+    clock.advance(1)
+    assert reads(20) == (20, 20)
+    assert not source.is_off
 
 
 def test_a_volume_that_stands_still_does_not_keep_its_readers(shelf: Shelf) -> None:

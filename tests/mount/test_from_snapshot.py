@@ -7,19 +7,23 @@ import os
 import random
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from synclib.clock import SystemClock
+from synclib.clock import SystemClock, SystemEntropy
 from synclib.core.volume_layout import BLOCK_BYTES, decode_header
 from synclib.errors import Invalid
+from synclib.store.file import FileStore
 from synclib.volume.base import VolumeState
 from synclib.volume.local import LocalDriver
-from tests.conformance.local_volumes import end_pool
+from tests.conformance.local_volumes import end_pool, need_clones
+from tests.kit import Kit
 from tests.mount.test_lazy_sync import Site
+from tests.volume_checks import complete_ones
 from tools.mount_control import ask
 from tools.mounted import find_mount
 
@@ -27,10 +31,15 @@ from tools.mounted import find_mount
 class SnapshotSite(Site):
     """A site whose dataset has a snapshot of its first seq."""
 
-    def __init__(self, place: Path, pool: Path) -> None:
+    def __init__(self, place: Path, pool: Path, files: int = 0) -> None:
         place.mkdir()
         super().__init__(place)
         self.pool = pool
+        self.many = [self.source / f"many {number:04}" for number in range(files)]
+        for number, path in enumerate(self.many):
+            path.write_bytes(random.Random(number).randbytes(100_000))
+        if files:
+            self.machine.run("publish", "covers", self.source)
         self.snapshot = self.machine.json("snapshot", "create", "covers", "--pool", pool)["snapshot"]
 
     def start(self, *words: str) -> None:
@@ -148,6 +157,64 @@ def test_a_wrong_volume_costs_no_byte(site: SnapshotSite, harm: str) -> None:
         assert site.figures()["volume_bytes"] == 0
         assert driver.volumes() == []
     assert known.id == site.snapshot
+
+
+def test_a_nodes_volume_is_brought_on_and_snapshotted_while_it_serves_from_it(tmp_path: Path) -> None:
+    """Blocks that it reads are zeroed and filled with other content under its readers: no byte of theirs is wrong, and
+    the snapshot is of the new seq."""
+    site = SnapshotSite(tmp_path / "site", tmp_path / "pool", files=400)
+    try:
+        need_clones(site.driver)
+        (site.covers / "synch.active").write_text("from=snapshot")
+        site.start()
+        site.wait(lambda: site.down()["seq"] == 2)
+        (volume,) = site.driver.volumes()
+        gone = site.many[100:300]
+        held = [(path, (site.covers / path.name).open("rb")) for path in gone]  # not read yet
+        expected = {path: path.read_bytes() for path in site.many}
+        for path in gone:
+            path.unlink()
+        site.publish(3)
+        site.wait(lambda: site.down()["seq"] == 3)
+        before = site.figures()["volume_bytes"]
+        wrong: list[str] = []
+        read = _Reading(site.covers, [path for path in site.many if path not in gone], expected, wrong)
+        done = site.machine.json("snapshot", "create", "covers", "--pool", site.pool, "--volume", volume.id)
+        meanwhile = site.figures()["volume_bytes"]
+        read.end()
+        assert (done["seq"], done["new"], done["parent"]) == (3, True, site.snapshot)
+        assert done["zero_blocks"] > 10
+        assert meanwhile > before, "it was read from while it was written to"
+        wrong += [path.name for path, file in held if file.read() != expected[path]]
+        assert wrong == []
+        site.assert_same()
+        (after,) = site.driver.volumes()
+        assert (after.id, after.state) == (volume.id, VolumeState.IN_USE)
+        kit = Kit(tmp_path / "kit", FileStore(site.machine.place / "store", SystemClock(), SystemEntropy()))
+        assert complete_ones(kit, site.driver) == [done["snapshot"], site.snapshot]
+        for _, file in held:
+            file.close()
+    finally:
+        site.close()
+
+
+class _Reading:
+    """Four threads that read files, each once, and name those that are ``wrong``, until all are read."""
+
+    def __init__(self, covers: Path, paths: list[Path], expected: dict[Path, bytes], wrong: list[str]) -> None:
+        self._covers, self._expected, self._wrong = covers, expected, wrong
+        self._threads = [threading.Thread(target=self._read, args=(paths[first::4],)) for first in range(4)]
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _read(self, paths: list[Path]) -> None:
+        for path in paths:
+            if (self._covers / path.name).read_bytes() != self._expected[path]:
+                self._wrong.append(path.name)
 
 
 def test_a_volume_that_goes_is_not_missed(site: SnapshotSite) -> None:

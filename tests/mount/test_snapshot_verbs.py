@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +23,11 @@ from synclib.core.volume_layout import decode_header
 from synclib.engine.rollout import plan
 from synclib.engine.rollout_journal import Entry, Journal
 from synclib.store.file import FileStore
+from synclib.volume import local_pool
 from synclib.volume.base import VolumeState
 from synclib.volume.local import LocalDriver
 from synclib.volume.local_pool import loop_devices, run
-from tests.conformance.local_volumes import end_pool
+from tests.conformance.local_volumes import end_pool, need_clones
 from tests.e2e.boxlink_process import Machine, end_session
 from tests.kit import Kit
 from tests.mount.test_mount import make_tree
@@ -33,10 +35,12 @@ from tests.volume_checks import complete_ones
 
 
 class Shelf:
-    """A published dataset and a pool."""
+    """A published dataset and a pool: of clones, where that can be had here."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, path: str = "") -> None:
         self.machine = Machine(place)
+        if path:
+            self.machine.environment["PATH"] = path
         self.source, self.pool = place / "source", place / "state/boxlink/volumes"
         make_tree(self.source)
         self.machine.run("init")
@@ -60,6 +64,22 @@ class Shelf:
 @pytest.fixture
 def shelf(tmp_path: Path) -> Iterator[Shelf]:
     found = Shelf(tmp_path)
+    try:
+        yield found
+    finally:
+        end_pool(found.pool)
+
+
+@pytest.fixture
+def copying(tmp_path: Path) -> Iterator[Shelf]:
+    """A shelf whose commands find no mkfs.xfs."""
+    if local_pool._can_clone(tmp_path):
+        pytest.skip("the file system here clones by itself")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("losetup", "mount", "umount"):
+        (programs / name).symlink_to(shutil.which(name) or pytest.fail(f"there is no {name}"))
+    found = Shelf(tmp_path, str(programs))
     try:
         yield found
     finally:
@@ -147,7 +167,8 @@ def test_a_tag_cannot_make_the_last_good_one_go(shelf: Shelf) -> None:
 def test_by_way_of_a_volume(shelf: Shelf) -> None:
     first = shelf.snapshot("create", "covers")["snapshot"]
     made = shelf.snapshot("volume", first, "--zone", "here")
-    assert (made["zone"], made["lazy"], made["usd_month"]) == ("here", True, 0)
+    assert (made["zone"], made["lazy"], made["usd_month"]) == ("here", shelf.driver.pool.is_lazy, 0)
+    assert bool(made["why_copies"]) == bool(shelf.driver.why_copies) == (not made["lazy"])
     assert shelf.snapshot("volume", first, "--zone", "here")["volume"] == made["volume"]
     shelf.publish(2)
     done = shelf.snapshot("create", "covers", "--volume", made["volume"])
@@ -159,6 +180,94 @@ def test_by_way_of_a_volume(shelf: Shelf) -> None:
     shelf.publish(3)
     assert shelf.snapshot("create", "covers")["parent"] == done["snapshot"]
     assert len(complete_ones(shelf.kit, shelf.driver)) == 3
+
+
+def test_by_way_of_a_volume_where_images_are_copied(copying: Shelf) -> None:
+    """No volume can be copied while somebody may write to it: one that was lent is let go before."""
+    driver = copying.driver
+    first = copying.snapshot("create", "covers")["snapshot"]
+    made = copying.snapshot("volume", first)
+    assert made["lazy"] is False
+    copying.publish(2)
+    done = copying.snapshot("create", "covers", "--volume", made["volume"])
+    assert (done["seq"], done["new"], done["why_full"]) == (2, True, "")
+    assert complete_ones(copying.kit, driver) == [done["snapshot"], first]
+    assert driver.volumes()[0].state is VolumeState.AVAILABLE
+    # One that somebody has is theirs: it says what to do, and afterwards it goes on.
+    driver.attach(made["volume"], "n1")
+    copying.publish(3)
+    refused = copying.snapshot("create", "covers", "--volume", made["volume"], code=13)["error"]
+    assert "attached" in refused["message"]
+    assert refused["hint"] == "detach it first"
+    assert driver.volumes()[0].state is VolumeState.IN_USE
+    driver.detach(made["volume"], "n1")
+    last = copying.snapshot("create", "covers", "--volume", made["volume"])
+    assert complete_ones(copying.kit, driver) == [last["snapshot"], done["snapshot"], first]
+
+
+@pytest.fixture
+def pools(shelf: Shelf) -> Iterator[tuple[Path, Path]]:
+    found = shelf.machine.place / "one", shelf.machine.place / "other"
+    try:
+        yield found
+    finally:
+        for pool in found:
+            end_pool(pool)
+
+
+def test_both_ways_make_the_same_of_the_same(shelf: Shelf, pools: tuple[Path, Path]) -> None:
+    """Each seq upon the one before it, in a pool of each way: every block is equal, the header's too."""
+    for number in range(60):
+        (shelf.source / f"many {number:02}").write_bytes(random.Random(number).randbytes(100_000))
+    shelf.machine.run("publish", "covers", shelf.source)
+    drivers = [LocalDriver(pool, SystemClock()) for pool in pools]
+    made = [shelf.snapshot("create", "covers", "--pool", pool)["snapshot"] for pool in pools]
+    assert_equal_blocks(drivers, made)
+    for seq in (3, 4):  # each into another slot
+        for gone in range(15 * (seq - 3), 15 * (seq - 2)):
+            (shelf.source / f"many {gone:02}").unlink()
+        shelf.publish(seq)
+        direct = shelf.snapshot("create", "covers", "--pool", pools[0])
+        volume = shelf.snapshot("volume", made[1], "--pool", pools[1])["volume"]
+        by_way = shelf.snapshot("create", "covers", "--pool", pools[1], "--volume", volume)
+        for what in ("seq", "digest", "new", "blocks", "zero_blocks", "size_gib", "why_full"):
+            assert direct[what] == by_way[what], what
+        assert direct["zero_blocks"] > 0
+        made = [direct["snapshot"], by_way["snapshot"]]
+        assert_equal_blocks(drivers, made)
+
+
+def assert_equal_blocks(drivers: list[LocalDriver], snapshots: list[str]) -> None:
+    blocks = [driver.blocks() for driver in drivers]
+    both = list(zip(blocks, snapshots, strict=True))
+    some = sorted({index for each, snapshot in both for index in each.written(snapshot)})
+    assert len(some) > 15
+    for index in some:
+        one, other = (each.get(snapshot, index) for each, snapshot in both)
+        assert one == other, index
+
+
+def test_why_images_are_copied_is_said(copying: Shelf) -> None:
+    process = copying.machine.start("snapshot", "create", "covers")
+    _, said = process.communicate(timeout=120)
+    why = "mkfs.xfs is not installed (xfsprogs, util-linux)"
+    assert f"boxlink: images are copied whole here: {why}" in said.decode()
+    again = copying.snapshot("create", "covers")
+    assert (again["new"], again["why_copies"]) == (False, why)
+    process = copying.machine.start("snapshot", "volume", again["snapshot"])
+    out, said = process.communicate(timeout=120)
+    assert out.decode().rstrip().endswith(", copied whole")
+    assert f"copied whole here: {why}" in said.decode()
+    assert copying.snapshot("volume", again["snapshot"])["why_copies"] == why
+
+
+def test_a_pool_that_copied_keeps_what_it_has_when_it_could_clone(copying: Shelf) -> None:
+    """Somebody installs xfsprogs: what was made before is still found, and grown upon."""
+    first = copying.snapshot("create", "covers")["snapshot"]
+    copying.machine.environment["PATH"] = os.environ["PATH"]
+    assert [row["snapshot"] for row in copying.snapshot("ls")["snapshots"]] == [first]
+    copying.publish(2)
+    assert copying.snapshot("create", "covers")["parent"] == first
 
 
 def test_an_empty_volume_is_filled_and_a_strangers_is_refused(shelf: Shelf) -> None:
@@ -237,9 +346,11 @@ def test_killed_anywhere_and_run_again_it_is_there_once(shelf: Shelf, way: str) 
     ("method", "when", "is_attached"),
     [
         ("attach", "after", False),
+        ("detach", "before", False),
+        ("detach", "after", False),
+        ("snapshot", "before", False),
         ("snapshot", "after", False),
         ("tag", "after", False),
-        ("detach", "before", False),
         ("snapshot", "before", True),
         ("tag", "after", True),
     ],
@@ -249,20 +360,23 @@ def test_killed_while_it_has_the_volume_the_same_again_leaves_that_as_it_was(
 ) -> None:
     """Also where the snapshot is whole already, and nothing is left to do but that."""
     driver = shelf.driver
+    if is_attached:
+        need_clones(driver)
     volume_id = driver.create_volume(size_gib=1, zone="here", token="own", tags={}).id
     if is_attached:
         driver.attach(volume_id, "n1")
     program = [sys.executable, "-m", "tests.mount.killed_volume_snapshot", shelf.machine.place, volume_id, method, when]
     killed = subprocess.run(program, cwd=Path(__file__).parents[2], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert driver.volumes()[0].state is VolumeState.IN_USE
+    was_held = is_attached or (method, when) in (("attach", "after"), ("detach", "before"))
+    assert driver.volumes()[0].state is (VolumeState.IN_USE if was_held else VolumeState.AVAILABLE)
     shelf.snapshot("create", "covers", "--volume", volume_id)
     assert len(complete_ones(shelf.kit, driver)) == len(driver.snapshots()) == 1
     assert driver.volumes()[0].state is (VolumeState.IN_USE if is_attached else VolumeState.AVAILABLE)
     # What somebody attaches afterwards is theirs.
     driver.attach(volume_id, "n1")
     shelf.publish(2)
-    shelf.snapshot("create", "covers", "--volume", volume_id)
+    shelf.snapshot("create", "covers", "--volume", volume_id, code=0 if driver.pool.is_lazy else 13)
     assert driver.volumes()[0].state is VolumeState.IN_USE
 
 
@@ -286,7 +400,8 @@ def worked(shelf: Shelf, seconds: float | None, *words: object) -> float:
 
 
 def attached(shelf: Shelf) -> bool:
-    return any(loop_devices(image) for image in shelf.pool.glob("xfs/volumes/*.img"))
+    images = [*shelf.pool.glob("xfs/volumes/*.img"), *shelf.pool.glob("volumes/*.img")]
+    return any(loop_devices(image) for image in images)
 
 
 def test_to_look_makes_no_pool(shelf: Shelf) -> None:

@@ -49,7 +49,7 @@ def create(
     from synclib.engine.snapshot_volume import create_from_volume
     from synclib.errors import Invalid
     from tools.cli_engine import open_dataset, open_host, progress_bar, size_text
-    from tools.cli_snapshot import PUT_USD_THOUSAND, open_driver, this_machine
+    from tools.cli_snapshot import PUT_USD_THOUSAND, note_copies, open_driver, this_machine
 
     if direct and volume_id is not None:
         raise Invalid("--direct needs no volume", hint="leave one of --direct and --volume out")
@@ -79,6 +79,7 @@ def create(
         "refused": done.refused,
         "abandoned": done.abandoned,
         "put_usd": round(done.put_blocks * PUT_USD_THOUSAND / 1000, 6) if is_paid else 0,
+        "why_copies": driver.why_copies,
     }
     size = size_text(done.blocks << 19)
     upon = f"upon {done.parent_id} (seq {done.parent_seq})" if done.parent_id else f"whole: {done.why_full}"
@@ -93,6 +94,8 @@ def create(
         context.note(f"boxlink: snapshot {name} is refused: {why}")
     if done.abandoned:
         context.note(f"boxlink: {done.abandoned}, which was begun of an older seq, is deleted")
+    if done.is_new:
+        note_copies(context, driver)
 
 
 @command.command()
@@ -207,7 +210,7 @@ def volume(
     from synclib.engine.snapshots import Known
     from synclib.errors import Conflict, Invalid, Missing
     from tools.cli_engine import open_host
-    from tools.cli_snapshot import VOLUME_USD_GIB_MONTH, check_price, open_driver
+    from tools.cli_snapshot import VOLUME_USD_GIB_MONTH, check_price, note_copies, open_driver
 
     host = open_host(context)
     driver = open_driver(context, host, driver_name, pool)
@@ -234,9 +237,11 @@ def volume(
         "state": made.state,
         "lazy": made.is_lazy,
         "usd_month": round(usd, 2),
+        "why_copies": driver.why_copies,
     }
     how = "" if made.is_lazy else ", copied whole"
     context.emit(result, f"{made.id}: {made.size_gib} GiB of {snapshot_id} in {made.zone}{how}")
+    note_copies(context, driver)
 
 
 @command.command()
