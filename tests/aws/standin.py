@@ -101,6 +101,10 @@ class Standin:
         self._roles[name] = self.identity(name, policy, session_token=f"session of {name}")
         self.instances.profiles.add(name)
 
+    def identity_of(self, profile: str) -> Identity:
+        """Whose keys an instance with this profile has."""
+        return self._roles[profile]
+
     def role_of(self, profile: str) -> tuple[str, Callable[[], tuple[str, str, str]]] | None:
         """A role's name, and what gives its keys: access key, secret key, session token."""
         who = self._roles.get(profile)
