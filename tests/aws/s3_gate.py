@@ -6,12 +6,13 @@ from __future__ import annotations
 import http.client
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote
 
 from tests.aws.iam import Access
+from tests.aws.least import Noted
 from tests.aws.refusal import Refused
 from tests.aws.server import serving
 from tests.aws.signature import RawRequest, check_signature
@@ -25,14 +26,16 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @dataclass
 class Gate:
-    """``asked``: (who, action) of what was allowed. ``refused``: who asked for what that no policy of theirs allows,
-    or was not known."""
+    """``asked``: (who, action) of what was allowed, ``noted``: each right that was needed for it. ``refused``: who asked
+    for what no policy of theirs allows, or was not known. ``fails``: which requests the service cannot answer."""
 
     endpoint: str
     upstream: str
     people: Sequence[Identity]
     asked: Counter[tuple[str, str]] = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
+    noted: Noted = field(default_factory=Noted)
+    fails: Callable[[RawRequest], bool] = lambda request: False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, request: RawRequest) -> Answer:
@@ -40,6 +43,8 @@ class Gate:
             who = self._who(request)
             accesses = s3_rights(request)
             self._check(who, accesses)
+            if self.fails(request):
+                return 500, {}, b""
             found = self._passed_on(request)
             if found[0] == 404 and request.method == "GET":
                 # That a key is not there is told only to who may list it (API reference, GetObject, "Permissions").
@@ -64,6 +69,7 @@ class Gate:
         refused = who.policy.refused(accesses)
         if refused is not None:
             raise Refused("AccessDenied", f"{who.name} may not {refused.action} {refused.resource} {refused.context}")
+        self.noted.add(who.name, accesses)
 
     def _passed_on(self, request: RawRequest) -> Answer:
         host = self.upstream.removeprefix("http://")
