@@ -30,8 +30,8 @@ class Noted:
 
 
 def unneeded(document: Mapping[str, Any], asked: Iterable[Access], *, of_s3: bool) -> list[str]:
-    """What can be taken out of a policy so that all that was ``asked`` is allowed as before. ``of_s3``: of its rights on
-    the store, else of all others."""
+    """What can be taken out of a policy so that all that was ``asked`` is allowed as before. ``of_s3``: of its rights
+    on the store, else of all others."""
     asked = list(asked)
     return [
         name

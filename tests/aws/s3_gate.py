@@ -26,8 +26,8 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @dataclass
 class Gate:
-    """``asked``: (who, action) of what was allowed, ``noted``: each right that was needed for it. ``refused``: who asked
-    for what no policy of theirs allows, or was not known. ``fails``: which requests the service cannot answer."""
+    """``asked``: (who, action) of what was allowed, ``noted``: each right that was needed for it. ``refused``: who
+    asked for what no policy of theirs allows, or was not known. ``fails``: which requests S3 cannot answer."""
 
     endpoint: str
     upstream: str

@@ -35,6 +35,7 @@ from synclib.engine.swap_watch import SwapWatch
 from synclib.engine.traces import publish_trace, read_traces
 from synclib.errors import BoxlinkError, Missing
 from synclib.lazy.dataset import STORE_KEY, Dataset
+from synclib.store.base import Store
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter
 from synclib.store.s3 import PUT_BYTES_MAX, S3Store
@@ -49,7 +50,6 @@ from tests.aws.requests import IMAGE, KIND, block
 from tests.aws.s3_gate import running_gate
 from tests.aws.standin import Standin
 from tests.aws.test_iam_store import ROOT, Quiet
-from tests.aws.test_s3_instance import upstream  # noqa: F401 (a fixture)
 from tests.engine.test_release import BOOTSTRAP, SIGNER, TRUST
 from tests.engine.test_release import Site as Releases
 from tests.kit import Kit
@@ -64,7 +64,7 @@ class Site:
     def __init__(self, place: Path) -> None:
         self.place, self.noted = place, Noted()
         self.releases = Releases(place / "releases")
-        self.backing: MemoryStore = self.releases.store
+        self.backing: Store = self.releases.store
         self.backing.put(STORE_KEY, b"{}")
 
     def store(self, role: str) -> PolicyStore:
@@ -186,7 +186,7 @@ def asked_of_the_store(tmp_path_factory: pytest.TempPathFactory) -> Noted:
 @pytest.mark.parametrize("role", ROLES)
 def test_nothing_of_the_store_is_given_that_nobody_needs(
     asked_of_the_store: Noted,
-    upstream: str,  # noqa: F811
+    upstream: str,
     standin: Standin,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -211,15 +211,11 @@ class Roles:
         ec2, ebs = (client(self.standin, service, who) for service in ("ec2", "ebs"))
         return EbsDriver(ec2, ebs, self.clock, self.entropy)
 
-    def instance(self) -> str:
-        """Started and ended by an operator; what is between is done with it. Yields its id."""
-        [record] = [one for one in self.standin.instances.records.values() if one.status.state == "running"]
-        return record.id
-
     @contextlib.contextmanager
     def fleet(self) -> Iterator[str]:
-        groups = sorted(self.standin.instances.groups)
-        machine = Machine(IMAGE, [KIND], list(self.standin.instances.subnets)[:1], groups, "boxlink-node")
+        """The id of an instance that an operator started, and ends."""
+        subnets, groups = tuple(self.standin.instances.subnets)[:1], tuple(self.standin.instances.groups)
+        machine = Machine(IMAGE, (KIND,), subnets, groups, "boxlink-node")
         ec2 = client(self.standin, "ec2", self.people["operator"])
         readiness = Readiness(MemoryStore(), None)
         fleet = Ec2Fleet(ec2, readiness, machine, f"s3://{BUCKET}/{PREFIX}", self.calls)
@@ -227,7 +223,8 @@ class Roles:
         fleet.start(spec)
         self.clock.advance(60)
         fleet.note_pins(spec)
-        yield self.instance()
+        [record] = self.standin.instances.records.values()
+        yield record.id
         fleet.drain(spec)
 
     def snapshot_directly(self, role: str) -> str:
