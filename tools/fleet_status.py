@@ -139,6 +139,8 @@ def row_text(row: Row) -> str:
             if status.reason.get(name):
                 text += f" ({status.reason[name]})"
             words.append(text)
+        if status.proxy_requests is not None:
+            words.append(f"proxy: {status.proxy_requests} requests, {status.proxy_errors or 0} errors")
         words.append(f"{size_text(status.disk_free_bytes)} free")
         words.append(f"{seen.age_s:.0f} s ago")
     for key, found in seen.registrations.items():
