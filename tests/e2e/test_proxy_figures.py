@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from synclib.engine.report import ProxyFigures
-from tests.fleet import Fleet, fetch, until
+from tests.fleet import Fleet, until
+from tests.render_site import fetch
 from tools import proxy_report
 from tools.demo.program import Program
 from tools.fleet.proxy_admin import ProxyAdmin
