@@ -141,6 +141,8 @@ def row_text(row: Row) -> str:
             words.append(text)
         if status.channels:
             words.append(f"follows {' and '.join(status.channels)}")
+        if status.proxy_requests is not None:
+            words.append(f"proxy: {status.proxy_requests} requests, {status.proxy_errors or 0} errors")
         words.append(f"{size_text(status.disk_free_bytes)} free")
         words.append(f"{max(seen.age_s, 0):.0f} s ago")
     for key, found in seen.registrations.items():

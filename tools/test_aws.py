@@ -1,8 +1,9 @@
 """``make test-aws``: the tests that an account of AWS can pass or fail (tests/aws/test_account.py), on one.
 
 BOXLINK_TEST_AWS=ZONE, e.g. eu-central-1a (of a region, not a local zone), says where; without it, or without
-credentials, nothing is run. With BOXLINK_TEST_AWS_IMAGE=ami-… an instance is started too. All that is made is taken
-away again. Arguments go to pytest.
+credentials, nothing is run. With BOXLINK_TEST_AWS_IMAGE=ami-… instances are started too; with BOXLINK_TEST_AWS_STORE
+besides (s3://…) the image must have the bootstrap, and one must boot from there. All that is made is taken away again.
+Arguments go to pytest.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _PRICE = (
     "about 30 blocks written and read through EBS direct ($0.006 and $0.003 a 1000), 8 MiB of snapshots\n"
     "and two volumes of 1 GiB for some minutes ($0.05 and $0.08 a GiB-month): less than a cent"
 )
-_INSTANCE_PRICE = "; one t4g.nano for some minutes, a minute at least ($0.0042 an hour): less than a cent"
+_INSTANCE_PRICE = "; two t4g.nano for some minutes, a minute each at least ($0.0042 an hour): less than a cent"
 
 
 def main() -> int:

@@ -66,7 +66,8 @@ class NodeStatus(BaseModel):
     """``node/<node>``: what a node says of itself. By dataset: the seq that stands there, the one that it is told to
     stand at by a marker or a channel, how and why so, what part of it is here (0 to 1), what is wrong. ``channels``:
     those that it follows; None of a boxlink that did not say so yet. ``reads`` and ``failed_reads``: of its mounts,
-    since they were made."""
+    since they were made. ``proxy_requests`` and ``proxy_errors``: of the proxy that runs beside it, since its start;
+    None where there is none, or it did not answer."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -83,6 +84,8 @@ class NodeStatus(BaseModel):
     swap: str = Field(default="", max_length=200)  # the last wish to swap its volume that it took on
     reads: int = Field(default=0, ge=0, lt=1 << 63)
     failed_reads: int = Field(default=0, ge=0, lt=1 << 63)
+    proxy_requests: int | None = Field(default=None, ge=0, lt=1 << 63)
+    proxy_errors: int | None = Field(default=None, ge=0, lt=1 << 63)  # answers of 500 and more
     disk_bytes: int = Field(default=0, ge=0, lt=1 << 63)
     disk_free_bytes: int = Field(default=0, ge=0, lt=1 << 63)
     is_stopped: bool = False  # it ended in order, and says nothing further

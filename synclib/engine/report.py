@@ -34,12 +34,22 @@ class MountFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyFigures:
+    """What a proxy answered since its start, and how much of that with 500 and more."""
+
+    requests: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
-    """What a node is, as whoever started it said. ``mounts``: how its mounts do, by dataset."""
+    """What a node is, as whoever started it said. ``mounts``: how its mounts do, by dataset; ``proxy``: what the proxy
+    beside it answered, None where there is none or it does not tell."""
 
     role: str = ""
     release: str = ""
     mounts: Callable[[], Mapping[str, MountFigures]] = field(default=dict)
+    proxy: Callable[[], ProxyFigures | None] = field(default=lambda: None)
 
 
 class Reporter:
@@ -77,12 +87,13 @@ class Reporter:
             self._store.put(node_key(self._host.node), last.model_dump_json().encode())
 
     def _status(self, datasets: Mapping[str, BoxlinkError | None], former: NodeStatus | None) -> NodeStatus:
-        """``former``: whose figures are good enough, so that mounts are not asked each time."""
+        """``former``: whose figures are good enough, so that mounts and the proxy are not asked each time."""
         downs = {name: down for name in datasets if (down := self._down(name)) is not None}
         seqs = {name: down.seq for name, down in downs.items()}
         if former is not None and former.seq != seqs:
             former = None  # what is mounted now was not there, or was another mount
         mounts = self._identity.mounts() if former is None else {}
+        proxy = self._identity.proxy() if former is None else None
         disk = shutil.disk_usage(self._data)
         return NodeStatus(
             role=self._identity.role,
@@ -95,6 +106,8 @@ class Reporter:
             errors={name: f"{error.kind}: {error.message}"[:_TEXT_MAX] for name, error in datasets.items() if error},
             reads=former.reads if former else sum(one.reads for one in mounts.values()),
             failed_reads=former.failed_reads if former else sum(one.failed_reads for one in mounts.values()),
+            proxy_requests=former.proxy_requests if former else None if proxy is None else proxy.requests,
+            proxy_errors=former.proxy_errors if former else None if proxy is None else proxy.errors,
             disk_bytes=disk.total,
             disk_free_bytes=disk.free,
             every_s=EVERY_S,

@@ -19,6 +19,8 @@ from tests.aws.standin import running_standin
 from tools.fleet import ec2_instances
 
 TEST_TAG = "boxlink:test"
+# An instance that boots from here, with a role that may read it and a release that its image trusts.
+REAL_STORE = os.environ.get("BOXLINK_TEST_AWS_STORE", "")
 REAL_ZONE = os.environ.get("BOXLINK_TEST_AWS", "")
 PLACES = ("standin", *(["aws"] if REAL_ZONE else []))
 

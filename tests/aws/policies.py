@@ -12,6 +12,7 @@ from synclib.core.snapshot_tags import store_tag
 from synclib.errors import Invalid, Missing
 from synclib.store.base import Body, Buffer, Fetched, ObjectInfo, Store
 from tests.aws.iam import Access, load_policy
+from tests.aws.least import Noted
 
 DIRECTORY = Path(__file__).parents[2] / "docs" / "iam"
 ROLES = ("publisher", "node", "proxy", "operator")
@@ -32,8 +33,10 @@ class PolicyStore:
     then the key.
     """
 
-    def __init__(self, store: Store, role: str) -> None:
+    def __init__(self, store: Store, role: str, noted: Noted | None = None) -> None:
+        """``noted``: is told what was needed for what was allowed."""
         self.url = store.url
+        self._role, self._noted = role, noted
         self._store = store
         self._policy = load_policy(policy_document(role))
 
@@ -46,6 +49,8 @@ class PolicyStore:
     def _check_access(self, access: Access, key: str) -> None:
         if not self._policy.allows(access):
             raise Invalid(f"S3 answered 403 AccessDenied to {access.action}", key=key)
+        if self._noted is not None:
+            self._noted.add(self._role, [access])
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:

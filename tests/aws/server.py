@@ -33,7 +33,7 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(answer: Answer) -> Iterator[str]:
+def serving(answer: Answer, body_bytes_max: int = BODY_BYTES_MAX) -> Iterator[str]:
     """Yields the endpoint."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ def serving(answer: Answer) -> Iterator[str]:
 
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
-            if length > BODY_BYTES_MAX:
+            if length > body_bytes_max:
                 self.send_error(413)
                 return
             body = self.rfile.read(length)

@@ -22,6 +22,7 @@ from tests.aws.clock import DrivenClock
 from tests.aws.ebs_direct import EbsDirect
 from tests.aws.iam import ADMINISTRATOR, Policy, load_policy
 from tests.aws.instances import Instances
+from tests.aws.least import Noted
 from tests.aws.policies import policy_document
 from tests.aws.records import ACCOUNT_ID, REGION, check_id, tags_from
 from tests.aws.refusal import Refused
@@ -81,6 +82,7 @@ class Standin:
         self.snapshots.volumes, self.volumes.instances = self.volumes, self.instances
         self.ebs_direct = EbsDirect(self.site, self.snapshots)
         self.requests: Counter[str] = Counter()
+        self.noted = Noted()
         self.endpoint = ""
         self._tagging = _Tagging(self)
         self._identities: dict[str, Identity] = {}
@@ -100,6 +102,10 @@ class Standin:
         """An instance profile, with a role of the same name."""
         self._roles[name] = self.identity(name, policy, session_token=f"session of {name}")
         self.instances.profiles.add(name)
+
+    def identity_of(self, profile: str) -> Identity:
+        """Whose keys an instance with this profile has."""
+        return self._roles[profile]
 
     def role_of(self, profile: str) -> tuple[str, Callable[[], tuple[str, str, str]]] | None:
         """A role's name, and what gives its keys: access key, secret key, session token."""
@@ -177,7 +183,8 @@ class Standin:
 
     def _authorize(self, service: str, identity: Identity, operation: str, params: dict[str, Any]) -> None:
         rights = ebs_rights if service == "ebs" else ec2_rights
-        refused = identity.policy.refused(rights(operation, params, self.tags_of))
+        accesses = list(rights(operation, params, self.tags_of))
+        refused = identity.policy.refused(accesses)
         who = f"arn:aws:sts::{ACCOUNT_ID}:assumed-role/{identity.name}"
         if refused is not None:
             text = f"User: {who} is not authorized to perform: {refused.action} on resource: {refused.resource}"
@@ -186,6 +193,7 @@ class Standin:
             raise Refused(
                 "UnauthorizedOperation", f"You are not authorized to perform this operation. {text}", status=403
             )
+        self.noted.add(identity.name, accesses)
         if params.get("DryRun"):
             text = "Request would have succeeded, but DryRun flag is set."
             raise Refused("DryRunOperation", text, status=412)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from synclib.core.machine import Machine
+from synclib.core.names import node_key
 from synclib.errors import Conflict, Corrupt, Invalid, Missing
+from synclib.store.open import open_store
 from synclib.volume.base import BLOCK_BYTES, Snapshot, SnapshotState, Volume, VolumeState
 from synclib.volume.waiting import snapshot_is_completed, volume_is, wait_until
-from tests.aws.account import PLACES, Account, account
+from tests.aws.account import PLACES, REAL_STORE, REAL_ZONE, Account, account
 from tests.aws.requests import block
-from tools.fleet.ec2_instances import run_instance, terminate, wait_until_running
+from tools.fleet.ec2_instances import instances, run_instance, terminate, wait_until_running
+from tools.fleet.instance_request import Start, requests
 
 LONG_S = 600.0
 ZEROS = bytes(BLOCK_BYTES)
@@ -155,3 +161,45 @@ def test_attach_and_detach(place: Account) -> None:
     settled(place, made.id, VolumeState.AVAILABLE)
     driver.delete_volume(made.id)
     terminate(place.ec2, [node], place.calls)
+
+
+def test_an_instance_as_launch_asks_for_it(place: Account, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the request of ``boxlink launch``, user-data and all. On an account with BOXLINK_TEST_AWS_STORE it must boot
+    from there until it says in the store how it does."""
+    if not place.image:
+        pytest.skip("BOXLINK_TEST_AWS_IMAGE names no image (AMI) for an instance")
+    is_booting = bool(REAL_STORE) and place.zone == REAL_ZONE
+    profile = os.environ.get("BOXLINK_TEST_AWS_PROFILE", "boxlink-node") if is_booting else ""
+    node = f"test-{place.mark}"
+    release = os.environ.get("BOXLINK_TEST_AWS_RELEASE", "fleet")
+    start = Start(node, "render", REAL_STORE if is_booting else "s3://covers/fleet", release)
+    [request] = requests(Machine(place.image, (place.kind,), profile=profile), start)
+    specifications = request["TagSpecifications"]
+    assert isinstance(specifications, list)
+    for specification in specifications:
+        specification["Tags"] += [{"Key": key, "Value": value} for key, value in place.tags.items()]
+    request["Placement"] = {"AvailabilityZone": place.zone}
+    asked = place.clock.monotonic()
+    instance = run_instance(place.ec2, [request], place.calls)
+    assert run_instance(place.ec2, [request], place.calls) == instance, "the same request is the same instance"
+    wait_until_running(place.ec2, [instance], place.calls)
+    running_s = place.clock.monotonic() - asked
+    [seen] = instances(place.ec2, (), {"boxlink:node": node, **place.tags}, place.calls)
+    assert (seen.id, seen.tags["boxlink:release"]) == (instance, release)
+    if is_booting:
+        booted_s = _said(place, node) - asked
+        with capsys.disabled():
+            print(f"\n{node} ran after {running_s:.1f} s, and said in the store how it does after {booted_s:.1f} s")
+    terminate(place.ec2, [instance], place.calls)
+
+
+def _said(place: Account, node: str) -> float:
+    """When a node's sync said how it does."""
+    store, _ = open_store(REAL_STORE, {"endpoint": None, "region": REAL_ZONE[:-1], "profile": None})
+    stop = place.clock.monotonic() + LONG_S
+    while place.clock.monotonic() < stop:
+        with contextlib.suppress(Missing):
+            store.get(node_key(node), size_max=1 << 20)
+            return place.clock.monotonic()
+        place.clock.sleep(0.5)
+    raise AssertionError(f"it has said nothing in {LONG_S:.0f} s: see boxlink logs {node}, and its console")

@@ -95,7 +95,9 @@ def test_all_that_is_known_of_each_node_and_one_that_lags(watched: Watched) -> N
     mode = r"eager \([^)]+\)" if why_not_lazy(watched.fleet.root) else r"lazy [0-9]+ %( \([^)]+\))?"
     shown = watched.status("--check")
     lines = shown.splitlines()
-    assert re.fullmatch(r"  proxy-1, proxy, [0-9.]+ \w+ free, \d+ s ago", lines[0]), shown
+    assert re.fullmatch(r"  proxy-1, proxy, (proxy: \d+ requests, 0 errors, )?[0-9.]+ \w+ free, \d+ s ago", lines[0]), (
+        shown
+    )
     row = (
         rf"  render-1, render, fleet@1, covers seq 1 {mode}, [0-9.]+ \w+ free, \d+ s ago, "
         r"proxy/127\.0\.0\.1\.p\d+ active: (\d+) requests, 0 errors"

@@ -377,6 +377,28 @@ def test_a_node_follows_its_channel_and_not_the_head(kit: Kit, tmp_path: Path) -
     assert node.down().seq == 2
 
 
+def test_followers_stay_while_their_channel_is_frozen(kit: Kit, tmp_path: Path) -> None:
+    """Nobody moves it, in no direction; who comes anew starts where it stands; what is published changes nothing."""
+    move(kit, 2)
+    node = Following(kit, tmp_path / "node")
+    assert node.round() == b"2"
+    freeze_channel(kit.store, kit.host, "stable", is_frozen=True)
+    frozen = kit.store.get(channel_key("stable"), size_max=1 << 14)
+    assert frozen is not None
+    for seq, back in ((3, False), (3, True), (1, True)):
+        with pytest.raises(Conflict, match="frozen at seq 2"):
+            move(kit, seq, back=back)
+    kit.write({b"a": b"4"})
+    kit.publish()
+    assert node.round() == b"2"
+    assert Following(kit, tmp_path / "new").round() == b"2"
+    assert kit.store.get(channel_key("stable"), size_max=1 << 14) == frozen, "nor was anything else of it changed"
+    freeze_channel(kit.store, kit.host, "stable", is_frozen=False)
+    assert node.round() == b"2", "a thaw moves nobody"
+    move(kit, 4)
+    assert node.round() == b"4"
+
+
 def test_an_older_state_of_a_channel_takes_nobody_back(kit: Kit, tmp_path: Path) -> None:
     move(kit, 1)
     older = kit.store.get(channel_key("stable"), size_max=1 << 14)

@@ -37,6 +37,9 @@ from tools.cli_snapshot import driver_options
     help="Follow a channel, for the dataset that it is of, rather than the head (repeatable).",
 )
 @click.option("--admin", metavar="HOST:PORT", help="Serve /healthz and /metrics here; port 0 takes a free one.")
+@click.option(
+    "--proxy", metavar="HOST:PORT", help="The --admin of the proxy that runs beside it: the node tells its figures."
+)
 @node_option
 @verb
 def command(
@@ -54,6 +57,7 @@ def command(
     mode: str | None,
     channels: tuple[str, ...],
     admin: str | None,
+    proxy: str | None,
 ) -> None:
     """Bring down the datasets that DIR asks for, keep following them, and send DIR/log up.
 
@@ -79,8 +83,11 @@ def command(
     from tools.mount_report import mount_figures
     from tools.mounting import KeeperMounter, check_cache_size
     from tools.notify import READY, STOPPING, notify, say_alive
+    from tools.proxy_report import proxy_figures
 
     admin_address = None if admin is None else parse_address(admin, "--admin")
+    if proxy is not None:
+        parse_address(proxy, "--proxy")
     try:
         (data / "log").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,7 +105,9 @@ def command(
     way = None if mode is None else Mode(mode)
     volumes = volumes_here(context, host, driver_name, pool)
     mounter = None if connect is None else KeeperMounter(host, connect, background, cache_size, way, volumes)
-    identity = Identity(context.role, context.release, lambda: mount_figures(host.state, data))
+    identity = Identity(
+        context.role, context.release, lambda: mount_figures(host.state, data), lambda: proxy_figures(proxy)
+    )
     node = Node(
         data,
         store,

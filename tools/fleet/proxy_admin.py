@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import time
 import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,13 +15,14 @@ from synclib.errors import Unavailable
 
 _DEADLINE_S = 5.0
 _ANSWER_BYTES_MAX = 16 << 20
+_PIECE_BYTES = 64 << 10
 
 
 class ProxyAdmin:
-    """``address``: HOST:PORT, as `boxlink proxy --admin` has it."""
+    """``address``: HOST:PORT, as `boxlink proxy --admin` has it. ``deadline_s``: for a whole answer."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, deadline_s: float = _DEADLINE_S, bytes_max: int = _ANSWER_BYTES_MAX) -> None:
+        self._address, self._deadline_s, self._bytes_max = address, deadline_s, bytes_max
 
     def takes(self) -> set[str]:
         """Addresses (IP:PORT) of the backends that it sends requests to as to any other: it has asked a new one for its
@@ -54,14 +56,20 @@ class ProxyAdmin:
         return Traffic(int(requests), int(failures), slowest * 1000)
 
     def _get(self, path: str) -> bytes:
-        return fetch(f"http://{self._address}{path}")
+        return fetch(f"http://{self._address}{path}", self._deadline_s, self._bytes_max)
 
 
-def fetch(url: str) -> bytes:
-    """The body of a 200. Unavailable for anything else."""
+def fetch(url: str, deadline_s: float = _DEADLINE_S, bytes_max: int = _ANSWER_BYTES_MAX) -> bytes:
+    """The body of a 200. Unavailable for anything else, also for one that is longer, or takes longer."""
+    stop = time.monotonic() + deadline_s
     try:
-        with urllib.request.urlopen(url, timeout=_DEADLINE_S) as answer:
-            body: bytes = answer.read(_ANSWER_BYTES_MAX)
+        with urllib.request.urlopen(url, timeout=deadline_s) as answer:
+            body = b""
+            # Piece by piece: a timeout of the socket is for each, however many come.
+            while piece := answer.read1(_PIECE_BYTES):
+                body += piece
+                if len(body) > bytes_max or time.monotonic() > stop:
+                    raise ValueError("its answer is too long, or too slow")
             return body
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise Unavailable(f"{url} does not answer: {error}", hint="is it up?") from error
