@@ -19,7 +19,7 @@ from synclib.clock import ManualClock, SeededEntropy, SystemClock
 from synclib.core import names
 from synclib.core.entry import Entry
 from synclib.core.markers import MARKER_BYTES_MAX, Active, Down
-from synclib.core.node import RELEASED, Do, Seen, decide
+from synclib.core.node import RELEASED, Do, Seen, decide, poll_delay
 from synclib.core.registration import NodeStatus
 from synclib.core.swap import Wish
 from synclib.core.trace import Touch
@@ -92,6 +92,17 @@ def test_decisions(change: dict[str, object], expected: Do) -> None:
 def test_the_head_never_takes_a_node_back(target: tuple[int, str]) -> None:
     with pytest.raises(Conflict):
         decide(dataclasses.replace(SETTLED, target_seq=target[0], target_digest=target[1]))
+
+
+def test_nodes_look_at_different_moments() -> None:
+    """So that a new seq does not reach a whole fleet, and its store, at once."""
+    looks = [poll_delay(10, None, number / 100) for number in range(101)]
+    assert (min(looks), max(looks)) == pytest.approx((8, 12))
+    assert len(set(looks)) == 101
+    soon = [poll_delay(10, 119, number / 100) for number in range(101)]
+    assert (min(soon), max(soon)) == pytest.approx((0.8, 1.2))
+    assert poll_delay(0.5, 1, 0.5) == 0.5
+    assert poll_delay(10, 120, 0.5) == 10
 
 
 class Silent:

@@ -236,6 +236,7 @@ class World:
     def check(self, actor: Actor) -> None:
         with self.judged():
             actor.check()
+            self.check_outside()
 
     @contextlib.contextmanager
     def judged(self) -> Iterator[None]:
