@@ -25,6 +25,8 @@ from synclib.errors import Corrupt, Invalid
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNNAMED = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
+# A file system that has no such names says one of these, also of what is to be looked up.
+_NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _DIRECTORIES_KEPT = 64
 # Temporary files that the next restore may use: of large files, and those that a change moves.
 PART, SEED = b"part-", b"seed-"
@@ -109,9 +111,18 @@ class Tree:
             # are mostly of the same directory.
             self._absent = entry.directory
             return None
+        except OSError as error:
+            if error.errno not in _NO_SUCH_NAME:
+                raise
+            self._absent = entry.directory
+            return None
         try:
             return os.stat(entry.name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno not in _NO_SUCH_NAME:
+                raise
             return None
 
     def readlink(self, entry: Entry) -> bytes:
@@ -153,6 +164,10 @@ class Tree:
             os.fchmod(descriptor, mode | 0o700)
         except (FileNotFoundError, PermissionError, Corrupt):
             # What is to be written there will say why it cannot.
+            return None
+        except OSError as error:
+            if error.errno not in _NO_SUCH_NAME:
+                raise
             return None
         return mode
 

@@ -4,6 +4,7 @@ goes on."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import subprocess
@@ -53,6 +54,48 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "--lazy", place], check=True)
+
+
+class Choosy:
+    """A file system that has no names with a colon, as VFAT: none of the kernels that tests run on brings one."""
+
+    def __init__(self, number: int, patch: pytest.MonkeyPatch) -> None:
+        for name in ("open", "mkdir", "stat", "rename", "symlink", "link"):
+            patch.setattr(os, name, self._choosy(number, getattr(os, name)))
+
+    @staticmethod
+    def _choosy(number: int, function: Callable[..., object]) -> Callable[..., object]:
+        def called(*words: object, **more: object) -> object:
+            if any(isinstance(word, bytes) and b":" in word for word in words):
+                raise OSError(number, os.strerror(number))
+            return function(*words, **more)
+
+        return called
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ])
+def test_names_that_a_target_cannot_hold_are_said_and_the_rest_is_there(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = Kit(tmp_path / "kit")
+    large = random.Random(1).randbytes(3 * MIB)
+    good: Content = {b"a": b"1", b"d/x": b"2", b"z": large}
+    bad: Content = {b"b:": b"3", b"c:/in/e": b"4", b"c:/in/large": large, b"d/f:/g": b"5"}
+    kit.write({**good, **bad})
+    os.symlink(b"a", os.fsencode(kit.directory) + b"/l:")
+    kit.publish()
+    target = tmp_path / "target"
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            Choosy(number, patch)
+            done = kit.restore(target)
+        named = {path for path, reason in done.problems if os.strerror(number) in reason}
+        assert {b"b:", b"c:", b"l:", b"d/f:"} <= named
+        assert {b"c:/in/e", b"c:/in/large", b"d/f:/g"} <= {path for path, _ in done.problems}
+        assert {path: data for path, data in read_tree(target).items() if data is not None} == good
+    done = kit.restore(target)
+    assert not done.problems
+    assert read_tree(target)[b"c:/in/large"] == large
 
 
 def fill(disk: Path, left_bytes: int = 0) -> Path:
