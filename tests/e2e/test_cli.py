@@ -97,6 +97,10 @@ def test_a_signal_at_any_moment_of_the_work(machine: Machine, verb: str, signal_
             assert b"Traceback" not in err, err.decode()
             assert wait_for_end(process.pid) == set()
             said = json.loads(out_text)
+            if verb == "restore":
+                # What has a final name is whole, whatever ended it.
+                here, right = read_tree(out) if out.exists() else {}, read_tree(source)
+                assert {path: right.get(path) for path in here} == here
             if process.returncode:
                 interrupted += 1
                 # Where it was done already its answer is there.

@@ -119,6 +119,9 @@ def test_sync_killed_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         state = Held(directory).read()
         assert state is not None
         at_work += state.restoring is not None
+        # Each file is of one seq or of another, never torn or short.
+        for path, found in hashes(read_tree(directory)).items():
+            assert any(path in of_seq and of_seq[path] == found for of_seq in expected.values()), path
         if said := says(down):
             assert hashes(read_tree(directory)) == expected[said], said
     machine.run(*sync, "--once")
