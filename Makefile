@@ -30,7 +30,7 @@ demo-upgrade: .venv/ready
 # Those of them that neither mount nor serve, two at a time; then two rows beside each other: all that needs loop devices,
 # or a stand-in for a cloud, is in the first, since two of them would meet at the devices.
 SIDE_BY_SIDE := tests/unit tests/property tests/golden tests/sim tests/engine
-IN_E2E_TOO := $(wildcard tests/e2e/test_proxy_*.py tests/e2e/test_c*.py tests/e2e/test_r*.py)
+IN_E2E_TOO := $(wildcard tests/e2e/test_proxy_*.py tests/e2e/test_[cru]*.py)
 AT_DEVICES := $(wildcard tests/mount/test_*snapshot*.py tests/mount/test_*swap*.py)
 FIRST_ROW := tests/aws tests/conformance tests/bench $(AT_DEVICES) tests/e2e $(IN_E2E_TOO:%=--ignore=%)
 SECOND_ROW := tests/mount $(AT_DEVICES:%=--ignore=%) $(IN_E2E_TOO)
