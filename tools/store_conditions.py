@@ -52,4 +52,4 @@ def _is_noted(host: Host, url: str, endpoint: str | None) -> bool:
 
 
 def _note(host: Host, url: str, endpoint: str | None) -> Path:
-    return host.state / "conditions" / blake3(f"{url} {endpoint or ''}".encode()).hexdigest(16)
+    return host.state / "conditions" / blake3(os.fsencode(f"{url} {endpoint or ''}")).hexdigest(16)
