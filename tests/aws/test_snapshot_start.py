@@ -68,12 +68,17 @@ def fleet(standin: Standin, publisher: Publisher, tmp_path: Path) -> Iterator[Ma
         (covers / "synch.active").touch()
         return boot(place)
 
-    with machines(standin, tmp_path / "machines", asked, environ) as found:
-        try:
-            yield found
-        finally:
-            for machine in list(found.running.values()):
-                end_mounts(machine.directory)
+    directories: list[Path] = []
+    try:
+        with machines(standin, tmp_path / "machines", asked, environ) as found:
+            try:
+                yield found
+            finally:
+                directories += [machine.directory for machine in found.running.values()]
+    finally:
+        # Only now: a sync that still ran would have mounted it again.
+        for directory in directories:
+            end_mounts(directory)
 
 
 def end_mounts(directory: Path) -> None:
