@@ -25,7 +25,6 @@ from synclib.store.file import FileStore
 from synclib.store.memory import MemoryStore
 from synclib.store.meter import Meter, MeteredStore
 from tests.kit import Kit
-from tools.bench.distance import Distance
 from tools.bench.far_process import Cost, environment, serving
 from tools.bench.far_server import BUCKET, FarServer
 from tools.bench.large_chain import ROOT, LargeChain
@@ -94,7 +93,8 @@ def test_the_verb_takes_four_round_trips(
 ) -> None:
     """`boxlink cat` on a node that has nothing, from a server that speaks S3."""
     store, chain = ten_million
-    server = FarServer(store, Distance(1.2, 1.2))  # far more than a busy machine takes between two of one round
+    server = FarServer(store)
+    server.quiet_s = 1.0
     with serving(server) as endpoint:
         for name, value in environment(endpoint).items():
             monkeypatch.setenv(name, value)

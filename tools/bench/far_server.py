@@ -78,6 +78,9 @@ class FarServer:
         self._turnstile = Turnstile(distance.requests_per_s)
         self.lie, self.lies_about = "", "/pack/"
         self.honours_conditions = True
+        # With more than 0 it answers when nobody has asked anything for so long: what is asked at once is answered at
+        # once, however long a busy machine takes to ask it.
+        self.quiet_s, self._asked_at = 0.0, 0.0
         self.asked: list[Asked] = []
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,7 +93,7 @@ class FarServer:
 
     async def _answer_one(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection lives on."""
-        begin_s = time.monotonic()
+        begin_s = self._asked_at = time.monotonic()
         lie = self.lie if self.lies_about in request.key or self.lie == "down" else ""
         if lie == "down":
             writer.transport.abort()
@@ -109,6 +112,8 @@ class FarServer:
         if lie == "wrong range" and "range" in request.headers and answer.status == 206:
             answer.headers["Content-Range"] = _as_asked(request, answer.headers["Content-Range"])
         await asyncio.sleep(max(begin_s + fate.first_byte_s - time.monotonic(), 0))
+        while (left_s := self._asked_at + self.quiet_s - time.monotonic()) > 0:
+            await asyncio.sleep(left_s)
         while lie == "stalled" and self.lie == lie and not writer.is_closing():
             await asyncio.sleep(0.01)
         breaks_at = 0.5 if lie == "truncated" else fate.breaks_at
