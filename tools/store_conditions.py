@@ -39,7 +39,9 @@ def check_conditions(host: Host, dataset: Dataset, endpoint: str | None) -> None
         return
     key = intent_key(dataset.root, ulid_text(ulid_bytes(host.clock, host.entropy)))
     # As a publisher's own, of one that needs nothing: a collector takes it away if we are killed here.
-    probe_conditions_at(dataset.store, key, encode_lease(Lease(1, host.node, [], host.clock.wall_ns())))
+    now_ns = host.clock.wall_ns()
+    lease, other = (encode_lease(Lease(1, host.node, [], at_ns)) for at_ns in (now_ns, now_ns + 1))
+    probe_conditions_at(dataset.store, key, lease, other)
     note_conditions(host, url, endpoint)
 
 

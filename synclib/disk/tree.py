@@ -25,8 +25,8 @@ from synclib.errors import Corrupt, Invalid
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNNAMED = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
-# A file system that has no such names says one of these, also of what is to be looked up.
-_NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+# A file system that has no such names says one of the last three, also of what is to be looked up.
+_NOWHERE = (errno.ENOENT, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _DIRECTORIES_KEPT = 64
 # Temporary files that the next restore may use: of large files, and those that a change moves.
 PART, SEED = b"part-", b"seed-"
@@ -106,22 +106,17 @@ class Tree:
             return None
         try:
             parent = self.directory(entry.directory)
-        except (FileNotFoundError, Corrupt):
+        except (OSError, Corrupt) as error:
+            if not _is_nowhere(error):
+                raise
             # No parent, or one that is no directory (yet): whatever is there, it is not this path. The next entries
             # are mostly of the same directory.
             self._absent = entry.directory
             return None
-        except OSError as error:
-            if error.errno not in _NO_SUCH_NAME:
-                raise
-            self._absent = entry.directory
-            return None
         try:
             return os.stat(entry.name, dir_fd=parent, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
         except OSError as error:
-            if error.errno not in _NO_SUCH_NAME:
+            if not _is_nowhere(error):
                 raise
             return None
 
@@ -162,12 +157,10 @@ class Tree:
             if mode & 0o300 == 0o300:
                 return None
             os.fchmod(descriptor, mode | 0o700)
-        except (FileNotFoundError, PermissionError, Corrupt):
-            # What is to be written there will say why it cannot.
-            return None
-        except OSError as error:
-            if error.errno not in _NO_SUCH_NAME:
+        except (OSError, Corrupt) as error:
+            if not isinstance(error, PermissionError) and not _is_nowhere(error):
                 raise
+            # What is to be written there will say why it cannot.
             return None
         return mode
 
@@ -475,3 +468,8 @@ def open_tree(top: bytes) -> Tree:
         return Tree(top)
     except OSError as error:
         raise Invalid(f"{os.fsdecode(top)} cannot be used: {error.strerror}", path=os.fsdecode(top)) from error
+
+
+def _is_nowhere(error: OSError | Corrupt) -> bool:
+    """Whether a path is not there, or cannot be: for its name, or since something above it is no directory."""
+    return isinstance(error, Corrupt) or error.errno in _NOWHERE

@@ -41,14 +41,14 @@ def probe_conditional_writes(store: Store, clock: Clock, entropy: Entropy) -> No
         store.delete(key)
 
 
-def probe_conditions_at(store: Store, key: str, data: bytes) -> None:
+def probe_conditions_at(store: Store, key: str, data: bytes, other: bytes) -> None:
     """As :func:`probe_conditional_writes`, in four requests and by one who may write only some keys: ``key`` is new,
-    and ``data`` does no harm there if it stays."""
+    and neither ``data`` nor ``other``, which is not the same, does harm there if it stays."""
     etag = _must_succeed("a create of what is not there", lambda: store.put(key, data, if_absent=True))
     try:
-        _must_conflict("a create of what is there", lambda: store.put(key, data + b"again", if_absent=True))
-        other = '"0"' if etag != '"0"' else '"1"'
-        _must_conflict("a replacement by another etag", lambda: store.put(key, data + b"late", if_match=other))
+        _must_conflict("a create of what is there", lambda: store.put(key, other, if_absent=True))
+        wrong = '"0"' if etag != '"0"' else '"1"'
+        _must_conflict("a replacement by another etag", lambda: store.put(key, other, if_match=wrong))
     finally:
         store.delete(key)
 

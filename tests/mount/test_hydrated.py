@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from synclib.disk.hydrated import was_native
+from tests.mount.mounted import LARGE_BYTES, Mounted
 from tests.mount.test_lazy_sync import Site
-from tests.mount.test_mount import LARGE_BYTES, Mounted
 
 
 class Hydrating(Mounted):

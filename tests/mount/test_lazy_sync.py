@@ -21,7 +21,7 @@ from synclib.engine.cache_work import Background
 from synclib.engine.host import Connect, Host
 from synclib.engine.lazy_place import LazyPlace
 from tests.e2e.boxlink_process import Machine
-from tests.mount.test_mount import make_tree
+from tests.mount.mounted import make_tree
 from tools.mounting import KeeperMounter
 
 

@@ -11,7 +11,7 @@ from synclib.disk.mounts import mounted_on
 from tests.e2e.boxlink_process import Machine
 from tests.e2e.test_launch import command_lines
 from tests.e2e.test_up import until
-from tests.mount.test_mount import make_tree
+from tests.mount.mounted import make_tree
 from tools.fleet import local_nodes
 from tools.fleet.local_nodes import Wish
 

@@ -9,22 +9,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.mount.test_mount import LARGE_BYTES, Mounted
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Mounted]:
-    found = Mounted(tmp_path)
-    try:
-        yield found
-    finally:
-        with contextlib.suppress(AssertionError):
-            found.unmount("--force")
+from tests.mount.mounted import LARGE_BYTES, Mounted
 
 
 def test_a_limit_is_kept_and_told(mounted: Mounted) -> None:

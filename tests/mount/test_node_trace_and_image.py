@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.mounted import make_tree
 from tests.mount.test_lazy_sync import Site
-from tests.mount.test_mount import make_tree
 
 _HOOKS = """
 import os, sys

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import site
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import synclib
 from tests.e2e.boxlink_process import end_session
-from tests.mount.test_mount import Mounted
+from tests.mount.mounted import Mounted
 from tests.mount.test_upgrade import Readers
 
 HERE = Path(synclib.__file__).parent.parent
 NEWER = "9.9.9"
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Mounted]:
-    found = Mounted(tmp_path)
-    try:
-        yield found
-    finally:
-        with contextlib.suppress(AssertionError):
-            found.unmount("--force")
 
 
 def newer_boxlink(place: Path) -> Path:

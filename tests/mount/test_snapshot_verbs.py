@@ -30,7 +30,7 @@ from synclib.volume.local_pool import loop_devices, run
 from tests.conformance.local_volumes import end_pool, need_clones
 from tests.e2e.boxlink_process import Machine, end_session
 from tests.kit import Kit
-from tests.mount.test_mount import make_tree
+from tests.mount.mounted import make_tree
 from tests.volume_checks import complete_ones
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from synclib.disk.mounts import mounted_on
-from tests.mount.test_mount import Mounted
+from tests.mount.mounted import Mounted
 from tests.mount.test_upgrade import wait
 
 _HOOKS = """

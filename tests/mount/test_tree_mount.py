@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.boxlink_process import Machine
+from tests.mount.mounted import Mounted, make_tree
 from tests.mount.test_lazy_sync import Site
-from tests.mount.test_mount import Mounted, make_tree
 from tools.lazy_probe import why_not_tree
 
 NOBODY = 65534

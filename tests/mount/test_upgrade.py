@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.boxlink_process import end_session
-from tests.mount.test_mount import Mounted
+from tests.mount.mounted import Mounted
 
 READERS = 64
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Mounted]:
-    found = Mounted(tmp_path)
-    try:
-        yield found
-    finally:
-        with contextlib.suppress(AssertionError):
-            found.unmount("--force")
 
 
 class Readers:

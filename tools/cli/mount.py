@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from synclib.core.manifest import Manifest
     from synclib.engine.host import Host
+    from synclib.engine.mount import Prepared
     from tools.mount_ahead import KeeperAhead
     from tools.mount_spec import MountSpec
 
@@ -123,16 +124,16 @@ class Wanted(NamedTuple):
         return is_same and not says_how
 
 
-def _as_it_stands(spec: MountSpec) -> dict[str, object]:
-    is_tree = spec.prepared.mode == "fuse"
+def _described(target: str, prepared: Prepared, why: str, keeper_pid: int) -> dict[str, object]:
+    """``keeper_pid``: 0 where no process serves it."""
     return {
-        "directory": spec.place,
-        "mode": str(spec.prepared.mode),
-        "why": spec.prepared.why,
-        "served": "native" if spec.is_native else "daemon",
-        "keeper": spec.keeper_pid,
-        "left_out": {"xattrs": None if is_tree else spec.prepared.metadata.left_out},
-        "metadata": spec.prepared.metadata.made,
+        "directory": target,
+        "mode": str(prepared.mode),
+        "why": why,
+        "served": "daemon" if keeper_pid else "native",
+        "keeper": keeper_pid,
+        "left_out": {"xattrs": None if prepared.mode == "fuse" else prepared.metadata.left_out},
+        "metadata": prepared.metadata.made,
     }
 
 
@@ -160,7 +161,8 @@ def _mounted(
     if former is not None:
         if wanted.is_just(former, connect.url, opened.root, manifest):
             tell_replaced(host.state, target)  # whoever put it there may have been killed before
-            row = {"dataset": wanted.dataset, **manifest_fields(manifest), **_as_it_stands(former), "is_new": False}
+            row = {"dataset": wanted.dataset, **manifest_fields(manifest), "is_new": False}
+            row |= _described(target, former.prepared, former.prepared.why, former.keeper_pid)
             context.emit(row, f"{wanted.dataset} at seq {manifest.seq} is mounted on {target} already")
             return target, None
         check_replaceable(former, connect.url, opened.root, manifest.seq)
@@ -172,13 +174,7 @@ def _mounted(
     result: dict[str, object] = {
         "dataset": wanted.dataset,
         **manifest_fields(manifest),
-        "directory": target,
-        "mode": str(prepared.mode),
-        "why": rung.why,
-        "served": "daemon" if keeper else "native",
-        "keeper": keeper.pid if keeper else 0,
-        "left_out": {"xattrs": None if is_tree else prepared.metadata.left_out},
-        "metadata": prepared.metadata.made,
+        **_described(target, prepared, rung.why, keeper.pid if keeper else 0),
         "is_new": True,
         "replaced": former.prepared.seq if former else None,
     }

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.mount.test_mount import Mounted
+from tests.mount.mounted import Mounted
 from tests.mount.test_upgrade import wait
 
 _HOOKS = """
@@ -30,16 +29,6 @@ if "tools.mount_worker" in sys.orig_argv and Path({broken!r}).exists():
         log.write("x")
     raise SystemExit(1)
 """
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Mounted]:
-    found = Mounted(tmp_path)
-    try:
-        yield found
-    finally:
-        with suppress(AssertionError):
-            found.unmount("--force")
 
 
 @pytest.mark.parametrize("is_guarded", [True, False], ids=["guarded", "guard removed"])

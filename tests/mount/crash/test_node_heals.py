@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.mount.crash.hooks import Hooks
+from tests.mount.mounted import LARGE_BYTES
 from tests.mount.test_lazy_sync import Site
-from tests.mount.test_mount import LARGE_BYTES
 from tests.mount.test_tree_mount import is_read
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.mount.test_mount import Mounted
+from tests.mount.mounted import Mounted
 
 _KERNEL_S = 15  # the kernel looks each 15 s (Linux, fs/fuse, FUSE_TIMEOUT_TIMER_FREQ)
 _HOOKS = """
@@ -21,16 +20,6 @@ if "tools.mount_worker" in sys.orig_argv:
     mount._KERNEL_TIMEOUT_S = {seconds!r}
 """
 _RELEASE = tuple(int(word) for word in os.uname().release.split(".")[:2])
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Mounted]:
-    found = Mounted(tmp_path)
-    try:
-        yield found
-    finally:
-        with suppress(AssertionError):
-            found.unmount("--force")
 
 
 @pytest.mark.skipif(_RELEASE < (6, 15), reason="this kernel waits for ever for a file system that says nothing")
