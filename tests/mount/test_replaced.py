@@ -15,6 +15,7 @@ from synclib.disk.mounts import devices_on
 from tests.mount.mounted import Mounted
 from tests.mount.test_upgrade import wait
 from tools.mount_ahead import REPLACED
+from tools.mounted import alone_at
 
 MODES = ("erofs", "fuse")
 
@@ -193,3 +194,20 @@ def test_a_mount_that_was_killed_before_it_had_told_the_former_one(mounted: Moun
     else:
         mounted.unmount()
         wait(lambda: not rows(mounted))
+
+
+def test_whoever_mounts_waits_for_who_mounts_there_already(mounted: Mounted) -> None:
+    mounted.mount("--seq", "2")
+    state = mounted.machine.place / "state/boxlink"
+    with alone_at(state, str(mounted.target)):
+        process = mounted.machine.start("mount", "covers", mounted.target, "--seq", "3", "--no-hydrate")
+        # It stands in the kernel's list of those who wait (proc(5), /proc/locks).
+        wait(
+            lambda: any(
+                "->" in line and f" {process.pid} " in line for line in Path("/proc/locks").read_text().splitlines()
+            )
+        )
+        assert seq_at(mounted) == "1"
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert seq_at(mounted) == "2"
